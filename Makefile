@@ -1,0 +1,59 @@
+# dtx: distributed transactions between ordinary PostgreSQL databases.
+#
+#   make && make install      build and install the extension (PGXS)
+#   make installcheck         the regression suite, against a running server
+#   make demo                 everything from nothing: the bank transfer, shown
+#   make check                everything from nothing: all tests
+#   make bench                side-by-side measurements
+#   make chaos SEED=n DURATION=s   the random campaign
+
+MODULE_big = dtx
+EXTENSION = dtx
+DATA = dtx--1.0.sql
+PGFILEDESC = "dtx - distributed transactions between PostgreSQL databases"
+
+OBJS = \
+	src/dtx.o src/guc.o \
+	src/core/api.o src/core/callbacks.o src/core/contact.o src/core/fault.o \
+	src/core/gid.o src/core/global.o src/core/mode.o src/core/node.o src/core/participant.o \
+	src/core/peer_api.o src/core/relations.o src/core/settle.o src/core/shmem.o \
+	src/core/status.o src/core/views.o \
+	src/net/connection.o src/net/fdw.o src/net/peer.o src/net/remote.o \
+	src/at/at.o src/at/attach.o src/at/capture.o src/at/compensate.o src/at/constraint.o \
+	src/at/guard.o src/at/image.o src/at/key.o src/at/row_lock.o src/at/undo_log.o \
+	src/ledger/ledger.o \
+	src/worker/channel.o src/worker/control.o src/worker/launcher.o \
+	src/worker/outcome.o src/worker/recovery.o src/worker/vacuum.o src/worker/worker.o
+
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
+SHLIB_LINK_INTERNAL = $(libpq)
+SHLIB_LINK = -lpq
+
+REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS_OPTS = --dbname=dtx_regression
+ISOLATION = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/*.spec)))
+ISOLATION_OPTS = --dbname=dtx_isolation
+
+# The extension gains nothing from inlining by the JIT compiler.
+override with_llvm = no
+
+PG_CONFIG ?= pg_config
+
+# The targets that do all the set-up themselves must work before PGXS is there.
+SELF_CONTAINED = demo check chaos bench lint
+ifneq ($(filter $(SELF_CONTAINED),$(MAKECMDGOALS)),)
+
+.PHONY: $(SELF_CONTAINED)
+demo check chaos bench lint:
+	@SEED='$(SEED)' DURATION='$(DURATION)' PG_CONFIG='$(PG_CONFIG)' .ci/$@
+
+else
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# Every object depends on every header: the tree is small.
+$(OBJS): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h)
+
+endif

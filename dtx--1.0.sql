@@ -1,0 +1,469 @@
+/* dtx--1.0.sql: one section a room, in the order of src/. */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION dtx" to load this file. \quit
+
+/* ---------------------------------------------------------------- core */
+
+CREATE SCHEMA dtx;
+COMMENT ON SCHEMA dtx IS 'dtx: tables, and the functions that coordinators call; not for users';
+
+-- Who this node is, and was. pg_dump carries it, so that a restored copy is told apart.
+CREATE TABLE dtx.node (
+    tag               text COLLATE "C" PRIMARY KEY,
+    name              name NOT NULL,
+    system_identifier bigint NOT NULL,
+    database          oid NOT NULL,
+    created_at        timestamptz NOT NULL,
+    retired_at        timestamptz,
+    memory_from       bigint NOT NULL
+);
+COMMENT ON TABLE dtx.node IS 'identities of this node: the current one, and those it had before it was adopted';
+COMMENT ON COLUMN dtx.node.memory_from IS 'from which transaction id on dtx.branch and dtx.history remember every decision';
+SELECT pg_catalog.pg_extension_config_dump('dtx.node', '');
+
+CREATE TABLE dtx.contact (
+    server       oid NOT NULL,
+    role         oid NOT NULL,
+    node         text,
+    version      text,
+    first_at     timestamptz NOT NULL,
+    last_at      timestamptz,
+    attempts     integer NOT NULL,
+    last_error   text,
+    next_attempt timestamptz,
+    PRIMARY KEY (server, role)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE dtx.contact IS 'the (server, role) pairs that may hold branches of this node';
+
+-- A visible row means commit.
+CREATE TABLE dtx.branch (
+    n            bigint NOT NULL,
+    b            integer NOT NULL,
+    server       oid NOT NULL,
+    role         oid NOT NULL,
+    created_at   timestamptz NOT NULL,
+    next_attempt timestamptz,
+    attempts     integer NOT NULL,
+    mode         "char" NOT NULL,
+    gid          text COLLATE "C" NOT NULL,
+    participant  text NOT NULL,
+    last_error   text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX branch_n_idx ON dtx.branch (n);
+COMMENT ON TABLE dtx.branch IS 'branches of this node''s committed global transactions that are not settled yet';
+
+CREATE TABLE dtx.history (
+    settled_at timestamptz NOT NULL,
+    decision   "char" NOT NULL,
+    node       text COLLATE "C" NOT NULL,
+    min_n      bigint NOT NULL,
+    max_n      bigint NOT NULL,
+    n          bigint[] NOT NULL,
+    r          bigint[] NOT NULL,
+    b          integer[] NOT NULL,
+    server     oid[] NOT NULL,
+    role       oid[] NOT NULL,
+    mode       "char"[] NOT NULL
+);
+COMMENT ON TABLE dtx.history IS 'settled branches of this node''s global transactions, a batch a row';
+
+CREATE TABLE dtx.joined_branch (
+    branch     bigint PRIMARY KEY,
+    lsn        pg_lsn NOT NULL,
+    changes    bigint NOT NULL,
+    joined_at  timestamptz NOT NULL,
+    role       oid NOT NULL,
+    attempts   integer NOT NULL,
+    mode       "char" NOT NULL,
+    state      "char" NOT NULL,
+    gid        text COLLATE "C" NOT NULL,
+    conflict   text,
+    last_error text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.joined_branch IS 'branches of other nodes'' global transactions, in doubt here';
+COMMENT ON COLUMN dtx.joined_branch.state IS 'd: in doubt; t: rolled back before it came';
+
+CREATE TABLE dtx.settled (
+    settled_at  timestamptz NOT NULL,
+    max_n       bigint NOT NULL,
+    decision    "char" NOT NULL,
+    coordinator text COLLATE "C" NOT NULL,
+    branches    bigint[] NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.settled IS 'branches settled here not long ago, should the coordinator ask again';
+
+CREATE TABLE dtx.coordinator (
+    node       text COLLATE "C" PRIMARY KEY,
+    horizon    bigint NOT NULL,
+    updated_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE dtx.coordinator IS 'up to where coordinators have forgotten their transactions';
+
+CREATE FUNCTION dtx.node_changed() RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_node_changed' LANGUAGE C VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION dtx.node_insert(name name) RETURNS text
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    INSERT INTO dtx.node (tag, name, system_identifier, database, created_at, memory_from)
+    SELECT pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text, '-', ''), 25, 8),
+           $1, c.system_identifier, d.oid, pg_catalog.now(), 0
+    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+    RETURNING name::pg_catalog.text OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) tag;
+END;
+
+CREATE FUNCTION dtx_node_adopt() RETURNS text
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    here   record;
+    former record;
+    id     text;
+BEGIN
+    LOCK TABLE dtx.node IN EXCLUSIVE MODE;
+    SELECT c.system_identifier, d.oid AS database INTO STRICT here
+    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+    WHERE d.datname = pg_catalog.current_database();
+    SELECT n.name INTO former FROM dtx.node n
+    WHERE n.retired_at IS NULL
+      AND (n.system_identifier <> here.system_identifier OR n.database <> here.database)
+    ORDER BY n.created_at LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'this database''s identity as a node of dtx is not in doubt'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    -- a dump brings no decisions along: what the restored id decided is not known here
+    IF (SELECT pg_catalog.count(*) FROM dtx.node n WHERE n.retired_at IS NULL) > 1 THEN
+        UPDATE dtx.node n SET memory_from = 9223372036854775807
+        WHERE n.retired_at IS NULL
+          AND (n.system_identifier <> here.system_identifier OR n.database <> here.database);
+    END IF;
+    UPDATE dtx.node n SET retired_at = pg_catalog.now() WHERE n.retired_at IS NULL;
+    id := dtx.node_insert(former.name);
+    PERFORM dtx.node_changed();
+    RETURN id;
+END
+$$;
+COMMENT ON FUNCTION dtx_node_adopt() IS
+    'after a move: this database is the same node as before; it gets a new tag and keeps its past. Returns the new id. ERROR 55000 when its identity is not in doubt.';
+
+CREATE FUNCTION dtx_node_reset(name name DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    id text;
+BEGIN
+    LOCK TABLE dtx.node IN EXCLUSIVE MODE;
+    IF dtx.identity_is_trusted()
+       AND (EXISTS (SELECT FROM dtx.branch) OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.state = 'd')) THEN
+        RAISE EXCEPTION 'this node has branches that are not settled'
+            USING ERRCODE = 'object_in_use', HINT = 'See the view dtx_branches.';
+    END IF;
+    DELETE FROM dtx.node;
+    DELETE FROM dtx.branch;
+    DELETE FROM dtx.history;
+    DELETE FROM dtx.contact;
+    DELETE FROM dtx.joined_branch;
+    DELETE FROM dtx.undo_log;
+    DELETE FROM dtx.settled;
+    DELETE FROM dtx.coordinator;
+    id := dtx.node_insert(coalesce(dtx_node_reset.name, pg_catalog.current_database()));
+    PERFORM dtx.node_changed();
+    RETURN id;
+END
+$$;
+COMMENT ON FUNCTION dtx_node_reset(name) IS
+    'makes this database a new node without a past, named name or as the database. Returns its id. ERROR 55006 when branches are not settled and the identity is not in doubt.';
+
+CREATE FUNCTION dtx.identity_is_trusted() RETURNS boolean
+    AS 'MODULE_PATHNAME', 'dtx_identity_is_trusted' LANGUAGE C VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION dtx_begin(mode text DEFAULT 'at', timeout interval DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_begin(text, interval) IS
+    'begins a global transaction in the current transaction; optional, as the first dtx_exec does. mode ''at''; timeout rolls it back when it takes longer. Returns its xid. ERROR 25001 when there is one already.';
+
+CREATE FUNCTION dtx_xid() RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_xid() IS
+    'the xid of the global transaction that this transaction belongs to, or NULL';
+
+CREATE FUNCTION dtx_exec(server name, sql text) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'dtx_exec' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_exec(name, text) IS
+    'runs a statement that returns no rows as a branch at a server. Returns the number of rows it affected. ERRORs are the peer''s, with the server in the context.';
+CREATE FUNCTION dtx_exec(server name, sql text, VARIADIC args "any") RETURNS bigint
+    AS 'MODULE_PATHNAME', 'dtx_exec' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_exec(name, text, VARIADIC "any") IS
+    'the same, with the values of the parameters $1, $2, ...';
+
+CREATE FUNCTION dtx_query(server name, sql text) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_query' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_query(name, text) IS
+    'runs a statement as a branch at a server and returns its rows; the call needs a column definition list. ERRORs are the peer''s, and 42804 when the columns do not fit.';
+CREATE FUNCTION dtx_query(server name, sql text, VARIADIC args "any") RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_query' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_query(name, text, VARIADIC "any") IS
+    'the same, with the values of the parameters $1, $2, ...';
+
+CREATE FUNCTION dtx_status(xid text) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_status(text) IS
+    'what is known here of a global transaction: active, committing, committed, rolling back, rolled back, in doubt, or unknown. ERROR 22023 when the text is no xid.';
+
+CREATE FUNCTION dtx_wait(xid text, timeout interval DEFAULT '10s') RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_wait(text, interval) IS
+    'waits until a global transaction is settled everywhere, or the timeout passes, and returns dtx_status then';
+
+-- what coordinators call here
+CREATE FUNCTION dtx.peer_hello(protocol integer, OUT node text, OUT protocol_version integer, OUT version text, OUT in_recovery boolean)
+    AS 'MODULE_PATHNAME', 'dtx_peer_hello' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_join(gid text, mode text, flags integer, lock_timeout integer, horizon bigint) RETURNS text
+    AS 'MODULE_PATHNAME', 'dtx_branch_join' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_settle(gids text[], commits boolean[], horizon bigint,
+                                  OUT outcome text, OUT detail text, OUT written pg_lsn, OUT durable pg_lsn) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_pending(nodes text[]) RETURNS SETOF text
+    AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_flush() RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION dtx_admit(role regrole) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dtx TO %s', role);
+    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, bigint),'
+        ' dtx.branch_settle(text[], boolean[], bigint), dtx.branch_pending(text[]), dtx.branch_flush(),'
+        ' dtx.ledger_credit(text, numeric) TO %s', role);
+END
+$$;
+COMMENT ON FUNCTION dtx_admit(regrole) IS
+    'lets a role take part here: other nodes may connect as it, and run and settle branches with its rights';
+
+/* ----------------------------------------------------------------- net */
+
+CREATE FUNCTION dtx.fdw_validator(options text[], catalog oid) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_fdw_validator' LANGUAGE C STRICT PARALLEL UNSAFE;
+CREATE FOREIGN DATA WRAPPER dtx_fdw VALIDATOR dtx.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER dtx_fdw IS 'servers of this wrapper are peers of dtx';
+
+CREATE FUNCTION dtx_ping(server name, OUT node text, OUT version text)
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_ping(name) IS
+    'connects to a server as the caller and returns the id of the node there and its PostgreSQL version. ERRORs say what is missing.';
+
+/* ------------------------------------------------------------------ at */
+
+CREATE TABLE dtx.undo_log (
+    branch   bigint NOT NULL,
+    key_hash bigint NOT NULL,
+    seq      bigint NOT NULL,
+    cid      bigint NOT NULL,
+    relation oid NOT NULL,
+    shape    integer NOT NULL,
+    op       "char" NOT NULL,
+    before   bytea,
+    after    bytea
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX undo_log_branch_idx ON dtx.undo_log (branch);
+CREATE INDEX undo_log_key_idx ON dtx.undo_log (key_hash);
+COMMENT ON TABLE dtx.undo_log IS 'what branches in doubt have changed: the images, and the row locks';
+
+CREATE TABLE dtx.relation_shape (
+    relation oid NOT NULL,
+    shape    integer NOT NULL,
+    attnums  smallint[] NOT NULL,
+    types    oid[] NOT NULL,
+    typmods  integer[] NOT NULL,
+    names    text[] NOT NULL
+);
+CREATE INDEX relation_shape_idx ON dtx.relation_shape (relation, shape);
+COMMENT ON TABLE dtx.relation_shape IS 'the columns that images in dtx.undo_log have';
+
+CREATE FUNCTION dtx.capture() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'dtx_capture' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION dtx.guard_rewrite() RETURNS event_trigger
+    AS 'MODULE_PATHNAME', 'dtx_guard_rewrite' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE EVENT TRIGGER dtx_guard_rewrite ON table_rewrite EXECUTE FUNCTION dtx.guard_rewrite();
+
+CREATE FUNCTION dtx.is_attached(rel regclass) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'dtx_is_attached' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.image_decode(rel oid, shape integer, image bytea) RETURNS record
+    AS 'MODULE_PATHNAME', 'dtx_image_decode' LANGUAGE C STABLE PARALLEL UNSAFE;
+
+CREATE FUNCTION dtx_attach(rel regclass) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_attach(regclass) IS
+    'puts a table under dtx: branches may change it, and rows in doubt are locked for every writer. Needs ownership, and a primary key or replica identity index. ERROR 42710 when it is attached already.';
+CREATE FUNCTION dtx_detach(rel regclass) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_detach(regclass) IS
+    'takes a table out of dtx. ERROR 55006 when it has rows in doubt.';
+
+CREATE FUNCTION dtx_attach_all(schema regnamespace) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rel      pg_catalog.regclass;
+    attached pg_catalog.int8 := 0;
+    message  pg_catalog.text;
+    hint     pg_catalog.text;
+BEGIN
+    FOR rel IN
+        SELECT c.oid FROM pg_catalog.pg_class c
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) schema::pg_catalog.oid
+          AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND NOT c.relispartition
+          AND NOT dtx.is_attached(c.oid)
+        ORDER BY c.oid
+    LOOP
+        BEGIN
+            PERFORM @extschema@.dtx_attach(rel);
+            attached := attached OPERATOR(pg_catalog.+) 1;
+        EXCEPTION WHEN object_not_in_prerequisite_state OR wrong_object_type OR feature_not_supported THEN
+            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+            RAISE WARNING '%', message USING HINT = hint;
+        END;
+    END LOOP;
+    RETURN attached;
+END
+$$;
+COMMENT ON FUNCTION dtx_attach_all(regnamespace) IS
+    'attaches every table of a schema that is not attached yet. Returns how many; warns of those that cannot be.';
+
+/* -------------------------------------------------------------- ledger */
+
+CREATE TABLE dtx.ledger (
+    relation oid NOT NULL,
+    account  name NOT NULL,
+    balance  name NOT NULL
+);
+COMMENT ON TABLE dtx.ledger IS 'the table of accounts that dtx_transfer moves money in';
+
+CREATE FUNCTION dtx_ledger(rel regclass, account name DEFAULT 'account_no', balance name DEFAULT 'account_balance') RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_ledger(regclass, name, name) IS
+    'names this database''s table of accounts and its columns, in place of any named before. Needs ownership.';
+CREATE FUNCTION dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text DEFAULT 'at') RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_transfer(name, text, text, numeric, text) IS
+    'moves an amount from an account of this database''s ledger to one of the ledger at a server, or here when server is NULL, in the current transaction. Returns the xid. ERROR 22023 for an amount that is not positive or a transfer to the same account, P0002 for an unknown account, DX004 for too small a balance.';
+CREATE FUNCTION dtx.ledger_credit(account text, amount numeric) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_credit' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+/* --------------------------------------------------------------- views */
+
+CREATE FUNCTION dtx.sessions(OUT pid integer, OUT xid text, OUT begun_at timestamptz, OUT deadline timestamptz, OUT branches integer) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_sessions' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION dtx.stats(OUT name text, OUT value bigint) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_stats' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION dtx.gid_xid(gid text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+RETURN pg_catalog.regexp_replace(gid, '/[0-9]+$', '');
+CREATE FUNCTION dtx.may_see(role oid) RETURNS boolean
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+RETURN pg_catalog.pg_has_role(role, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+
+CREATE VIEW dtx_branches WITH (security_barrier) AS
+    SELECT b.gid, dtx.gid_xid(b.gid) AS xid, 'coordinator'::text AS side,
+           'committing'::text AS state, s.srvname AS server, b.participant AS node,
+           b.role::regrole AS role, b.mode, b.created_at,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.created_at AS age,
+           b.attempts, b.last_error, b.next_attempt, NULL::text AS conflict
+    FROM dtx.branch b LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) b.server
+    WHERE dtx.may_see(b.role)
+    UNION ALL
+    SELECT j.gid, dtx.gid_xid(j.gid), 'participant', 'in doubt', NULL,
+           pg_catalog.regexp_replace(j.gid, ':[^:]*$', ''),
+           j.role::regrole, j.mode, j.joined_at,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) j.joined_at,
+           j.attempts, j.last_error, NULL, j.conflict
+    FROM dtx.joined_branch j
+    WHERE j.state OPERATOR(pg_catalog.=) 'd' AND dtx.may_see(j.role);
+COMMENT ON VIEW dtx_branches IS
+    'branches that are not settled: of this node''s committed transactions (side coordinator), and of other nodes'' in doubt here (side participant)';
+
+CREATE VIEW dtx_transactions WITH (security_barrier) AS
+    SELECT s.xid, 'active'::text AS state, s.pid, s.branches::bigint AS branches, s.begun_at,
+           s.deadline
+    FROM dtx.sessions() s
+    UNION ALL
+    SELECT b.xid, b.state, NULL, pg_catalog.count(*), pg_catalog.min(b.created_at), NULL
+    FROM dtx_branches b
+    WHERE b.xid OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT s.xid FROM dtx.sessions() s))
+    GROUP BY b.xid, b.state;
+COMMENT ON VIEW dtx_transactions IS
+    'global transactions that are not over: active in a session here, committing, or in doubt';
+
+CREATE VIEW dtx_peers AS
+    SELECT s.srvname AS server, c.role::regrole AS role, c.node, c.version,
+           c.attempts OPERATOR(pg_catalog.=) 0 AND c.last_at IS NOT NULL AS reachable,
+           c.last_at AS last_contact, c.attempts, c.last_error, c.next_attempt
+    FROM dtx.contact c JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) c.server
+    WHERE dtx.may_see(c.role);
+COMMENT ON VIEW dtx_peers IS 'the peers that this node has used, and how its worker gets on with them';
+
+CREATE VIEW dtx_stats AS SELECT s.name, s.value FROM dtx.stats() s;
+COMMENT ON VIEW dtx_stats IS 'counters of this database since the server started';
+
+CREATE VIEW dtx_undo WITH (security_barrier) AS
+    SELECT j.gid, u.seq, u.cid, u.relation::regclass AS relation,
+           CASE u.op WHEN 'i' THEN 'INSERT' WHEN 'u' THEN 'UPDATE' ELSE 'DELETE' END AS op,
+           pg_catalog.to_jsonb(dtx.image_decode(u.relation, u.shape, u.before)) AS before,
+           pg_catalog.to_jsonb(dtx.image_decode(u.relation, u.shape, u.after)) AS after
+    FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
+    WHERE u.op OPERATOR(pg_catalog.<>) 'k'
+      AND pg_catalog.has_table_privilege(u.relation, 'SELECT')
+      AND NOT pg_catalog.row_security_active(u.relation);
+COMMENT ON VIEW dtx_undo IS 'the undo log of branches in doubt here, decoded';
+
+CREATE VIEW dtx_locks WITH (security_barrier) AS
+    SELECT u.relation::regclass AS relation, j.gid, dtx.gid_xid(j.gid) AS xid, j.role::regrole AS role,
+           j.joined_at,
+           pg_catalog.to_jsonb(dtx.image_decode(u.relation, u.shape, coalesce(u.after, u.before))) AS row
+    FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
+    WHERE pg_catalog.has_table_privilege(u.relation, 'SELECT')
+      AND NOT pg_catalog.row_security_active(u.relation);
+COMMENT ON VIEW dtx_locks IS 'rows that branches in doubt hold';
+
+CREATE VIEW dtx_history WITH (security_barrier) AS
+    SELECT h.node OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||) i.n::text OPERATOR(pg_catalog.||) '.'
+             OPERATOR(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex(i.r), 16, '0') AS xid,
+           i.b AS branch,
+           CASE h.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END AS outcome,
+           s.srvname AS server, i.role::regrole AS role, h.settled_at
+    FROM dtx.history h
+    CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(h.n), pg_catalog.unnest(h.r), pg_catalog.unnest(h.b),
+                                  pg_catalog.unnest(h.server), pg_catalog.unnest(h.role)) AS i(n, r, b, server, role)
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) i.server
+    WHERE dtx.may_see(i.role);
+COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transactions, as far back as dtx.history_retention';
+
+/* -------------------------------------------------------------- rights */
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
+-- what the views call, with the rights of who reads them
+GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
+    dtx.image_decode(oid, integer, bytea), dtx.is_attached(regclass) TO PUBLIC;
+REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole) FROM PUBLIC;
+GRANT SELECT ON dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
+
+/* ---------------------------------------------------------------- start */
+
+CREATE FUNCTION dtx.installed() RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_installed' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION dtx.installed() FROM PUBLIC;
+SELECT dtx.installed();
+SELECT dtx.node_insert(pg_catalog.current_database());

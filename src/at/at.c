@@ -1,0 +1,44 @@
+/*
+ * at.c
+ *		AT as a mode: what joining and settling mean for it.
+ *
+ * Phase 1 writes the undo log with the branch's changes. Settling with commit
+ * deletes it, settling with rollback runs it backwards.
+ */
+#include "postgres.h"
+
+#include "at/at.h"
+#include "at/compensate.h"
+#include "at/guard.h"
+#include "at/undo_log.h"
+#include "core/mode.h"
+
+static int64
+at_phase_one(int64 key)
+{
+	guard_before_phase_one();
+	return undo_flush();
+}
+
+static void
+at_settle_commit(const JoinedBranch *branch)
+{
+	if (branch->changes > 0)
+		undo_delete(branch->key);
+}
+
+static const BranchMode at_mode = {
+	.letter = 'a',
+	.name = "at",
+	.phase_one = at_phase_one,
+	.settle_commit = at_settle_commit,
+	.settle_rollback = compensate,
+	.subxact_end = undo_subxact_end,
+	.xact_end = undo_xact_end,
+};
+
+void
+at_register(void)
+{
+	mode_register(&at_mode);
+}

@@ -1,0 +1,242 @@
+/*
+ * attach.c
+ *		dtx_attach and dtx_detach; what dtx_undo shows.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "at/image.h"
+#include "at/key.h"
+#include "at/undo_log.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "core/compat.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+
+PG_FUNCTION_INFO_V1(dtx_attach);
+PG_FUNCTION_INFO_V1(dtx_detach);
+PG_FUNCTION_INFO_V1(dtx_is_attached);
+PG_FUNCTION_INFO_V1(dtx_image_decode);
+
+static void
+check_owner(Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+	if (!object_ownercheck(RelationRelationId, RelationGetRelid(rel), GetUserId()))
+#else
+	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
+#endif
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
+}
+
+/* Refuse what AT cannot log or find again, and say what to do. */
+static void
+check_attachable(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+	char		relkind = rel->rd_rel->relkind;
+
+	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", name)));
+	check_owner(rel);
+	if (IsCatalogRelation(rel) || RelationGetNamespace(rel) == own_schema())
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot attach system table \"%s\"", name)));
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot attach %s table \"%s\"",
+						rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ? "temporary" : "unlogged", name),
+				 errdetail("Its rows do not survive a crash, and a branch in doubt must."),
+				 rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ? 0 :
+				 errhint("Use ALTER TABLE %s SET LOGGED first.", quote_identifier(name))));
+	if (relkind == RELKIND_RELATION && rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot attach table \"%s\"", name),
+				 errdetail("Its access method is not heap.")));
+	if (!OidIsValid(key_index_of(rel)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot attach table \"%s\": it has no primary key and no replica identity index", name),
+				 errdetail("Rows are locked and restored by their key, which must be immediate and not null."),
+				 errhint("Use ALTER TABLE %s ADD PRIMARY KEY, or ALTER TABLE %s REPLICA IDENTITY USING INDEX.",
+						 quote_identifier(name), quote_identifier(name))));
+}
+
+/* Run a utility command as the extension's owner would: schema dtx is closed to others. */
+static void
+run_utility(const char *command)
+{
+	Oid			user;
+	int			security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not run \"%s\"", command)));
+	SetUserIdAndSecContext(user, security);
+}
+
+/* A cascading foreign key changes rows of the referencing table too. */
+static void
+warn_of_cascades(Oid relid)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (SPI_execute_with_args("SELECT c.conrelid::pg_catalog.regclass::pg_catalog.text, c.conname::pg_catalog.text"
+							  " FROM pg_catalog.pg_constraint c"
+							  " WHERE c.confrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'"
+							  " AND c.conparentid OPERATOR(pg_catalog.=) 0"
+							  " AND (c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}') OR c.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'))"
+							  " AND NOT dtx.is_attached(c.conrelid) AND c.conrelid OPERATOR(pg_catalog.<>) $1",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		return;
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ereport(WARNING,
+				(errmsg("foreign key \"%s\" cascades to table \"%s\", which is not attached",
+						SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2),
+						SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)),
+				 errhint("Attach it too, or branches that cascade will fail.")));
+}
+
+/* dtx_attach(regclass) */
+Datum
+dtx_attach(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Relation	rel;
+	char	   *name;
+
+	shmem_require();
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot attach a table inside a branch")));
+	rel = table_open(relid, ShareRowExclusiveLock);
+	check_attachable(rel);
+	if (has_capture_trigger(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table \"%s\" is already attached", RelationGetRelationName(rel))));
+	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+	table_close(rel, NoLock);
+
+	SPI_connect();
+	run_utility(psprintf("CREATE TRIGGER dtx_capture AFTER INSERT OR UPDATE OR DELETE ON %s"
+						 " FOR EACH ROW EXECUTE FUNCTION dtx.capture()", name));
+	run_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER dtx_capture", name));
+	warn_of_cascades(relid);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* dtx_detach(regclass) */
+Datum
+dtx_detach(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Relation	rel = table_open(relid, AccessExclusiveLock);
+	List	   *parts = find_all_inheritors(relid, AccessExclusiveLock, NULL);
+	ListCell   *cell;
+
+	check_owner(rel);
+	if (!has_capture_trigger(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" is not attached", RelationGetRelationName(rel))));
+	foreach(cell, parts)
+		if (undo_relation_in_doubt(lfirst_oid(cell)))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("cannot detach table \"%s\": it has rows in doubt",
+							get_rel_name(lfirst_oid(cell))),
+					 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
+	SPI_connect();
+	run_utility(psprintf("DROP TRIGGER dtx_capture ON %s",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+													RelationGetRelationName(rel))));
+	SPI_finish();
+	table_close(rel, NoLock);
+	PG_RETURN_VOID();
+}
+
+/* dtx.is_attached(regclass) */
+Datum
+dtx_is_attached(PG_FUNCTION_ARGS)
+{
+	Relation	rel = try_relation_open(PG_GETARG_OID(0), AccessShareLock);
+	bool		attached;
+
+	if (rel == NULL)
+		PG_RETURN_NULL();
+	attached = has_capture_trigger(rel);
+	relation_close(rel, AccessShareLock);
+	PG_RETURN_BOOL(attached);
+}
+
+/* dtx.image_decode(relation regclass, shape int4, image bytea): the row, as a record. */
+Datum
+dtx_image_decode(PG_FUNCTION_ARGS)
+{
+	Relation	rel;
+	TupleDesc	desc;
+	HeapTuple	image;
+	Datum	   *values;
+	bool	   *nulls;
+	HeapTuple	row;
+	Datum		result = (Datum) 0;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	rel = try_relation_open(PG_GETARG_OID(0), AccessShareLock);
+	if (rel == NULL)
+		PG_RETURN_NULL();
+	desc = shape_descriptor(rel, attached_relation(rel), PG_GETARG_INT32(1));
+	if (desc != NULL)
+	{
+		desc->tdtypeid = RECORDOID;
+		desc->tdtypmod = -1;
+		image = image_tuple(PG_GETARG_BYTEA_PP(2));
+		values = palloc(desc->natts * sizeof(Datum));
+		nulls = palloc(desc->natts * sizeof(bool));
+		for (int i = 0; i < desc->natts; i++)
+		{
+			if (i >= image_natts(image) || TupleDescAttr(desc, i)->attisdropped)
+			{
+				values[i] = (Datum) 0;
+				nulls[i] = true;
+			}
+			else
+				values[i] = heap_getattr(image, i + 1, desc, &nulls[i]);
+		}
+		BlessTupleDesc(desc);
+		row = heap_form_tuple(desc, values, nulls);
+		result = HeapTupleGetDatum(row);
+	}
+	relation_close(rel, AccessShareLock);
+	if (desc == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(result);
+}

@@ -1,0 +1,242 @@
+/*
+ * guard.c
+ *		What a branch may not do: leave its transaction, or do what its undo log
+ *		could not undo.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "at/guard.h"
+#include "at/key.h"
+#include "at/undo_log.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_largeobject.h"
+#include "commands/event_trigger.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/parsetree.h"
+#include "storage/lock.h"
+#include "tcop/pquery.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/portal.h"
+#include "utils/rel.h"
+
+PG_FUNCTION_INFO_V1(dtx_guard_rewrite);
+
+/* Report, by dtx.unattached, what dtx could not undo. */
+static void
+report_unattached(const char *what, const char *hint)
+{
+	int			level = guc_unattached == UNATTACHED_ERROR ? ERROR : WARNING;
+
+	if (guc_unattached == UNATTACHED_ALLOW)
+		return;
+	ereport(level,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("%s inside a branch could not be undone", what),
+			 errdetail("This transaction is branch \"%s\".", current_branch.gid_text),
+			 errhint("%s", hint)));
+}
+
+/* Is that the statement that came with the join, and does it return rows? */
+static bool
+is_callers_statement(PlannedStmt *statement)
+{
+	return ActivePortal != NULL && ActivePortal->name[0] == '\0' &&
+		ActivePortal->stmts != NIL && linitial(ActivePortal->stmts) == statement;
+}
+
+static void
+refuse_rows(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("the statement returns rows"),
+			 errhint("Use dtx_query for statements that return rows.")));
+}
+
+static void
+check_result_relation(Oid relid)
+{
+	Relation	rel = RelationIdGetRelation(relid);
+	bool		fits;
+
+	if (rel == NULL)
+		return;
+	/* a view's rows are those of the tables below it; temporary ones are nobody's */
+	fits = rel->rd_rel->relkind == RELKIND_VIEW ||
+		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ||
+		has_capture_trigger(rel);
+	if (!fits)
+	{
+		char	   *what = psprintf("a write to table \"%s\", which is not attached,",
+									RelationGetRelationName(rel));
+		char	   *hint = psprintf("Run SELECT dtx_attach('%s') in that database, or see dtx.unattached.",
+									RelationGetRelationName(rel));
+
+		RelationClose(rel);
+		report_unattached(what, hint);
+		return;
+	}
+	RelationClose(rel);
+}
+
+void
+guard_executor_start(QueryDesc *query)
+{
+	PlannedStmt *statement = query->plannedstmt;
+	ListCell   *cell;
+
+	if (!current_branch.active)
+		return;
+	if ((current_branch.flags & JOIN_NO_ROWS) && is_callers_statement(statement) &&
+		(statement->commandType == CMD_SELECT || statement->hasReturning))
+		refuse_rows();
+	foreach(cell, statement->resultRelations)
+		check_result_relation(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
+}
+
+static void
+refuse_transaction_control(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+			 errmsg("transaction control is not allowed inside a branch"),
+			 errdetail("This transaction is branch \"%s\".", current_branch.gid_text),
+			 errhint("The global transaction's coordinator ends it.")));
+}
+
+static void
+refuse_session_change(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("%s is not allowed inside a branch", what),
+			 errdetail("The connection is used again by other branches."),
+			 errhint("Use SET LOCAL.")));
+}
+
+void
+guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
+{
+	Node	   *node = statement->utilityStmt;
+
+	if (!current_branch.active)
+		return;
+	if ((current_branch.flags & JOIN_NO_ROWS) && is_callers_statement(statement) &&
+		UtilityReturnsTuples(node))
+		refuse_rows();
+
+	switch (nodeTag(node))
+	{
+		case T_TransactionStmt:
+			if (current_branch.flags & JOIN_ONE_STATEMENT)
+				refuse_transaction_control();
+			break;
+		case T_DoStmt:
+		case T_CallStmt:
+			/* not at top level: the procedure must not commit or roll back */
+			if (*context == PROCESS_UTILITY_TOPLEVEL || *context == PROCESS_UTILITY_QUERY_NONATOMIC)
+				*context = PROCESS_UTILITY_QUERY;
+			break;
+		case T_VariableSetStmt:
+			{
+				VariableSetStmt *set = (VariableSetStmt *) node;
+
+				if (!set->is_local)
+					refuse_session_change("SET without LOCAL");
+			}
+			break;
+		case T_CopyStmt:
+			{
+				CopyStmt   *copy = (CopyStmt *) node;
+
+				if (copy->is_from && copy->relation != NULL)
+					check_result_relation(RangeVarGetRelid(copy->relation, RowExclusiveLock, false));
+			}
+			break;
+		case T_ExplainStmt:
+		case T_ExecuteStmt:
+		case T_VariableShowStmt:
+		case T_DeclareCursorStmt:
+		case T_FetchStmt:
+		case T_ClosePortalStmt:
+		case T_LockStmt:
+		case T_ConstraintsSetStmt:
+		case T_NotifyStmt:
+			break;
+		case T_PrepareStmt:
+		case T_DeallocateStmt:
+		case T_ListenStmt:
+		case T_UnlistenStmt:
+		case T_DiscardStmt:
+		case T_LoadStmt:
+			refuse_session_change(GetCommandTagName(CreateCommandTag(node)));
+			break;
+		default:
+			report_unattached(GetCommandTagName(CreateCommandTag(node)),
+							  "A branch may change rows of attached tables only; see dtx.unattached.");
+			break;
+	}
+}
+
+/*
+ * Large objects are written past the executor. The first access in a
+ * transaction takes this lock on pg_largeobject, to its end.
+ */
+void
+guard_before_phase_one(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, LargeObjectRelationId);
+	if (LockHeldByMe(&tag, RowExclusiveLock))
+		report_unattached("access to large objects",
+						  "Keep such data in columns of type bytea, in attached tables.");
+}
+
+static void
+refuse_in_doubt(Oid relid, const char *what)
+{
+	if (!undo_relation_in_doubt(relid))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("cannot %s table \"%s\": it has rows in doubt", what, get_rel_name(relid)),
+			 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
+}
+
+void
+guard_relation_drop(Oid relid)
+{
+	refuse_in_doubt(relid, "drop");
+}
+
+void
+guard_relation_truncate(Oid relid)
+{
+	refuse_in_doubt(relid, "truncate");
+	if (current_branch.active)
+		report_unattached("TRUNCATE", "Use DELETE.");
+}
+
+/* dtx.guard_rewrite(), an event trigger on table_rewrite. */
+Datum
+dtx_guard_rewrite(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *data = (EventTriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo) || strcmp(data->event, "table_rewrite") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"dtx.guard_rewrite\" must be called as a trigger of event table_rewrite")));
+	refuse_in_doubt(DatumGetObjectId(DirectFunctionCall1(pg_event_trigger_table_rewrite_oid, (Datum) 0)),
+					"rewrite");
+	PG_RETURN_NULL();
+}

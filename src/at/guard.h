@@ -1,0 +1,31 @@
+/*
+ * guard.h
+ *		What a branch may not do, and what nobody may do to rows in doubt.
+ */
+#ifndef DTX_AT_GUARD_H
+#define DTX_AT_GUARD_H
+
+#include "postgres.h"
+
+#include "executor/execdesc.h"
+#include "nodes/plannodes.h"
+#include "tcop/utility.h"
+
+/* Before a plan runs: inside a branch, refuse to write what is not attached,
+ * and rows for a caller that takes none. */
+extern void guard_executor_start(QueryDesc *query);
+
+/*
+ * Before a utility command runs: inside a branch, refuse transaction control
+ * and what could not be undone. *context is made atomic for DO and CALL.
+ */
+extern void guard_utility(PlannedStmt *statement, ProcessUtilityContext *context);
+
+/* Phase 1 is about to commit: refuse what was done without passing by here. */
+extern void guard_before_phase_one(void);
+
+/* The object access hook's part: rows in doubt outlive no DROP or TRUNCATE. */
+extern void guard_relation_drop(Oid relid);
+extern void guard_relation_truncate(Oid relid);
+
+#endif							/* DTX_AT_GUARD_H */

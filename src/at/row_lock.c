@@ -1,0 +1,254 @@
+/*
+ * row_lock.c
+ *		Waiting for a row that a branch in doubt holds.
+ *
+ * The waiter has changed the row already, so it holds the row's heap lock, and
+ * whoever settles the holder with rollback needs just that. The settling
+ * announces itself in shared memory before it touches a row; the waiter looks
+ * there after it has announced that it waits. One of the two sees the other,
+ * and the waiter gives up.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "at/image.h"
+#include "at/row_lock.h"
+#include "at/undo_log.h"
+#include "core/compat.h"
+#include "core/gid.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "guc.h"
+#include "net/connection.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+typedef struct LockHolder
+{
+	char		gid_text[DTX_GID_SIZE];
+	Gid			gid;
+	uint64		xid_hash;
+	TimestampTz joined_at;
+} LockHolder;
+
+/* The branch of an entry, unless it is one of this very global transaction. */
+static bool
+read_holder(int64 branch, LockHolder *holder)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, AccessShareLock, branch);
+	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		text_to_cstring_buffer(DatumGetTextPP(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)),
+							   holder->gid_text, sizeof(holder->gid_text));
+		holder->joined_at = DatumGetTimestampTz(own_column(&scan, tuple, Anum_joined_branch_joined_at, NULL));
+		found = gid_parse(holder->gid_text, &holder->gid) &&
+			!(current_branch.active && xid_equal(&holder->gid.xid, &current_branch.gid.xid));
+		holder->xid_hash = xid_hash(&holder->gid.xid);
+	}
+	own_scan_end(&scan);
+	return found;
+}
+
+/* Who holds the row, as of now? */
+static bool
+find_holder(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash,
+			LockHolder *holder)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_KEY_IDX, AccessShareLock, hash);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		isnull;
+		Datum		image;
+
+		if (DatumGetObjectId(own_column(&scan, tuple, Anum_undo_log_relation, NULL)) != ar->relid)
+			continue;
+		image = own_column(&scan, tuple, Anum_undo_log_after, &isnull);
+		if (isnull)
+			image = own_column(&scan, tuple, Anum_undo_log_before, NULL);
+		if (!key_equal(ar, image_tuple(DatumGetByteaPP(image)), row, desc))
+			continue;
+		found = read_holder(DatumGetInt64(own_column(&scan, tuple, Anum_undo_log_branch, NULL)),
+							holder);
+	}
+	own_scan_end(&scan);
+	return found;
+}
+
+static bool
+is_rolling_back(uint64 xid)
+{
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *slot = process_slot(i);
+		bool		rolling = false;
+
+		if (slot->nrolling == 0)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		for (int j = 0; j < slot->nrolling; j++)
+			rolling |= slot->rolling[j] == xid;
+		SpinLockRelease(&slot->mutex);
+		if (rolling)
+			return true;
+	}
+	return false;
+}
+
+/* Does that process wait, through whatever chain of heavyweight locks, for this one? */
+static bool
+waits_behind_me(int pid)
+{
+	int			queue[64];
+	int			head = 0,
+				tail = 0;
+
+	queue[tail++] = pid;
+	while (head < tail)
+	{
+		ArrayType  *blockers = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids,
+																	  Int32GetDatum(queue[head++])));
+		int32	   *pids = (int32 *) ARR_DATA_PTR(blockers);
+		int			n = ArrayGetNItems(ARR_NDIM(blockers), ARR_DIMS(blockers));
+
+		for (int i = 0; i < n; i++)
+		{
+			bool		seen = false;
+
+			if (pids[i] == MyProcPid)
+				return true;
+			for (int j = 0; j < tail; j++)
+				seen |= queue[j] == pids[i];
+			if (!seen && tail < lengthof(queue))
+				queue[tail++] = pids[i];
+		}
+	}
+	return false;
+}
+
+/* Is another branch of the holder's global transaction blocked behind this one?
+ * *others: is there another one running at all? */
+static bool
+holder_needs_me(uint64 xid, bool *others)
+{
+	*others = false;
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *slot = process_slot(i);
+
+		if (pg_atomic_read_u64(&slot->in_branch_of) != xid || slot->pid == MyProcPid)
+			continue;
+		*others = true;
+		if (waits_behind_me(slot->pid))
+			return true;
+	}
+	return false;
+}
+
+static void
+stop_waiting(ProcessSlot *slot)
+{
+	if (pg_atomic_exchange_u64(&slot->waits_for, 0) != 0)
+		pg_atomic_fetch_sub_u32(&shared->waiters, 1);
+}
+
+static void
+give_up(Relation rel, AttachedRelation *ar, HeapTuple row, LockHolder *holder, const char *why)
+{
+	stat_add(STAT_LOCK_GIVE_UPS, 1);
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access to row %s of \"%s\" due to global transaction \"%s\"",
+					key_describe(ar, row, RelationGetDescr(rel)), RelationGetRelationName(rel),
+					holder->gid_text),
+			 errdetail_internal("%s", why),
+			 errhint("The transaction might succeed if retried.")));
+}
+
+/* One round: true when there is no holder any more. */
+static bool
+wait_once(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash,
+		  ProcessSlot *slot, TimestampTz deadline)
+{
+	LockHolder	holder;
+	bool		others;
+	long		timeout = deadline_remaining(deadline);
+
+	if (!find_holder(rel, ar, row, hash, &holder))
+		return true;
+	if (pg_atomic_exchange_u64(&slot->waits_for, holder.xid_hash) == 0)
+	{
+		pg_atomic_fetch_add_u32(&shared->waiters, 1);
+		stat_add(STAT_LOCK_WAITS, 1);
+		/* look again, now that those who settle can see this process */
+		pg_memory_barrier();
+		return false;
+	}
+	if (is_rolling_back(holder.xid_hash))
+		give_up(rel, ar, row, &holder, "The global transaction that holds the row is being rolled back.");
+	if (holder_needs_me(holder.xid_hash, &others))
+		give_up(rel, ar, row, &holder, "Another branch of the global transaction that holds the row waits for this transaction.");
+	if (timeout == 0)
+	{
+		stat_add(STAT_LOCK_TIMEOUTS, 1);
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not change row %s of \"%s\": it is held by global transaction \"%s\"",
+						key_describe(ar, row, RelationGetDescr(rel)), RelationGetRelationName(rel),
+						holder.gid_text),
+				 errdetail("Its branch here was joined at %s and is in doubt.",
+						   timestamptz_to_str(holder.joined_at)),
+				 errhint("Retry, or see the view dtx_locks.")));
+	}
+	/*
+	 * Settling sets the latch, and so does another branch of the holder that
+	 * joins. Whether such a branch has run into a lock of this transaction
+	 * nobody tells: while there is one, look as often as a deadlock check would.
+	 */
+	if (others)
+		timeout = timeout < 0 ? 20 : Min(timeout, 20);
+	else
+		timeout = timeout < 0 ? 1000 : Min(timeout, 1000);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return false;
+}
+
+void
+row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash)
+{
+	int			timeout = current_branch.active ? current_branch.lock_timeout : guc_lock_timeout;
+	volatile TimestampTz deadline = 0;
+	ProcessSlot *slot;
+	LockHolder	holder;
+
+	if (!undo_filter_may_hold(hash) || !find_holder(rel, ar, row, hash, &holder))
+		return;
+
+	slot = my_process_slot();
+	if (timeout > 0)
+		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	PG_TRY();
+	{
+		while (!wait_once(rel, ar, row, hash, slot, deadline))
+			;
+	}
+	PG_FINALLY();
+	{
+		stop_waiting(slot);
+	}
+	PG_END_TRY();
+}

@@ -1,0 +1,25 @@
+/*
+ * row_lock.h
+ *		Row locks: rows that a branch in doubt has changed.
+ */
+#ifndef DTX_AT_ROW_LOCK_H
+#define DTX_AT_ROW_LOCK_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "at/key.h"
+#include "utils/rel.h"
+
+/*
+ * The current transaction has changed the row with this key. Wait until no
+ * branch in doubt of another global transaction holds it.
+ *
+ * ERROR 40001 at once, when the holder is being rolled back or another branch
+ * of it is blocked behind this transaction: this one holds the row's heap
+ * lock, and has to give way. ERROR 55P03 after dtx.lock_timeout.
+ */
+extern void row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple tuple,
+						  int64 hash);
+
+#endif							/* DTX_AT_ROW_LOCK_H */

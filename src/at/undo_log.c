@@ -1,0 +1,295 @@
+/*
+ * undo_log.c
+ *		Writing and deleting undo entries, and the filter of row locks.
+ *
+ * Entries are collected and written with one multi-insert. An entry belongs to
+ * the subtransaction that made the change, so only entries of the current one
+ * are written early; the others wait for it to end.
+ *
+ * Filter counts follow the same rule: counted up at once, and taken back if
+ * the subtransaction aborts; counted down only when a settling has committed.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "at/undo_log.h"
+#include "catalog/indexing.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+
+#define FLUSH_ENTRIES	500
+#define FLUSH_BYTES		(512 * 1024)
+
+typedef struct PendingEntry
+{
+	HeapTuple	tuple;
+	SubTransactionId subid;
+} PendingEntry;
+
+typedef struct FilterCount
+{
+	int64		key_hash;
+	SubTransactionId subid;
+	bool		added;			/* else: to be counted down at commit */
+} FilterCount;
+
+static PendingEntry *pending = NULL;	/* TopMemoryContext */
+static int	npending = 0;
+static int	pending_room = 0;
+static Size pending_bytes = 0;
+static MemoryContext pending_context = NULL;
+
+static FilterCount *counts = NULL;	/* TopMemoryContext */
+static int	ncounts = 0;
+static int	counts_room = 0;
+
+static int64 branch_entries = 0;	/* entries of the current branch so far */
+
+static pg_atomic_uint32 *
+filter_cell(int64 key_hash)
+{
+	uint64		h = (uint64) key_hash;
+
+	return &shared->filter[(h ^ (h >> 32)) % DTX_FILTER_CELLS];
+}
+
+static void
+remember_count(int64 key_hash, bool added)
+{
+	if (ncounts == counts_room)
+	{
+		counts_room = Max(256, counts_room * 2);
+		counts = counts == NULL ?
+			MemoryContextAlloc(TopMemoryContext, counts_room * sizeof(FilterCount)) :
+			repalloc_huge(counts, counts_room * sizeof(FilterCount));
+	}
+	counts[ncounts].key_hash = key_hash;
+	counts[ncounts].subid = GetCurrentSubTransactionId();
+	counts[ncounts++].added = added;
+}
+
+/*
+ * After a start of the server the filter knows nothing: count the entries that
+ * are there. Nobody adds or deletes an entry of this database before that is
+ * done, so none is missed or counted twice.
+ */
+static void
+ensure_filter(void)
+{
+	DatabaseSlot *slot = my_database_slot();
+	LOCKTAG		tag;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	if (slot == NULL || slot->filter_loaded)
+		return;
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 1, 5);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	if (!slot->filter_loaded)
+	{
+		own_scan_all(&scan, OWN_UNDO_LOG, AccessShareLock);
+		while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+			pg_atomic_fetch_add_u32(filter_cell(DatumGetInt64(
+													own_column(&scan, tuple, Anum_undo_log_key_hash, NULL))), 1);
+		own_scan_end(&scan);
+		pg_memory_barrier();
+		slot->filter_loaded = true;
+	}
+	LockRelease(&tag, ExclusiveLock, false);
+}
+
+bool
+undo_filter_may_hold(int64 key_hash)
+{
+	DatabaseSlot *slot = my_database_slot();
+
+	return slot == NULL || !slot->filter_loaded ||
+		pg_atomic_read_u32(filter_cell(key_hash)) > 0;
+}
+
+/* Write the pending entries from index first on. */
+static void
+write_pending(int first)
+{
+	Relation	rel;
+	CatalogIndexState indexes;
+	int			n = npending - first;
+
+	if (n <= 0)
+		return;
+	rel = table_open(own_relid(OWN_UNDO_LOG), RowExclusiveLock);
+	indexes = CatalogOpenIndexes(rel);
+	if (n == 1)
+		CatalogTupleInsertWithInfo(rel, pending[first].tuple, indexes);
+	else
+	{
+		TupleTableSlot **slots = palloc(n * sizeof(TupleTableSlot *));
+
+		for (int i = 0; i < n; i++)
+		{
+			slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+			ExecStoreHeapTuple(pending[first + i].tuple, slots[i], false);
+		}
+		CatalogTuplesMultiInsertWithInfo(rel, slots, n, indexes);
+		for (int i = 0; i < n; i++)
+			ExecDropSingleTupleTableSlot(slots[i]);
+		pfree(slots);
+	}
+	CatalogCloseIndexes(indexes);
+	table_close(rel, NoLock);
+
+	for (int i = first; i < npending; i++)
+	{
+		pending_bytes -= pending[i].tuple->t_len;
+		heap_freetuple(pending[i].tuple);
+	}
+	npending = first;
+}
+
+void
+undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
+		 bytea *before, bytea *after)
+{
+	Datum		values[Natts_undo_log];
+	bool		nulls[Natts_undo_log] = {0};
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	MemoryContext old;
+	Relation	rel;
+	int			first;
+
+	if (branch_entries == 0)
+		ensure_filter();
+	if (pending_context == NULL)
+		pending_context = AllocSetContextCreate(TopMemoryContext, "dtx pending undo entries",
+												ALLOCSET_DEFAULT_SIZES);
+
+	values[Anum_undo_log_branch - 1] = Int64GetDatum(current_branch.key);
+	values[Anum_undo_log_key_hash - 1] = Int64GetDatum(key_hash);
+	values[Anum_undo_log_seq - 1] = Int64GetDatum(branch_entries++);
+	values[Anum_undo_log_cid - 1] = Int64GetDatum((int64) cid);
+	values[Anum_undo_log_relation - 1] = ObjectIdGetDatum(relid);
+	values[Anum_undo_log_shape - 1] = Int32GetDatum(shape);
+	values[Anum_undo_log_op - 1] = CharGetDatum(op);
+	values[Anum_undo_log_before - 1] = PointerGetDatum(before);
+	nulls[Anum_undo_log_before - 1] = before == NULL;
+	values[Anum_undo_log_after - 1] = PointerGetDatum(after);
+	nulls[Anum_undo_log_after - 1] = after == NULL;
+
+	if (npending == pending_room)
+	{
+		pending_room = Max(FLUSH_ENTRIES, pending_room * 2);
+		pending = pending == NULL ?
+			MemoryContextAlloc(TopMemoryContext, pending_room * sizeof(PendingEntry)) :
+			repalloc(pending, pending_room * sizeof(PendingEntry));
+	}
+	rel = table_open(own_relid(OWN_UNDO_LOG), RowExclusiveLock);
+	old = MemoryContextSwitchTo(pending_context);
+	pending[npending].tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	MemoryContextSwitchTo(old);
+	table_close(rel, NoLock);
+	pending[npending].subid = subid;
+	pending_bytes += pending[npending].tuple->t_len;
+	npending++;
+
+	pg_atomic_fetch_add_u32(filter_cell(key_hash), 1);
+	remember_count(key_hash, true);
+
+	for (first = npending; first > 0 && pending[first - 1].subid == subid; first--)
+		;
+	if (npending - first >= FLUSH_ENTRIES || pending_bytes >= FLUSH_BYTES)
+		write_pending(first);
+}
+
+int64
+undo_flush(void)
+{
+	write_pending(0);
+	return branch_entries;
+}
+
+void
+undo_delete(int64 branch)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	ensure_filter();
+	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_BRANCH_IDX, RowExclusiveLock, branch);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		remember_count(DatumGetInt64(own_column(&scan, tuple, Anum_undo_log_key_hash, NULL)), false);
+		own_delete(&scan, tuple);
+	}
+	own_scan_end(&scan);
+}
+
+bool
+undo_relation_in_doubt(Oid relid)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (!OidIsValid(own_relid_if_any(OWN_UNDO_LOG)))
+		return false;
+	own_scan_all(&scan, OWN_UNDO_LOG, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = DatumGetObjectId(own_column(&scan, tuple, Anum_undo_log_relation, NULL)) == relid;
+	own_scan_end(&scan);
+	return found;
+}
+
+void
+undo_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
+{
+	/* what the subtransaction made is at the end of both lists */
+	for (int i = npending - 1; i >= 0 && pending[i].subid == id; i--)
+	{
+		if (commit)
+			pending[i].subid = parent;
+		else
+		{
+			pending_bytes -= pending[i].tuple->t_len;
+			heap_freetuple(pending[i].tuple);
+			npending--;
+		}
+	}
+	for (int i = ncounts - 1; i >= 0 && counts[i].subid == id; i--)
+	{
+		if (commit)
+			counts[i].subid = parent;
+		else
+		{
+			if (counts[i].added)
+				pg_atomic_fetch_sub_u32(filter_cell(counts[i].key_hash), 1);
+			ncounts--;
+		}
+	}
+}
+
+void
+undo_xact_end(bool commit)
+{
+	for (int i = 0; i < ncounts; i++)
+		if (counts[i].added != commit)
+			pg_atomic_fetch_sub_u32(filter_cell(counts[i].key_hash), 1);
+	ncounts = 0;
+	if (counts_room > 65536)
+	{
+		pfree(counts);
+		counts = NULL;
+		counts_room = 0;
+	}
+	npending = 0;
+	pending_bytes = 0;
+	if (pending_context != NULL)
+		MemoryContextReset(pending_context);
+	branch_entries = 0;
+}

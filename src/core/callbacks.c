@@ -1,0 +1,65 @@
+/*
+ * callbacks.c
+ *		The one transaction callback of the extension.
+ *
+ * What may fail, fails before the commit. After it, and in an abort, nothing
+ * throws: flags are set and the worker is woken.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "core/callbacks.h"
+#include "core/global.h"
+#include "core/participant.h"
+#include "core/settle.h"
+#include "core/shmem.h"
+#include "net/connection.h"
+#include "worker/control.h"
+
+static void
+at_xact_event(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			participant_pre_commit();
+			global_pre_commit();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			participant_pre_prepare();
+			global_pre_prepare();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+			{
+				bool		commit = event == XACT_EVENT_COMMIT;
+
+				modes_xact_end(commit);
+				participant_xact_end(commit);
+				settle_xact_end(commit);
+				global_xact_end(commit);
+				worker_control_xact_end(commit);
+				if (!commit)
+					connection_at_abort();
+			}
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+at_subxact_event(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	modes_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
+	global_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
+}
+
+void
+callbacks_register(void)
+{
+	RegisterXactCallback(at_xact_event, NULL);
+	RegisterSubXactCallback(at_subxact_event, NULL);
+}

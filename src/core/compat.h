@@ -1,0 +1,155 @@
+/*
+ * compat.h
+ *		The differences between the supported major versions of PostgreSQL.
+ *
+ * This is the only place that asks for the version.
+ */
+#ifndef DTX_COMPAT_H
+#define DTX_COMPAT_H
+
+#include "access/tableam.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_foreign_server.h"
+#include "commands/vacuum.h"
+#include "executor/executor.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "parser/parse_relation.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/latch.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+#include "utils/acl.h"
+#include "utils/wait_event.h"
+
+/* Does a commit here wait for synchronous standbys? */
+static inline bool
+dtx_waits_for_standbys(void)
+{
+	if (!SyncRepRequested())
+		return false;
+#ifdef SYNC_STANDBY_DEFINED
+	return (((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;
+#else
+	return ((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_defined;
+#endif
+}
+
+/* vacuum a table itself and its TOAST table */
+#if PG_VERSION_NUM >= 160000
+#define DTX_VACUUM_ALL	(VACOPT_PROCESS_MAIN | VACOPT_PROCESS_TOAST)
+#else
+#define DTX_VACUUM_ALL	VACOPT_PROCESS_TOAST
+#endif
+
+/* The number of this process's slot in arrays of one entry a process. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/proc.h"
+#define dtx_process_number()	((int) MyProcNumber)
+#define dtx_process_slots()		((int) (MaxBackends + NUM_AUXILIARY_PROCS))
+#else
+#include "storage/backendid.h"
+#define dtx_process_number()	((int) MyBackendId - 1)
+#define dtx_process_slots()		((int) MaxBackends)
+#endif
+
+/* A wait event set that lives until it is freed. */
+static inline WaitEventSet *
+dtx_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/* May this role use that foreign server? */
+static inline AclResult
+dtx_server_aclcheck(Oid server, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE);
+#else
+	return pg_foreign_server_aclcheck(server, role, ACL_USAGE);
+#endif
+}
+
+/* Replace a row by TID, with its index entries. */
+static inline void
+dtx_table_tuple_update(ResultRelInfo *rri, EState *estate, Relation rel, ItemPointer tid,
+					   TupleTableSlot *slot)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes which;
+
+	simple_table_tuple_update(rel, tid, slot, InvalidSnapshot, &which);
+	if (which != TU_None)
+		list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL,
+										which == TU_Summarizing));
+#else
+	bool		update_indexes;
+
+	simple_table_tuple_update(rel, tid, slot, InvalidSnapshot, &update_indexes);
+	if (update_indexes)
+		list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL));
+#endif
+}
+
+/* Insert a row, with its index entries. */
+static inline void
+dtx_table_tuple_insert(ResultRelInfo *rri, EState *estate, Relation rel,
+					   TupleTableSlot *slot)
+{
+	simple_table_tuple_insert(rel, slot);
+#if PG_VERSION_NUM >= 160000
+	list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false));
+#else
+	list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL));
+#endif
+}
+
+static inline Oid
+dtx_primary_key_index(Relation rel)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(rel, false);
+#else
+	return RelationGetPrimaryKeyIndex(rel);
+#endif
+}
+
+/* A range table of one relation, for an executor state made by hand. */
+static inline void
+dtx_init_range_table(EState *estate, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 180000
+	List	   *permissions = NIL;
+
+	addRTEPermissionInfo(&permissions, rte);
+	ExecInitRangeTable(estate, list_make1(rte), permissions, bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	List	   *permissions = NIL;
+
+	addRTEPermissionInfo(&permissions, rte);
+	ExecInitRangeTable(estate, list_make1(rte), permissions);
+#else
+	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+}
+
+static inline void
+dtx_vacuum(List *relations, VacuumParams *params, BufferAccessStrategy strategy,
+		   MemoryContext context)
+{
+#if PG_VERSION_NUM >= 160000
+	vacuum(relations, params, strategy, context, true);
+#else
+	vacuum(relations, params, strategy, true);
+#endif
+}
+
+#endif							/* DTX_COMPAT_H */

@@ -1,0 +1,24 @@
+/*
+ * errors.h
+ *		The SQLSTATEs that dtx reports and that PostgreSQL has no name for.
+ *
+ * Where PostgreSQL or the SQL standard has a condition that fits, that one is
+ * used; class DX holds the rest, and an application can tell them apart.
+ */
+#ifndef DTX_ERRORS_H
+#define DTX_ERRORS_H
+
+#include "utils/elog.h"
+
+/* a global transaction's timeout passed (PostgreSQL 17's transaction_timeout) */
+#define ERRCODE_DTX_TIMEOUT				MAKE_SQLSTATE('2', '5', 'P', '0', '4')
+/* a row is not what the branch left: compensation would overwrite a stranger's change */
+#define ERRCODE_DTX_CONFLICT			MAKE_SQLSTATE('D', 'X', '0', '0', '1')
+/* the node's identity is not the database's: adopt or reset it */
+#define ERRCODE_DTX_IDENTITY			MAKE_SQLSTATE('D', 'X', '0', '0', '2')
+/* a branch or a call that the state of its global transaction does not allow */
+#define ERRCODE_DTX_BRANCH_STATE		MAKE_SQLSTATE('D', 'X', '0', '0', '3')
+/* an account has less than what is to be taken from it */
+#define ERRCODE_DTX_INSUFFICIENT_FUNDS	MAKE_SQLSTATE('D', 'X', '0', '0', '4')
+
+#endif							/* DTX_ERRORS_H */

@@ -1,0 +1,26 @@
+/*
+ * fault_points.h
+ *		Every fault point: its name, the side that reaches it, and whether it is
+ *		one where an ERROR may be raised.
+ *
+ * No include guard: included for what POINT makes of it. t/005_crash.pl reads
+ * this file and crashes at each point; .ci/lint compares it with the source.
+ */
+POINT("coordinator-before-send", "coordinator", true)
+POINT("coordinator-after-send", "coordinator", true)
+POINT("coordinator-before-branch-row", "coordinator", true)
+POINT("coordinator-after-branch-row", "coordinator", true)
+POINT("coordinator-before-commit", "coordinator", true)
+POINT("coordinator-after-commit", "coordinator", false)
+POINT("participant-before-join", "participant", true)
+POINT("participant-before-phase-one", "participant", true)
+POINT("participant-before-commit", "participant", true)
+POINT("participant-after-phase-one", "participant", false)
+POINT("participant-before-settle", "participant-settle", true)
+POINT("participant-during-settle", "participant-settle", true)
+POINT("participant-during-compensation", "participant-settle", true)
+POINT("participant-after-settle", "participant-settle", true)
+POINT("worker-before-settle", "worker", true)
+POINT("worker-after-settle", "worker", true)
+POINT("worker-before-finish", "worker", true)
+POINT("worker-after-finish", "worker", true)

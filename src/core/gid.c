@@ -1,0 +1,162 @@
+/*
+ * gid.c
+ *		Ids of global transactions and branches: parsing, printing, hashing.
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "common/hashfn.h"
+#include "core/gid.h"
+
+/* An unsigned decimal number without leading zeros; *end is set past it. */
+static bool
+parse_decimal(const char *p, const char **end, uint64 most, uint64 *value)
+{
+	uint64		v = 0;
+
+	if (!isdigit((unsigned char) *p) || (*p == '0' && isdigit((unsigned char) p[1])))
+		return false;
+	for (; isdigit((unsigned char) *p); p++)
+	{
+		uint64		digit = *p - '0';
+
+		if (v > (most - digit) / 10)
+			return false;
+		v = v * 10 + digit;
+	}
+	*value = v;
+	*end = p;
+	return true;
+}
+
+static bool
+is_lower_hex(const char *p, int length)
+{
+	for (int i = 0; i < length; i++)
+		if (!(isdigit((unsigned char) p[i]) || (p[i] >= 'a' && p[i] <= 'f')))
+			return false;
+	return true;
+}
+
+/*
+ * The node's name may hold any character, so the text is read from its end:
+ * R is all that follows the last '.', N what stands between it and the last ':'.
+ */
+static bool
+parse_xid_part(const char *text, size_t length, GlobalXid *xid)
+{
+	char		buffer[DTX_GID_SIZE];
+	char	   *dot;
+	char	   *colon;
+	const char *end;
+	size_t		node_length;
+
+	if (length >= sizeof(buffer))
+		return false;
+	memcpy(buffer, text, length);
+	buffer[length] = '\0';
+
+	dot = strrchr(buffer, '.');
+	if (dot == NULL || strlen(dot + 1) != 16 || !is_lower_hex(dot + 1, 16))
+		return false;
+	xid->r = strtoull(dot + 1, NULL, 16);
+	*dot = '\0';
+
+	colon = strrchr(buffer, ':');
+	if (colon == NULL || !parse_decimal(colon + 1, &end, PG_UINT64_MAX, &xid->n) ||
+		*end != '\0' || xid->n == 0)
+		return false;
+	*colon = '\0';
+
+	node_length = strlen(buffer);
+	if (node_length < 1 + 1 + DTX_TAG_LENGTH || node_length >= DTX_NODE_SIZE ||
+		buffer[node_length - DTX_TAG_LENGTH - 1] != '.' ||
+		!is_lower_hex(buffer + node_length - DTX_TAG_LENGTH, DTX_TAG_LENGTH))
+		return false;
+	memset(xid->node, 0, sizeof(xid->node));
+	strcpy(xid->node, buffer);
+	return true;
+}
+
+bool
+xid_parse(const char *text, GlobalXid *xid)
+{
+	return parse_xid_part(text, strlen(text), xid);
+}
+
+bool
+gid_parse(const char *text, Gid *gid)
+{
+	const char *slash = strrchr(text, '/');
+	const char *end;
+	uint64		b;
+
+	if (slash == NULL || !parse_decimal(slash + 1, &end, PG_INT32_MAX, &b) ||
+		*end != '\0' || b == 0)
+		return false;
+	gid->b = (uint32) b;
+	return parse_xid_part(text, slash - text, &gid->xid);
+}
+
+void
+xid_parse_or_error(const char *text, GlobalXid *xid)
+{
+	if (!xid_parse(text, xid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not the id of a global transaction", text),
+				 errhint("Such an id looks like \"bank1.8c41f2d0:12345.9f86d081884c7d65\"; dtx_xid() returns the current one.")));
+}
+
+void
+gid_parse_or_error(const char *text, Gid *gid)
+{
+	if (!gid_parse(text, gid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not the id of a branch", text),
+				 errhint("Such an id looks like \"bank1.8c41f2d0:12345.9f86d081884c7d65/1\".")));
+}
+
+void
+xid_format(const GlobalXid *xid, char *buffer)
+{
+	snprintf(buffer, DTX_GID_SIZE, "%s:" UINT64_FORMAT ".%08x%08x", xid->node, xid->n,
+			 (uint32) (xid->r >> 32), (uint32) xid->r);
+}
+
+void
+gid_format(const Gid *gid, char *buffer)
+{
+	size_t		length;
+
+	xid_format(&gid->xid, buffer);
+	length = strlen(buffer);
+	snprintf(buffer + length, DTX_GID_SIZE - length, "/%u", gid->b);
+}
+
+bool
+xid_equal(const GlobalXid *a, const GlobalXid *b)
+{
+	return a->n == b->n && a->r == b->r && strcmp(a->node, b->node) == 0;
+}
+
+uint64
+xid_hash(const GlobalXid *xid)
+{
+	uint64		h;
+
+	h = hash_bytes_extended((const unsigned char *) xid->node, strlen(xid->node), 0);
+	h = hash_combine64(h, hash_bytes_extended((const unsigned char *) &xid->n, sizeof(xid->n), 0));
+	h = hash_combine64(h, hash_bytes_extended((const unsigned char *) &xid->r, sizeof(xid->r), 0));
+	return h == 0 ? 1 : h;
+}
+
+int64
+gid_branch_key(const Gid *gid, const char *text)
+{
+	uint32		low = hash_bytes((const unsigned char *) text, strlen(text));
+
+	return (int64) (((gid->xid.n & UINT64CONST(0x7fffffff)) << 32) | low);
+}

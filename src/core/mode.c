@@ -1,0 +1,56 @@
+/*
+ * mode.c
+ *		The table of modes.
+ */
+#include "postgres.h"
+
+#include "core/mode.h"
+
+#define MAX_MODES 8
+
+static const BranchMode *modes[MAX_MODES];
+static int	nmodes = 0;
+
+void
+mode_register(const BranchMode *mode)
+{
+	Assert(nmodes < MAX_MODES);
+	modes[nmodes++] = mode;
+}
+
+const BranchMode *
+mode_by_letter(char letter)
+{
+	for (int i = 0; i < nmodes; i++)
+		if (modes[i]->letter == letter)
+			return modes[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("mode \"%c\" of a branch is not known to this version of dtx", letter)));
+}
+
+const BranchMode *
+mode_by_name(const char *name)
+{
+	for (int i = 0; i < nmodes; i++)
+		if (strcmp(modes[i]->name, name) == 0)
+			return modes[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized mode of a global transaction: \"%s\"", name),
+			 errhint("The mode is 'at'.")));
+}
+
+void
+modes_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
+{
+	for (int i = 0; i < nmodes; i++)
+		modes[i]->subxact_end(commit, id, parent);
+}
+
+void
+modes_xact_end(bool commit)
+{
+	for (int i = 0; i < nmodes; i++)
+		modes[i]->xact_end(commit);
+}

@@ -1,0 +1,182 @@
+/*
+ * node.c
+ *		The identity of this node, read from dtx.node and cached.
+ *
+ * A row of dtx.node says under which (system identifier, database OID) an id
+ * was given out. pg_dump carries the table, and CREATE EXTENSION in the
+ * restored database adds a row of its own, so a restored dump shows two
+ * current rows, and a template copy or a moved cluster one that does not fit.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlog.h"
+#include "core/compat.h"
+#include "core/errors.h"
+#include "core/node.h"
+#include "core/relations.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "worker/control.h"
+
+typedef struct NodeName
+{
+	char		id[DTX_NODE_SIZE];
+	bool		current;
+	uint64		memory_from;
+} NodeName;
+
+static List *node_names = NIL;	/* NodeName, the current one first */
+static Oid	node_relid = InvalidOid;
+static bool loaded = false;
+static bool callback_registered = false;
+static const char *distrust;	/* NULL: the identity fits */
+
+PG_FUNCTION_INFO_V1(dtx_node_changed);
+PG_FUNCTION_INFO_V1(dtx_identity_is_trusted);
+
+static void
+forget_node(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == node_relid)
+		loaded = false;
+}
+
+static void
+node_load(void)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	MemoryContext old;
+	int			current = 0;
+	bool		fits = true;
+
+	if (loaded)
+		return;
+	if (!callback_registered)
+	{
+		CacheRegisterRelcacheCallback(forget_node, (Datum) 0);
+		callback_registered = true;
+	}
+
+	node_relid = own_relid(OWN_NODE);
+	list_free_deep(node_names);
+	node_names = NIL;
+	own_scan_all(&scan, OWN_NODE, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		NodeName   *name;
+		bool		null;
+
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		name = palloc0(sizeof(NodeName));
+		snprintf(name->id, sizeof(name->id), "%s.%s",
+				 NameStr(*DatumGetName(own_column(&scan, tuple, Anum_node_name, NULL))),
+				 TextDatumGetCString(own_column(&scan, tuple, Anum_node_tag, NULL)));
+		(void) own_column(&scan, tuple, Anum_node_retired_at, &null);
+		name->current = null;
+		name->memory_from = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_node_memory_from, NULL));
+		if (name->current)
+		{
+			current++;
+			fits = fits &&
+				(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_node_system_identifier, NULL)) == GetSystemIdentifier() &&
+				DatumGetObjectId(own_column(&scan, tuple, Anum_node_database, NULL)) == MyDatabaseId;
+			node_names = lcons(name, node_names);
+		}
+		else
+			node_names = lappend(node_names, name);
+		MemoryContextSwitchTo(old);
+	}
+	own_scan_end(&scan);
+
+	distrust = NULL;
+	if (current == 0)
+		distrust = "Table dtx.node names no current identity.";
+	else if (current > 1)
+		distrust = "The database was restored from a dump of another one.";
+	else if (!fits)
+		distrust = "The database is a copy of another one, or its cluster was moved.";
+	loaded = true;
+}
+
+const char *
+node_self_if_trusted(const char **reason)
+{
+	node_load();
+	if (reason != NULL)
+		*reason = distrust;
+	return distrust == NULL ? ((NodeName *) linitial(node_names))->id : NULL;
+}
+
+const char *
+node_self(void)
+{
+	const char *reason;
+	const char *self = node_self_if_trusted(&reason);
+
+	if (self == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_IDENTITY),
+				 errmsg("this database's identity as a node of dtx is in doubt"),
+				 errdetail("%s", reason),
+				 errhint("Run SELECT dtx_node_adopt() if it is the same node, moved, or SELECT dtx_node_reset() if it is a copy and the original lives on.")));
+	return self;
+}
+
+bool
+node_is_self(const char *node)
+{
+	ListCell   *cell;
+
+	node_load();
+	foreach(cell, node_names)
+		if (strcmp(((NodeName *) lfirst(cell))->id, node) == 0)
+			return true;
+	return false;
+}
+
+List *
+node_all_ids(void)
+{
+	List	   *ids = NIL;
+	ListCell   *cell;
+
+	node_load();
+	foreach(cell, node_names)
+		ids = lappend(ids, pstrdup(((NodeName *) lfirst(cell))->id));
+	return ids;
+}
+
+uint64
+node_memory_from(const char *node)
+{
+	ListCell   *cell;
+
+	node_load();
+	foreach(cell, node_names)
+		if (strcmp(((NodeName *) lfirst(cell))->id, node) == 0)
+			return ((NodeName *) lfirst(cell))->memory_from;
+	return PG_UINT64_MAX;
+}
+
+/* dtx.identity_is_trusted() */
+Datum
+dtx_identity_is_trusted(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(node_self_if_trusted(NULL) != NULL);
+}
+
+/* dtx.node_changed(): every session reads dtx.node again. */
+Datum
+dtx_node_changed(PG_FUNCTION_ARGS)
+{
+	CacheInvalidateRelcacheByRelid(own_relid(OWN_NODE));
+	loaded = false;
+	worker_wake_at_commit();
+	PG_RETURN_VOID();
+}

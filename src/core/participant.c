@@ -1,0 +1,236 @@
+/*
+ * participant.c
+ *		Joining a global transaction, and phase 1.
+ *
+ * A branch is one transaction here. The call that makes it is a pipeline: the
+ * join, the statement, and the Sync that commits both. What the participant
+ * has to remember is written when the transaction is about to commit, so it is
+ * there exactly if the branch's changes are.
+ *
+ * A branch is joined under a lock on its gid. Phase 2 may arrive before phase
+ * 1: it finds either the lock held, and answers "busy", or no branch, and then
+ * leaves a row that phase 1, should it still come, runs into.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "core/compat.h"
+#include "core/errors.h"
+#include "core/fault.h"
+#include "core/node.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "catalog/pg_collation_d.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/float.h"
+#include "utils/guc.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+CurrentBranch current_branch;
+
+bool
+gid_try_lock(int64 key)
+{
+	LOCKTAG		tag;
+
+	/* advisory locks of SQL use 1 and 2 in the last field */
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, 4);
+	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+uint64
+coordinator_horizon(const char *node)
+{
+	ScanKeyData key;
+	OwnScan		scan;
+	HeapTuple	tuple;
+	uint64		horizon = 0;
+
+	ScanKeyInit(&key, Anum_coordinator_node, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(node));
+	key.sk_collation = C_COLLATION_OID;
+	own_scan_begin(&scan, OWN_COORDINATOR, OWN_COORDINATOR_PKEY, AccessShareLock, 1, &key);
+	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		horizon = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_coordinator_horizon, NULL));
+	own_scan_end(&scan);
+	return horizon;
+}
+
+/* Change a setting for this transaction, unless it is as it should be. */
+static void
+set_locally(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+static void
+prepare_settings(int lock_timeout)
+{
+	char		value[32];
+
+	/* heap locks are waited for no longer than row locks of branches */
+	if (lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > lock_timeout))
+	{
+		snprintf(value, sizeof(value), "%d", lock_timeout);
+		set_locally("lock_timeout", value);
+	}
+	/* the coordinator cancels a call by closing the connection */
+	if (client_connection_check_interval == 0)
+		set_locally("client_connection_check_interval", "200");
+	/* values travel as text */
+	if (DateStyle != USE_ISO_DATES)
+		set_locally("datestyle", "ISO");
+	if (IntervalStyle != INTSTYLE_POSTGRES)
+		set_locally("intervalstyle", "postgres");
+	if (extra_float_digits < 1)
+		set_locally("extra_float_digits", "1");
+}
+
+static void
+refuse_join(const char *gid_text, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DTX_BRANCH_STATE),
+			 errmsg("could not join branch \"%s\"", gid_text),
+			 errdetail_internal("%s", why)));
+}
+
+/* Wake those who wait for a row of this global transaction: they may stand in its way. */
+static void
+wake_waiters_for(uint64 xid_hash)
+{
+	if (pg_atomic_read_u32(&shared->waiters) == 0)
+		return;
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *slot = process_slot(i);
+
+		if (pg_atomic_read_u64(&slot->waits_for) == xid_hash && slot->latch != NULL)
+			SetLatch(slot->latch);
+	}
+}
+
+const char *
+participant_join(const char *gid_text, const char *mode, int flags, int lock_timeout,
+				 int64 horizon)
+{
+	ProcessSlot *slot = my_process_slot();
+	const char *self = node_self();
+	CurrentBranch joining = {0};
+
+	PreventCommandDuringRecovery("dtx.branch_join()");
+	PreventCommandIfReadOnly("dtx.branch_join()");
+	gid_parse_or_error(gid_text, &joining.gid);
+	joining.mode = mode_by_name(mode);
+	if (current_branch.active)
+		refuse_join(gid_text, "This transaction is another branch already.");
+	if (node_is_self(joining.gid.xid.node))
+		refuse_join(gid_text, "The coordinator is this very database; its own changes need no branch.");
+	if (GetCurrentTransactionNestLevel() > 1)
+		refuse_join(gid_text, "It cannot be joined in a subtransaction.");
+	if (FullTransactionIdIsValid(GetTopFullTransactionIdIfAny()))
+		refuse_join(gid_text, "The transaction has written before it joined.");
+
+	strlcpy(joining.gid_text, gid_text, sizeof(joining.gid_text));
+	joining.key = gid_branch_key(&joining.gid, gid_text);
+	joining.xid_hash = xid_hash(&joining.gid.xid);
+	joining.role = GetUserId();
+	joining.flags = flags;
+	joining.lock_timeout = lock_timeout;
+
+	DTX_FAULT_POINT("participant-before-join");
+	if (!gid_try_lock(joining.key))
+		refuse_join(gid_text, "Another connection is working on it.");
+	if (joining.gid.xid.n < coordinator_horizon(joining.gid.xid.node))
+		refuse_join(gid_text, "Its global transaction has ended long ago.");
+	prepare_settings(lock_timeout);
+
+	joining.active = true;
+	current_branch = joining;
+	pg_atomic_write_u64(&slot->in_branch_of, joining.xid_hash);
+	wake_waiters_for(joining.xid_hash);
+	return self;
+}
+
+/*
+ * Insert the row that says: this branch is in doubt here. A row that is there
+ * already was left by a rollback that came first; the unique index says so.
+ */
+static void
+insert_joined_branch(int64 changes)
+{
+	Datum		values[Natts_joined_branch] = {0};
+	bool		nulls[Natts_joined_branch] = {0};
+	OwnScan		scan;
+	bool		settled_before;
+
+	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, RowExclusiveLock,
+				  current_branch.key);
+	settled_before = HeapTupleIsValid(own_scan_next(&scan));
+	own_scan_end(&scan);
+	if (settled_before)
+		refuse_join(current_branch.gid_text, "It was rolled back before it came.");
+
+	values[Anum_joined_branch_branch - 1] = Int64GetDatum(current_branch.key);
+	values[Anum_joined_branch_lsn - 1] = LSNGetDatum(GetXLogInsertRecPtr());
+	values[Anum_joined_branch_changes - 1] = Int64GetDatum(changes);
+	values[Anum_joined_branch_joined_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_joined_branch_role - 1] = ObjectIdGetDatum(current_branch.role);
+	values[Anum_joined_branch_attempts - 1] = Int32GetDatum(0);
+	values[Anum_joined_branch_mode - 1] = CharGetDatum(current_branch.mode->letter);
+	values[Anum_joined_branch_state - 1] = CharGetDatum('d');
+	values[Anum_joined_branch_gid - 1] = CStringGetTextDatum(current_branch.gid_text);
+	nulls[Anum_joined_branch_conflict - 1] = true;
+	nulls[Anum_joined_branch_last_error - 1] = true;
+	own_insert(OWN_JOINED_BRANCH, values, nulls);
+}
+
+void
+participant_pre_commit(void)
+{
+	int64		changes;
+
+	if (!current_branch.active)
+		return;
+	DTX_FAULT_POINT("participant-before-phase-one");
+	changes = current_branch.mode->phase_one(current_branch.key);
+	insert_joined_branch(changes);
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+	DTX_FAULT_POINT("participant-before-commit");
+}
+
+void
+participant_pre_prepare(void)
+{
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that is a branch of a global transaction")));
+}
+
+void
+participant_xact_end(bool commit)
+{
+	if (!current_branch.active)
+		return;
+	if (commit)
+	{
+		DTX_FAULT_POINT_NOTHROW("participant-after-phase-one");
+		stat_add(STAT_BRANCHES_JOINED, 1);
+	}
+	current_branch.active = false;
+	pg_atomic_write_u64(&my_process_slot()->in_branch_of, 0);
+}

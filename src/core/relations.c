@@ -1,0 +1,195 @@
+/*
+ * relations.c
+ *		dtx's own tables: their OIDs, scans, and writing a row.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "commands/extension.h"
+#include "core/relations.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+static const char *const names[OWN_COUNT] = {
+	[OWN_NODE] = "node",
+	[OWN_CONTACT] = "contact",
+	[OWN_CONTACT_PKEY] = "contact_pkey",
+	[OWN_BRANCH] = "branch",
+	[OWN_BRANCH_N_IDX] = "branch_n_idx",
+	[OWN_HISTORY] = "history",
+	[OWN_JOINED_BRANCH] = "joined_branch",
+	[OWN_JOINED_BRANCH_PKEY] = "joined_branch_pkey",
+	[OWN_SETTLED] = "settled",
+	[OWN_COORDINATOR] = "coordinator",
+	[OWN_COORDINATOR_PKEY] = "coordinator_pkey",
+	[OWN_UNDO_LOG] = "undo_log",
+	[OWN_UNDO_LOG_BRANCH_IDX] = "undo_log_branch_idx",
+	[OWN_UNDO_LOG_KEY_IDX] = "undo_log_key_idx",
+	[OWN_RELATION_SHAPE] = "relation_shape",
+	[OWN_RELATION_SHAPE_IDX] = "relation_shape_idx",
+	[OWN_LEDGER] = "ledger",
+};
+
+static Oid	schema_oid = InvalidOid;
+static Oid	oids[OWN_COUNT];
+static bool callback_registered = false;
+
+/* DROP EXTENSION drops the schema: forget every OID. */
+static void
+forget_oids(Datum arg, int cacheid, uint32 hashvalue)
+{
+	schema_oid = InvalidOid;
+	memset(oids, 0, sizeof(oids));
+}
+
+Oid
+own_schema(void)
+{
+	if (!callback_registered)
+	{
+		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_oids, (Datum) 0);
+		callback_registered = true;
+	}
+	if (!OidIsValid(schema_oid))
+		schema_oid = get_namespace_oid("dtx", true);
+	return schema_oid;
+}
+
+bool
+own_extension_exists(void)
+{
+	return OidIsValid(get_extension_oid("dtx", true));
+}
+
+Oid
+own_relid_if_any(OwnRelation which)
+{
+	Oid			schema = own_schema();
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	if (!OidIsValid(oids[which]))
+		oids[which] = get_relname_relid(names[which], schema);
+	return oids[which];
+}
+
+Oid
+own_relid(OwnRelation which)
+{
+	Oid			oid = own_relid_if_any(which);
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"dtx.%s\" does not exist", names[which]),
+				 errhint("Run CREATE EXTENSION dtx in this database.")));
+	return oid;
+}
+
+void
+own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lockmode,
+			   int nkeys, ScanKeyData *keys)
+{
+	scan->rel = table_open(own_relid(table), lockmode);
+	scan->lockmode = lockmode;
+	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan->scan = systable_beginscan(scan->rel,
+									nkeys > 0 ? own_relid(index) : InvalidOid,
+									nkeys > 0, scan->snapshot, nkeys, keys);
+}
+
+void
+own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lockmode,
+			  int64 key)
+{
+	ScanKeyData scankey;
+	int			column;
+
+	switch (index)
+	{
+		case OWN_BRANCH_N_IDX:
+			column = Anum_branch_n;
+			break;
+		case OWN_UNDO_LOG_KEY_IDX:
+			column = Anum_undo_log_key_hash;
+			break;
+		default:
+			Assert(index == OWN_JOINED_BRANCH_PKEY || index == OWN_UNDO_LOG_BRANCH_IDX);
+			column = 1;
+			break;
+	}
+	ScanKeyInit(&scankey, column, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(key));
+	own_scan_begin(scan, table, index, lockmode, 1, &scankey);
+}
+
+void
+own_scan_all(OwnScan *scan, OwnRelation table, LOCKMODE lockmode)
+{
+	own_scan_begin(scan, table, table, lockmode, 0, NULL);
+}
+
+HeapTuple
+own_scan_next(OwnScan *scan)
+{
+	return systable_getnext(scan->scan);
+}
+
+void
+own_scan_end(OwnScan *scan)
+{
+	systable_endscan(scan->scan);
+	UnregisterSnapshot(scan->snapshot);
+	/* a writer's lock stays to the end of the transaction */
+	table_close(scan->rel, scan->lockmode == AccessShareLock ? AccessShareLock : NoLock);
+}
+
+Datum
+own_column(OwnScan *scan, HeapTuple tuple, int column, bool *isnull)
+{
+	bool		null;
+	Datum		value = heap_getattr(tuple, column, RelationGetDescr(scan->rel), &null);
+
+	if (isnull != NULL)
+		*isnull = null;
+	else if (null)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("column %d of table \"%s\" is null", column,
+						RelationGetRelationName(scan->rel))));
+	return value;
+}
+
+void
+own_insert(OwnRelation table, Datum *values, bool *nulls)
+{
+	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+
+	CatalogTupleInsert(rel, tuple);
+	heap_freetuple(tuple);
+	table_close(rel, NoLock);
+}
+
+void
+own_update(OwnScan *scan, HeapTuple tuple, Datum *values, bool *nulls, bool *replace)
+{
+	HeapTuple	fresh = heap_modify_tuple(tuple, RelationGetDescr(scan->rel), values,
+										  nulls, replace);
+
+	CatalogTupleUpdate(scan->rel, &tuple->t_self, fresh);
+	heap_freetuple(fresh);
+}
+
+void
+own_delete(OwnScan *scan, HeapTuple tuple)
+{
+	CatalogTupleDelete(scan->rel, &tuple->t_self);
+}

@@ -1,0 +1,146 @@
+/*
+ * relations.h
+ *		dtx's own tables: their OIDs, their columns, and writing a row.
+ *
+ * The hot path reads and writes them through the table and index access
+ * methods, without SQL: a branch costs three rows, and a plan's execution
+ * costs more than the row.
+ */
+#ifndef DTX_RELATIONS_H
+#define DTX_RELATIONS_H
+
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+typedef enum OwnRelation
+{
+	OWN_NODE,
+	OWN_CONTACT,
+	OWN_CONTACT_PKEY,
+	OWN_BRANCH,
+	OWN_BRANCH_N_IDX,
+	OWN_HISTORY,
+	OWN_JOINED_BRANCH,
+	OWN_JOINED_BRANCH_PKEY,
+	OWN_SETTLED,
+	OWN_COORDINATOR,
+	OWN_COORDINATOR_PKEY,
+	OWN_UNDO_LOG,
+	OWN_UNDO_LOG_BRANCH_IDX,
+	OWN_UNDO_LOG_KEY_IDX,
+	OWN_RELATION_SHAPE,
+	OWN_RELATION_SHAPE_IDX,
+	OWN_LEDGER,
+	OWN_COUNT
+} OwnRelation;
+
+/* columns, in the order of the install script */
+enum
+{
+	Anum_node_tag = 1, Anum_node_name, Anum_node_system_identifier, Anum_node_database,
+	Anum_node_created_at, Anum_node_retired_at, Anum_node_memory_from, Natts_node = 7
+};
+enum
+{
+	Anum_contact_server = 1, Anum_contact_role, Anum_contact_node, Anum_contact_version,
+	Anum_contact_first_at, Anum_contact_last_at, Anum_contact_attempts,
+	Anum_contact_last_error, Anum_contact_next_attempt, Natts_contact = 9
+};
+enum
+{
+	Anum_branch_n = 1, Anum_branch_b, Anum_branch_server, Anum_branch_role,
+	Anum_branch_created_at, Anum_branch_next_attempt, Anum_branch_attempts,
+	Anum_branch_mode, Anum_branch_gid, Anum_branch_participant, Anum_branch_last_error,
+	Natts_branch = 11
+};
+enum
+{
+	Anum_history_settled_at = 1, Anum_history_decision, Anum_history_node,
+	Anum_history_min_n, Anum_history_max_n, Anum_history_n, Anum_history_r,
+	Anum_history_b, Anum_history_server, Anum_history_role, Anum_history_mode,
+	Natts_history = 11
+};
+enum
+{
+	Anum_joined_branch_branch = 1, Anum_joined_branch_lsn, Anum_joined_branch_changes,
+	Anum_joined_branch_joined_at, Anum_joined_branch_role, Anum_joined_branch_attempts,
+	Anum_joined_branch_mode, Anum_joined_branch_state, Anum_joined_branch_gid,
+	Anum_joined_branch_conflict, Anum_joined_branch_last_error, Natts_joined_branch = 11
+};
+enum
+{
+	Anum_settled_settled_at = 1, Anum_settled_max_n, Anum_settled_decision,
+	Anum_settled_coordinator, Anum_settled_branches, Natts_settled = 5
+};
+enum
+{
+	Anum_coordinator_node = 1, Anum_coordinator_horizon, Anum_coordinator_updated_at,
+	Natts_coordinator = 3
+};
+enum
+{
+	Anum_undo_log_branch = 1, Anum_undo_log_key_hash, Anum_undo_log_seq,
+	Anum_undo_log_cid, Anum_undo_log_relation, Anum_undo_log_shape,
+	Anum_undo_log_op, Anum_undo_log_before, Anum_undo_log_after, Natts_undo_log = 9
+};
+enum
+{
+	Anum_relation_shape_relation = 1, Anum_relation_shape_shape,
+	Anum_relation_shape_attnums, Anum_relation_shape_types, Anum_relation_shape_typmods,
+	Anum_relation_shape_names, Natts_relation_shape = 6
+};
+enum
+{
+	Anum_ledger_relation = 1, Anum_ledger_account, Anum_ledger_balance, Natts_ledger = 3
+};
+
+/* Is the extension installed in this database? */
+extern bool own_extension_exists(void);
+
+/* The OID of one of dtx's relations; an ERROR when the extension is not there. */
+extern Oid	own_relid(OwnRelation which);
+
+/* The OID of one of dtx's tables, without an error: InvalidOid. */
+extern Oid	own_relid_if_any(OwnRelation which);
+
+extern Oid	own_schema(void);
+
+/*
+ * A scan of one of dtx's tables for the rows whose indexed column is key
+ * (an int8), under a snapshot that sees all that has committed by now.
+ */
+typedef struct OwnScan
+{
+	Relation	rel;
+	Relation	index;
+	Snapshot	snapshot;
+	struct SysScanDescData *scan;
+	LOCKMODE	lockmode;
+} OwnScan;
+
+extern void own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index,
+						   LOCKMODE lockmode, int nkeys, struct ScanKeyData *keys);
+extern void own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index,
+						  LOCKMODE lockmode, int64 key);
+extern void own_scan_all(OwnScan *scan, OwnRelation table, LOCKMODE lockmode);
+extern HeapTuple own_scan_next(OwnScan *scan);
+extern void own_scan_end(OwnScan *scan);
+
+/* A column of a row; *isnull may be NULL where the column is NOT NULL. */
+extern Datum own_column(OwnScan *scan, HeapTuple tuple, int column, bool *isnull);
+
+/* Insert a row with its index entries. */
+extern void own_insert(OwnRelation table, Datum *values, bool *nulls);
+
+/* Replace columns of a row that a scan returned. */
+extern void own_update(OwnScan *scan, HeapTuple tuple, Datum *values, bool *nulls,
+					   bool *replace);
+
+/* Delete a row that a scan returned. */
+extern void own_delete(OwnScan *scan, HeapTuple tuple);
+
+#endif							/* DTX_RELATIONS_H */

@@ -1,0 +1,67 @@
+/*
+ * settle.h
+ *		Phase 2 at the participant, and how a coordinator asks for it.
+ */
+#ifndef DTX_SETTLE_H
+#define DTX_SETTLE_H
+
+#include "core/mode.h"
+#include "datatype/timestamp.h"
+#include "net/remote.h"
+
+/*
+ * What became of a branch that was to be settled. The words travel.
+ *
+ *	settled		phase 2 is done, now or before
+ *	busy		another connection is working on the branch: try again
+ *	conflict	a row is not what the branch left; an operator must choose
+ *	failed		an error; try again later
+ *	lost		a commit for a branch that this participant never had, or lost
+ *	denied		the branch belongs to another role
+ */
+#define SETTLE_SETTLED	"settled"
+#define SETTLE_BUSY		"busy"
+#define SETTLE_CONFLICT	"conflict"
+#define SETTLE_FAILED	"failed"
+#define SETTLE_LOST		"lost"
+#define SETTLE_DENIED	"denied"
+
+/*
+ * The call: gids text[], commits bool[] (true: commit), the coordinator's
+ * horizon. One row a gid, in their order, and a last one that says up to where
+ * the participant has written, and has made durable, its log: what an earlier
+ * call settled is durable once the second has passed the first.
+ */
+#define SETTLE_SQL \
+	"SELECT outcome, detail, written, durable " \
+	"FROM dtx.branch_settle($1::pg_catalog.text[], $2::pg_catalog.bool[], $3::pg_catalog.int8)"
+
+typedef struct SettleRequest
+{
+	const char *gid;
+	bool		commit;
+	const char *outcome;		/* filled in: a SETTLE_ word */
+	char	   *detail;			/* filled in: why, or NULL */
+} SettleRequest;
+
+/* Settle here, in the current transaction. horizon as for participant_join. */
+extern void settle_branches(SettleRequest *requests, int count, uint64 horizon);
+
+/* The transaction ended: wake who waited for the rows. Never throws. */
+extern void settle_xact_end(bool commit);
+
+/* Up to where this server's log would survive a crash, and a failover to a
+ * synchronous standby where such are configured. */
+extern XLogRecPtr durable_position(void);
+
+/*
+ * As a coordinator's session: have the peer roll a branch back, and wait until
+ * it has. ERROR DX001 when it has a conflict, the peer's otherwise.
+ */
+extern void settle_rollback_now(PeerConnection *pc, const char *gid, TimestampTz deadline);
+
+/* An array literal of text or bool for a parameter, palloc'd. */
+extern char *text_array_literal(const char *const *items, int count);
+extern char *bool_array_literal(const bool *items, int count);
+
+#endif							/* DTX_SETTLE_H */

@@ -1,0 +1,297 @@
+/*
+ * shmem.c
+ *		Shared memory: layout, slots, the ring of outcomes, counters.
+ */
+#include "postgres.h"
+
+#include "core/compat.h"
+#include "core/shmem.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+
+SharedState *shared = NULL;
+
+static LWLock *slots_lock;
+static DatabaseSlot *my_slot = NULL;
+
+static Size
+shared_size(void)
+{
+	Size		size = MAXALIGN(sizeof(SharedState));
+
+	size = add_size(size, mul_size(dtx_process_slots(), MAXALIGN(sizeof(ProcessSlot))));
+	return add_size(size, mul_size(guc_max_databases, MAXALIGN(sizeof(DatabaseSlot))));
+}
+
+void
+shmem_request(void)
+{
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche("dtx", 1);
+}
+
+static void
+init_database_slot(DatabaseSlot *slot, Oid database)
+{
+	memset(slot, 0, sizeof(*slot));
+	SpinLockInit(&slot->mutex);
+	pg_atomic_init_u64(&slot->garbage, 0);
+	for (int i = 0; i < STAT_COUNT; i++)
+		pg_atomic_init_u64(&slot->stats[i], 0);
+	ConditionVariableInit(&slot->changed);
+	slot->database = database;
+}
+
+void
+shmem_startup(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("dtx", shared_size(), &found);
+	slots_lock = &GetNamedLWLockTranche("dtx")->lock;
+	if (!found)
+	{
+		memset(shared, 0, shared_size());
+		shared->nprocesses = dtx_process_slots();
+		shared->ndatabases = guc_max_databases;
+		pg_atomic_init_u32(&shared->waiters, 0);
+		for (int i = 0; i < DTX_FILTER_CELLS; i++)
+			pg_atomic_init_u32(&shared->filter[i], 0);
+		for (int i = 0; i < shared->nprocesses; i++)
+		{
+			ProcessSlot *slot = process_slot(i);
+
+			SpinLockInit(&slot->mutex);
+			pg_atomic_init_u64(&slot->waits_for, 0);
+			pg_atomic_init_u64(&slot->in_branch_of, 0);
+		}
+		for (int i = 0; i < shared->ndatabases; i++)
+			init_database_slot(database_slot_number(i), InvalidOid);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+shmem_require(void)
+{
+	if (shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("dtx must be loaded when the server starts"),
+				 errhint("Add dtx to shared_preload_libraries and restart the server.")));
+}
+
+ProcessSlot *
+process_slot(int number)
+{
+	char	   *base = (char *) shared + MAXALIGN(sizeof(SharedState));
+
+	return (ProcessSlot *) (base + number * MAXALIGN(sizeof(ProcessSlot)));
+}
+
+/*
+ * This process's slot. It is claimed anew when another process had it before:
+ * whatever that one left in it went with it.
+ */
+ProcessSlot *
+my_process_slot(void)
+{
+	ProcessSlot *slot;
+
+	shmem_require();
+	slot = process_slot(dtx_process_number());
+	if (slot->pid != MyProcPid)
+	{
+		SpinLockAcquire(&slot->mutex);
+		slot->pid = MyProcPid;
+		slot->database = MyDatabaseId;
+		slot->latch = &MyProc->procLatch;
+		slot->nrolling = 0;
+		slot->n = 0;
+		SpinLockRelease(&slot->mutex);
+		pg_atomic_write_u64(&slot->waits_for, 0);
+		pg_atomic_write_u64(&slot->in_branch_of, 0);
+	}
+	return slot;
+}
+
+DatabaseSlot *
+database_slot_number(int number)
+{
+	char	   *base = (char *) shared + MAXALIGN(sizeof(SharedState)) +
+		(Size) shared->nprocesses * MAXALIGN(sizeof(ProcessSlot));
+
+	return (DatabaseSlot *) (base + number * MAXALIGN(sizeof(DatabaseSlot)));
+}
+
+DatabaseSlot *
+database_slot_find(Oid database, bool create)
+{
+	DatabaseSlot *found = NULL;
+
+	for (int pass = 0; pass < (create ? 2 : 1) && found == NULL; pass++)
+	{
+		DatabaseSlot *vacant = NULL;
+
+		LWLockAcquire(slots_lock, pass == 0 ? LW_SHARED : LW_EXCLUSIVE);
+		for (int i = 0; i < shared->ndatabases && found == NULL; i++)
+		{
+			DatabaseSlot *slot = database_slot_number(i);
+
+			if (slot->database == database)
+				found = slot;
+			else if (slot->database == InvalidOid && vacant == NULL)
+				vacant = slot;
+		}
+		if (found == NULL && pass == 1 && vacant != NULL)
+		{
+			init_database_slot(vacant, database);
+			found = vacant;
+		}
+		LWLockRelease(slots_lock);
+	}
+	return found;
+}
+
+void
+database_slot_free(Oid database)
+{
+	DatabaseSlot *slot;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		slot = database_slot_number(i);
+		if (slot->database == database)
+			slot->database = InvalidOid;
+	}
+	LWLockRelease(slots_lock);
+}
+
+DatabaseSlot *
+my_database_slot(void)
+{
+	if (shared == NULL)
+		return NULL;
+	if (my_slot == NULL || my_slot->database != MyDatabaseId)
+		my_slot = database_slot_find(MyDatabaseId, true);
+	return my_slot;
+}
+
+void
+launcher_wake(void)
+{
+	Latch	   *latch = shared->launcher_latch;
+
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+void
+worker_wake(DatabaseSlot *slot)
+{
+	Latch	   *latch;
+
+	SpinLockAcquire(&slot->mutex);
+	latch = slot->worker_latch;
+	slot->wanted = true;
+	if (latch != NULL)
+		SetLatch(latch);
+	SpinLockRelease(&slot->mutex);
+	if (latch == NULL)
+		launcher_wake();
+}
+
+bool
+outcome_push(const Outcome *outcome)
+{
+	DatabaseSlot *slot = my_database_slot();
+	bool		first;
+
+	if (slot == NULL)
+		return false;
+	SpinLockAcquire(&slot->mutex);
+	/* the worker empties the ring whenever it is awake */
+	first = slot->head == slot->tail;
+	if (slot->head - slot->tail < DTX_OUTCOME_RING)
+		slot->ring[slot->head++ % DTX_OUTCOME_RING] = *outcome;
+	else if (outcome->commit)
+		slot->rescan = true;
+	else
+		slot->ask_peers = true;
+	SpinLockRelease(&slot->mutex);
+	if (!outcome->commit)
+		open_rollback_add(slot, outcome->n, outcome->b);
+	return first;
+}
+
+int
+outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most)
+{
+	int			count = 0;
+
+	SpinLockAcquire(&slot->mutex);
+	while (count < most && slot->tail < slot->head)
+		outcomes[count++] = slot->ring[slot->tail++ % DTX_OUTCOME_RING];
+	SpinLockRelease(&slot->mutex);
+	return count;
+}
+
+void
+open_rollback_add(DatabaseSlot *slot, uint64 n, uint32 b)
+{
+	bool		known = false;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nopen; i++)
+		known |= slot->open[i].n == n && slot->open[i].b == b;
+	if (!known && slot->nopen < DTX_OPEN_ROLLBACKS)
+	{
+		slot->open[slot->nopen].n = n;
+		slot->open[slot->nopen++].b = b;
+	}
+	else if (!known)
+		slot->open_overflow = true;
+	SpinLockRelease(&slot->mutex);
+}
+
+void
+open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nopen; i++)
+	{
+		if (slot->open[i].n == n && slot->open[i].b == b)
+		{
+			slot->open[i] = slot->open[--slot->nopen];
+			break;
+		}
+	}
+	SpinLockRelease(&slot->mutex);
+}
+
+bool
+open_rollback_exists(DatabaseSlot *slot, uint64 n)
+{
+	bool		found;
+
+	SpinLockAcquire(&slot->mutex);
+	found = slot->open_overflow || !slot->recovered;
+	for (int i = 0; i < slot->nopen; i++)
+		found |= slot->open[i].n == n;
+	SpinLockRelease(&slot->mutex);
+	return found;
+}
+
+void
+stat_add(StatCounter counter, uint64 amount)
+{
+	DatabaseSlot *slot = my_database_slot();
+
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->stats[counter], amount);
+}

@@ -1,0 +1,172 @@
+/*
+ * shmem.h
+ *		What the processes of a cluster share: a slot a database, a slot a
+ *		process, and the filter of row locks.
+ *
+ * Nothing here is the truth. All of it is lost in a crash, and found again in
+ * tables: outcomes by scanning dtx.branch and asking the peers, row locks by
+ * scanning dtx.undo_log.
+ */
+#ifndef DTX_SHMEM_H
+#define DTX_SHMEM_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "core/gid.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+
+#define DTX_OUTCOME_RING		2048
+#define DTX_OPEN_ROLLBACKS		512
+#define DTX_CONTACT_REQUESTS	16
+#define DTX_ROLLING_BACK		64
+#define DTX_FILTER_CELLS		65536
+
+/* A branch of this node's own whose decision is made, on its way to the worker. */
+typedef struct Outcome
+{
+	uint64		n;
+	uint64		r;
+	uint32		b;
+	bool		commit;
+	char		mode;
+	Oid			server;
+	Oid			role;
+	XLogRecPtr	decided_at;		/* end of the commit record; 0 for a rollback */
+} Outcome;
+
+typedef enum StatCounter
+{
+	STAT_BEGUN,
+	STAT_COMMITTED,
+	STAT_ROLLED_BACK,
+	STAT_BRANCHES_STARTED,
+	STAT_BRANCHES_JOINED,
+	STAT_SETTLED_COMMIT,
+	STAT_SETTLED_ROLLBACK,
+	STAT_SETTLE_CALLS,
+	STAT_SETTLE_RETRIES,
+	STAT_CONFLICTS,
+	STAT_LOST_BRANCHES,
+	STAT_ROWS_CAPTURED,
+	STAT_ROWS_COMPENSATED,
+	STAT_LOCK_WAITS,
+	STAT_LOCK_TIMEOUTS,
+	STAT_LOCK_GIVE_UPS,
+	STAT_RECOVERY_PASSES,
+	STAT_COUNT
+} StatCounter;
+
+typedef struct ContactRequest
+{
+	Oid			server;
+	Oid			role;
+	int			process;		/* whom to wake */
+} ContactRequest;
+
+typedef struct DatabaseSlot
+{
+	slock_t		mutex;			/* guards all that is not atomic */
+	Oid			database;		/* InvalidOid: the slot is free */
+	Latch	   *worker_latch;	/* NULL: no worker */
+	pid_t		worker_pid;		/* 0: none; -1: being started */
+	int			holds;			/* utility commands that need the worker away */
+	bool		wanted;			/* somebody has work for a worker */
+	bool		yield;			/* others need the process slot of an idle worker */
+	bool		has_contacts;	/* the worker comes back for recovery passes */
+	TimestampTz last_run;		/* when the last worker ended */
+	TimestampTz not_before;		/* do not start one earlier: it failed */
+
+	uint64		head;			/* next to write; the ring holds [tail, head) */
+	uint64		tail;
+	bool		rescan;			/* outcomes were dropped: scan dtx.branch */
+	bool		ask_peers;		/* rollbacks were dropped: ask the peers */
+	Outcome		ring[DTX_OUTCOME_RING];
+
+	int			nopen;			/* rollbacks on their way to be settled */
+	bool		open_overflow;	/* there are more than nopen */
+	bool		recovered;		/* every contact was asked since the start */
+	struct
+	{
+		uint64		n;
+		uint32		b;
+	}			open[DTX_OPEN_ROLLBACKS];
+
+	int			nrequests;
+	ContactRequest requests[DTX_CONTACT_REQUESTS];
+
+	ConditionVariable changed;	/* a worker ended, or branches were settled */
+	uint64		horizon;		/* every transaction below it is over and settled */
+	bool		filter_loaded;	/* the filter counts this database's row locks */
+	pg_atomic_uint64 garbage;	/* rows of dtx's tables deleted since a vacuum */
+	pg_atomic_uint64 stats[STAT_COUNT];
+} DatabaseSlot;
+
+typedef struct ProcessSlot
+{
+	slock_t		mutex;
+	Oid			database;
+	int			pid;
+	Latch	   *latch;
+	pg_atomic_uint64 waits_for;		/* hash of the xid whose row it waits for, or 0 */
+	pg_atomic_uint64 in_branch_of;	/* hash of the xid of its branch, or 0 */
+	int			nrolling;			/* xids that it is compensating */
+	uint64		rolling[DTX_ROLLING_BACK];
+	uint64		n;					/* the global transaction it coordinates, or 0 */
+	uint64		r;
+	TimestampTz begun_at;
+	TimestampTz deadline;			/* 0: none */
+	int			branches;
+} ProcessSlot;
+
+typedef struct SharedState
+{
+	Latch	   *launcher_latch;
+	pid_t		launcher_pid;
+	pg_atomic_uint32 waiters;	/* processes with waits_for set */
+	pg_atomic_uint32 filter[DTX_FILTER_CELLS];
+	int			nprocesses;
+	int			ndatabases;
+	/* followed by ProcessSlot[nprocesses] and DatabaseSlot[ndatabases] */
+} SharedState;
+
+extern SharedState *shared;
+
+extern void shmem_request(void);
+extern void shmem_startup(void);
+
+/* An ERROR with a hint when dtx was not loaded at server start. */
+extern void shmem_require(void);
+
+extern ProcessSlot *process_slot(int number);
+extern ProcessSlot *my_process_slot(void);
+
+/* This database's slot, created on demand; NULL when all are taken. */
+extern DatabaseSlot *my_database_slot(void);
+extern DatabaseSlot *database_slot_find(Oid database, bool create);
+extern DatabaseSlot *database_slot_number(int number);
+extern void database_slot_free(Oid database);
+
+/* Hand an outcome to the worker. True: it has to be woken. Never throws. */
+extern bool outcome_push(const Outcome *outcome);
+
+/* Take up to most outcomes out of the ring. Returns their number. */
+extern int	outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most);
+
+/* A rollback is settled everywhere it had to be. */
+extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint32 b);
+extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b);
+extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n);
+
+/* Wake the worker of this slot, or the launcher to start one. Never throws. */
+extern void worker_wake(DatabaseSlot *slot);
+extern void launcher_wake(void);
+
+extern void stat_add(StatCounter counter, uint64 amount);
+
+#endif							/* DTX_SHMEM_H */

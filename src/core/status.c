@@ -1,0 +1,219 @@
+/*
+ * status.c
+ *		What is known of a global transaction: dtx_status and dtx_wait.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "core/api.h"
+#include "core/compat.h"
+#include "core/global.h"
+#include "core/node.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "core/status.h"
+#include "fmgr.h"
+#include "net/connection.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/xid8.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(dtx_status);
+PG_FUNCTION_INFO_V1(dtx_wait);
+
+TransactionState
+transaction_state(uint64 n)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		status;
+	char	   *word;
+
+	if (n >= U64FromFullTransactionId(ReadNextFullTransactionId()))
+		return XACT_NEVER_FLUSHED;
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = FullTransactionIdGetDatum(FullTransactionIdFromU64(n));
+	fcinfo->args[0].isnull = false;
+	status = pg_xact_status(fcinfo);
+	if (fcinfo->isnull)
+		return XACT_FORGOTTEN;
+	word = TextDatumGetCString(status);
+	return strcmp(word, "in progress") == 0 ? XACT_RUNNING :
+		strcmp(word, "committed") == 0 ? XACT_COMMITTED : XACT_ABORTED;
+}
+
+char
+history_decision(const GlobalXid *xid, uint32 b)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	char		decision = 0;
+
+	own_scan_all(&scan, OWN_HISTORY, AccessShareLock);
+	while (decision == 0 && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		ArrayType  *ns,
+				   *rs,
+				   *bs;
+		int			count;
+
+		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_min_n, NULL)) > xid->n ||
+			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < xid->n ||
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), xid->node) != 0)
+			continue;
+		ns = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_n, NULL));
+		rs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_r, NULL));
+		bs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_b, NULL));
+		count = ArrayGetNItems(ARR_NDIM(ns), ARR_DIMS(ns));
+		for (int i = 0; i < count; i++)
+			if (((uint64 *) ARR_DATA_PTR(ns))[i] == xid->n &&
+				((uint64 *) ARR_DATA_PTR(rs))[i] == xid->r &&
+				(b == 0 || ((uint32 *) ARR_DATA_PTR(bs))[i] == b))
+			{
+				char		found = DatumGetChar(own_column(&scan, tuple, Anum_history_decision, NULL));
+
+				/* a committed transaction may have branches that a savepoint's
+				 * rollback took back: the commit is the transaction's word */
+				if (decision != 'c')
+					decision = found;
+			}
+	}
+	own_scan_end(&scan);
+	return decision;
+}
+
+bool
+branch_row_exists(const GlobalXid *xid, uint32 b)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) xid->n);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Gid			gid;
+
+		found = gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid) &&
+			xid_equal(&gid.xid, xid) && (b == 0 || gid.b == b);
+	}
+	own_scan_end(&scan);
+	return found;
+}
+
+/* Is there a session here that coordinates it? */
+static bool
+is_active_here(const GlobalXid *xid)
+{
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *slot = process_slot(i);
+		bool		same;
+
+		SpinLockAcquire(&slot->mutex);
+		same = slot->n == xid->n && slot->r == xid->r && slot->database == MyDatabaseId;
+		SpinLockRelease(&slot->mutex);
+		if (same)
+			return true;
+	}
+	return false;
+}
+
+/* As a participant: in doubt, or settled not long ago? */
+static const char *
+participant_status(const GlobalXid *xid)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	const char *word = "unknown";
+
+	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Gid			gid;
+
+		if (!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &gid) ||
+			!xid_equal(&gid.xid, xid))
+			continue;
+		word = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 't' ?
+			"rolled back" : "in doubt";
+		if (strcmp(word, "in doubt") == 0)
+			break;
+	}
+	own_scan_end(&scan);
+	return word;
+}
+
+const char *
+global_status(const GlobalXid *xid)
+{
+	char		decision;
+	TransactionState state;
+
+	shmem_require();
+	if (!node_is_self(xid->node))
+		return participant_status(xid);
+	if (is_active_here(xid))
+		return "active";
+	state = transaction_state(xid->n);
+	if (branch_row_exists(xid, 0))
+		return "committing";
+	decision = history_decision(xid, 0);
+	if (decision == 'c')
+		return "committed";
+	if (state == XACT_ABORTED && my_database_slot() != NULL &&
+		open_rollback_exists(my_database_slot(), xid->n))
+		return "rolling back";
+	if (decision == 'r' || state == XACT_ABORTED)
+		return "rolled back";
+	/* another transaction has that N, or it is from another time */
+	return "unknown";
+}
+
+/* dtx_status(xid text) */
+Datum
+dtx_status(PG_FUNCTION_ARGS)
+{
+	GlobalXid	xid;
+
+	xid_parse_or_error(text_to_cstring(PG_GETARG_TEXT_PP(0)), &xid);
+	PG_RETURN_TEXT_P(cstring_to_text(global_status(&xid)));
+}
+
+/* dtx_wait(xid text, timeout interval) */
+Datum
+dtx_wait(PG_FUNCTION_ARGS)
+{
+	GlobalXid	xid;
+	const GlobalXid *current = global_current();
+	int64		ms = interval_to_ms(PG_GETARG_INTERVAL_P(1));
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	DatabaseSlot *slot = my_database_slot();
+	const char *word;
+
+	xid_parse_or_error(text_to_cstring(PG_GETARG_TEXT_PP(0)), &xid);
+	shmem_require();
+	if (current != NULL && xid_equal(current, &xid))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a transaction cannot wait for its own end"),
+				 errhint("Call dtx_wait after COMMIT or ROLLBACK.")));
+	if (slot != NULL)
+		ConditionVariablePrepareToSleep(&slot->changed);
+	for (;;)
+	{
+		long		remaining;
+
+		word = global_status(&xid);
+		remaining = deadline_remaining(deadline);
+		if ((strcmp(word, "active") != 0 && strcmp(word, "committing") != 0 &&
+			 strcmp(word, "rolling back") != 0 && strcmp(word, "in doubt") != 0) ||
+			remaining == 0 || slot == NULL)
+			break;
+		/* settlings are told; the end of another session's transaction is not */
+		(void) ConditionVariableTimedSleep(&slot->changed, Min(remaining, 50), PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	PG_RETURN_TEXT_P(cstring_to_text(word));
+}

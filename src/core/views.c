@@ -1,0 +1,96 @@
+/*
+ * views.c
+ *		What the views show of shared memory.
+ */
+#include "postgres.h"
+
+#include "core/gid.h"
+#include "core/node.h"
+#include "core/shmem.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(dtx_sessions);
+PG_FUNCTION_INFO_V1(dtx_stats);
+
+static const char *const stat_names[STAT_COUNT] = {
+	[STAT_BEGUN] = "transactions_begun",
+	[STAT_COMMITTED] = "transactions_committed",
+	[STAT_ROLLED_BACK] = "transactions_rolled_back",
+	[STAT_BRANCHES_STARTED] = "branches_started",
+	[STAT_BRANCHES_JOINED] = "branches_joined",
+	[STAT_SETTLED_COMMIT] = "branches_settled_with_commit",
+	[STAT_SETTLED_ROLLBACK] = "branches_settled_with_rollback",
+	[STAT_SETTLE_CALLS] = "settle_calls",
+	[STAT_SETTLE_RETRIES] = "settle_retries",
+	[STAT_CONFLICTS] = "conflicts",
+	[STAT_LOST_BRANCHES] = "lost_branches",
+	[STAT_ROWS_CAPTURED] = "rows_captured",
+	[STAT_ROWS_COMPENSATED] = "rows_compensated",
+	[STAT_LOCK_WAITS] = "row_lock_waits",
+	[STAT_LOCK_TIMEOUTS] = "row_lock_timeouts",
+	[STAT_LOCK_GIVE_UPS] = "row_lock_give_ups",
+	[STAT_RECOVERY_PASSES] = "recovery_passes",
+};
+
+/* dtx.sessions(): global transactions that sessions of this database coordinate */
+Datum
+dtx_sessions(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *slot = process_slot(i);
+		ProcessSlot copy;
+		GlobalXid	xid;
+		char		id[DTX_GID_SIZE];
+		Datum		values[5];
+		bool		nulls[5] = {0};
+
+		SpinLockAcquire(&slot->mutex);
+		copy = *slot;
+		SpinLockRelease(&slot->mutex);
+		if (copy.n == 0 || copy.database != MyDatabaseId)
+			continue;
+		strlcpy(xid.node, node_self(), sizeof(xid.node));
+		xid.n = copy.n;
+		xid.r = copy.r;
+		xid_format(&xid, id);
+		values[0] = Int32GetDatum(copy.pid);
+		values[1] = CStringGetTextDatum(id);
+		values[2] = TimestampTzGetDatum(copy.begun_at);
+		values[3] = TimestampTzGetDatum(copy.deadline);
+		nulls[3] = copy.deadline == 0;
+		values[4] = Int32GetDatum(copy.branches);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* dtx.stats() */
+Datum
+dtx_stats(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	DatabaseSlot *slot;
+
+	shmem_require();
+	slot = my_database_slot();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < STAT_COUNT; i++)
+	{
+		Datum		values[2];
+		bool		nulls[2] = {0};
+
+		values[0] = CStringGetTextDatum(stat_names[i]);
+		values[1] = Int64GetDatum(slot == NULL ? 0 : (int64) pg_atomic_read_u64(&slot->stats[i]));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

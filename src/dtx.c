@@ -1,0 +1,133 @@
+/*
+ * dtx.c
+ *		Load time: settings, shared memory, hooks, the launcher.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "at/at.h"
+#include "at/guard.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_largeobject.h"
+#include "core/callbacks.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "worker/control.h"
+#include "worker/worker.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+static shmem_request_hook_type next_shmem_request = NULL;
+static shmem_startup_hook_type next_shmem_startup = NULL;
+static ExecutorStart_hook_type next_executor_start = NULL;
+static ProcessUtility_hook_type next_process_utility = NULL;
+static object_access_hook_type next_object_access = NULL;
+
+static void
+on_shmem_request(void)
+{
+	if (next_shmem_request)
+		next_shmem_request();
+	shmem_request();
+}
+
+static void
+on_shmem_startup(void)
+{
+	if (next_shmem_startup)
+		next_shmem_startup();
+	shmem_startup();
+}
+
+static void
+on_executor_start(QueryDesc *query, int eflags)
+{
+	if (current_branch.active && !(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		guard_executor_start(query);
+	if (next_executor_start)
+		next_executor_start(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+}
+
+static void
+on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
+				   ProcessUtilityContext context, ParamListInfo params,
+				   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+{
+	Oid			held;
+
+	if (current_branch.active)
+		guard_utility(statement, &context);
+	held = worker_hold_for(statement);
+	PG_TRY();
+	{
+		if (next_process_utility)
+			next_process_utility(statement, text, read_only, context, params, environment,
+								 dest, completion);
+		else
+			standard_ProcessUtility(statement, text, read_only, context, params, environment,
+									dest, completion);
+	}
+	PG_FINALLY();
+	{
+		if (OidIsValid(held))
+			worker_release(held);
+	}
+	PG_END_TRY();
+	if (OidIsValid(held) && IsA(statement->utilityStmt, DropdbStmt))
+		worker_forget(held);
+}
+
+static void
+on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (next_object_access)
+		next_object_access(access, class_id, object_id, sub_id, arg);
+	if (!IsUnderPostmaster || !OidIsValid(MyDatabaseId))
+		return;
+	if (access == OAT_DROP)
+	{
+		if (class_id == RelationRelationId && sub_id == 0)
+			guard_relation_drop(object_id);
+		else
+			worker_guard_drop(class_id, object_id);
+	}
+	else if (access == OAT_TRUNCATE && class_id == RelationRelationId)
+		guard_relation_truncate(object_id);
+}
+
+void
+_PG_init(void)
+{
+	/* every function says so, with a hint, when it is called without */
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	guc_define();
+	at_register();
+	callbacks_register();
+
+	next_shmem_request = shmem_request_hook;
+	shmem_request_hook = on_shmem_request;
+	next_shmem_startup = shmem_startup_hook;
+	shmem_startup_hook = on_shmem_startup;
+	next_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = on_executor_start;
+	next_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = on_process_utility;
+	next_object_access = object_access_hook;
+	object_access_hook = on_object_access;
+
+	launcher_register();
+}

@@ -1,0 +1,30 @@
+/*
+ * guc.h
+ *		Every setting of dtx, in alphabetical order. README.md has the reference.
+ */
+#ifndef DTX_GUC_H
+#define DTX_GUC_H
+
+typedef enum UnattachedPolicy
+{
+	UNATTACHED_ERROR,
+	UNATTACHED_WARN,
+	UNATTACHED_ALLOW
+} UnattachedPolicy;
+
+extern int	guc_call_timeout;		/* ms; 0 waits for ever */
+extern int	guc_connect_timeout;	/* ms */
+extern int	guc_history_retention;	/* s; -1 keeps for ever */
+extern int	guc_lock_timeout;		/* ms; 0 waits for ever */
+extern int	guc_max_databases;
+extern int	guc_recovery_interval;	/* ms */
+extern int	guc_retry_base;			/* ms */
+extern int	guc_retry_max;			/* ms */
+extern int	guc_settle_batch;
+extern int	guc_unattached;			/* UnattachedPolicy */
+extern int	guc_worker_idle_timeout;	/* ms; 0 never gives its slot back */
+
+/* Define them all; at load time only. */
+extern void guc_define(void);
+
+#endif							/* DTX_GUC_H */

@@ -1,0 +1,277 @@
+/*
+ * ledger.c
+ *		A table of accounts, and transfers between ledgers of two databases.
+ *
+ * dtx_ledger names the table and its columns, one a database. A transfer takes
+ * the amount from an account here, in the local transaction, and adds it to an
+ * account at the peer, in a branch.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "core/compat.h"
+#include "core/errors.h"
+#include "core/global.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/rel.h"
+
+PG_FUNCTION_INFO_V1(dtx_ledger);
+PG_FUNCTION_INFO_V1(dtx_transfer);
+PG_FUNCTION_INFO_V1(dtx_ledger_credit);
+
+typedef struct Ledger
+{
+	Oid			relation;
+	NameData	account;
+	NameData	balance;
+} Ledger;
+
+/* The plans that move money, for the ledger that they were made for. */
+static Ledger planned = {InvalidOid};
+static SPIPlanPtr debit_plan = NULL;
+static SPIPlanPtr credit_plan = NULL;
+
+static void
+read_ledger(Ledger *ledger)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	memset(ledger, 0, sizeof(*ledger));
+	own_scan_all(&scan, OWN_LEDGER, AccessShareLock);
+	found = HeapTupleIsValid(tuple = own_scan_next(&scan));
+	if (found)
+	{
+		ledger->relation = DatumGetObjectId(own_column(&scan, tuple, Anum_ledger_relation, NULL));
+		ledger->account = *DatumGetName(own_column(&scan, tuple, Anum_ledger_account, NULL));
+		ledger->balance = *DatumGetName(own_column(&scan, tuple, Anum_ledger_balance, NULL));
+	}
+	own_scan_end(&scan);
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has no ledger"),
+				 errhint("Name the table of accounts: SELECT dtx_ledger('account_info').")));
+}
+
+/* A column of the ledger's table, or an ERROR. */
+static AttrNumber
+ledger_column(Oid relation, const char *name)
+{
+	AttrNumber	attnum = get_attnum(relation, name);
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, get_rel_name(relation))));
+	return attnum;
+}
+
+static SPIPlanPtr
+make_plan(const Ledger *ledger, char sign)
+{
+	Oid			types[2] = {NUMERICOID, TEXTOID};
+	const char *balance = quote_identifier(NameStr(ledger->balance));
+	Oid			account_type = get_atttype(ledger->relation,
+										   ledger_column(ledger->relation, NameStr(ledger->account)));
+	Oid			balance_type = get_atttype(ledger->relation,
+										   ledger_column(ledger->relation, NameStr(ledger->balance)));
+	char	   *sql = psprintf("UPDATE %s SET %s = (%s OPERATOR(pg_catalog.%c) $1)::%s"
+							   " WHERE %s = $2::%s RETURNING %s OPERATOR(pg_catalog.<) 0",
+							   quote_qualified_identifier(get_namespace_name(get_rel_namespace(ledger->relation)),
+														  get_rel_name(ledger->relation)),
+							   balance, balance, sign, format_type_be_qualified(balance_type),
+							   quote_identifier(NameStr(ledger->account)),
+							   format_type_be_qualified(account_type), balance);
+	SPIPlanPtr	plan = SPI_prepare(sql, 2, types);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not plan \"%s\"", sql)));
+	return plan;
+}
+
+static void
+ensure_plans(void)
+{
+	Ledger		ledger;
+
+	read_ledger(&ledger);
+	if (memcmp(&ledger, &planned, sizeof(ledger)) == 0)
+		return;
+	planned.relation = InvalidOid;
+	if (debit_plan != NULL)
+		SPI_freeplan(debit_plan);
+	debit_plan = NULL;
+	if (credit_plan != NULL)
+		SPI_freeplan(credit_plan);
+	credit_plan = NULL;
+	debit_plan = make_plan(&ledger, '-');
+	credit_plan = make_plan(&ledger, '+');
+	planned = ledger;
+}
+
+/* Change one account's balance, in an SPI connection. */
+static void
+change_balance(bool debit, const char *account, Datum amount)
+{
+	Datum		values[2] = {amount, CStringGetTextDatum(account)};
+	bool		isnull;
+	bool		negative;
+
+	ensure_plans();
+	if (SPI_execute_plan(debit ? debit_plan : credit_plan, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not change the balance of account \"%s\"", account)));
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("account \"%s\" does not exist", account),
+				 errdetail("Table \"%s\" has no such row.", get_rel_name(planned.relation))));
+	if (SPI_processed > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("account \"%s\" is not unique", account)));
+	negative = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("account \"%s\" has no balance", account)));
+	if (debit && negative)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_INSUFFICIENT_FUNDS),
+				 errmsg("account \"%s\" has too small a balance", account),
+				 errdetail("The amount is %s.",
+						   DatumGetCString(DirectFunctionCall1(numeric_out, amount)))));
+}
+
+static void
+check_amount(Datum amount)
+{
+	Numeric		value = DatumGetNumeric(amount);
+	Datum		zero = DirectFunctionCall1(int4_numeric, Int32GetDatum(0));
+
+	if (numeric_is_nan(value) || numeric_is_inf(value) ||
+		!DatumGetBool(DirectFunctionCall2(numeric_gt, amount, zero)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("amount must be a positive number"),
+				 errdetail("It is %s.", DatumGetCString(DirectFunctionCall1(numeric_out, amount)))));
+}
+
+static void
+credit_at_peer(const char *server, const char *account, Datum amount)
+{
+	static const Oid types[2] = {TEXTOID, NUMERICOID};
+	const char *values[2];
+	RemoteStatement statement = {0};
+
+	values[0] = account;
+	values[1] = DatumGetCString(DirectFunctionCall1(numeric_out, amount));
+	statement.sql = "SELECT dtx.ledger_credit($1, $2)";
+	statement.nparams = 2;
+	statement.types = types;
+	statement.values = values;
+	PQclear(global_run_branch(server, &statement, 0));
+}
+
+/* dtx_ledger(rel regclass, account name, balance name) */
+Datum
+dtx_ledger(PG_FUNCTION_ARGS)
+{
+	Oid			relation = PG_GETARG_OID(0);
+	Name		account = PG_GETARG_NAME(1);
+	Name		balance = PG_GETARG_NAME(2);
+	Datum		values[Natts_ledger] = {0};
+	bool		nulls[Natts_ledger] = {0};
+	Relation	rel;
+	Oid			type;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	shmem_require();
+	rel = table_open(relation, AccessShareLock);
+#if PG_VERSION_NUM >= 160000
+	if (!object_ownercheck(RelationRelationId, relation, GetUserId()))
+#else
+	if (!pg_class_ownercheck(relation, GetUserId()))
+#endif
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
+	table_close(rel, NoLock);
+	(void) ledger_column(relation, NameStr(*account));
+	type = getBaseType(get_atttype(relation, ledger_column(relation, NameStr(*balance))));
+	if (type != NUMERICOID && type != INT8OID && type != INT4OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" is not a number", NameStr(*balance)),
+				 errhint("Keep balances in a column of type numeric.")));
+
+	own_scan_all(&scan, OWN_LEDGER, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		own_delete(&scan, tuple);
+	own_scan_end(&scan);
+	values[Anum_ledger_relation - 1] = ObjectIdGetDatum(relation);
+	values[Anum_ledger_account - 1] = NameGetDatum(account);
+	values[Anum_ledger_balance - 1] = NameGetDatum(balance);
+	own_insert(OWN_LEDGER, values, nulls);
+	PG_RETURN_VOID();
+}
+
+/* dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text) */
+Datum
+dtx_transfer(PG_FUNCTION_ARGS)
+{
+	char	   *from,
+			   *to;
+	char		xid[DTX_GID_SIZE];
+
+	for (int i = 1; i <= 4; i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("accounts, amount and mode of a transfer must not be null")));
+	from = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	to = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	check_amount(PG_GETARG_DATUM(3));
+	if (PG_ARGISNULL(0) && strcmp(from, to) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot transfer from account \"%s\" to itself", from)));
+	global_use_mode(mode_by_name(text_to_cstring(PG_GETARG_TEXT_PP(4))));
+
+	SPI_connect();
+	change_balance(true, from, PG_GETARG_DATUM(3));
+	if (PG_ARGISNULL(0))
+		change_balance(false, to, PG_GETARG_DATUM(3));
+	SPI_finish();
+	if (!PG_ARGISNULL(0))
+		credit_at_peer(NameStr(*PG_GETARG_NAME(0)), to, PG_GETARG_DATUM(3));
+	xid_format(global_current(), xid);
+	PG_RETURN_TEXT_P(cstring_to_text(xid));
+}
+
+/* dtx.ledger_credit(account text, amount numeric): the peer's part of a transfer */
+Datum
+dtx_ledger_credit(PG_FUNCTION_ARGS)
+{
+	check_amount(PG_GETARG_DATUM(1));
+	SPI_connect();
+	change_balance(false, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_DATUM(1));
+	SPI_finish();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,85 @@
+/*
+ * connection.h
+ *		Connections to peers: one a (server, role), cached in the session.
+ *
+ * A connection is opened without blocking, checked before it is used again,
+ * and thrown away when its state is uncertain.
+ */
+#ifndef DTX_CONNECTION_H
+#define DTX_CONNECTION_H
+
+#include "postgres.h"
+
+#include "core/gid.h"
+#include "datatype/timestamp.h"
+#include "lib/ilist.h"
+#include "libpq-fe.h"
+#include "storage/latch.h"
+#include "utils/hsearch.h"
+
+#define DTX_PROTOCOL_VERSION	1
+
+/* the greeting: one row */
+#define HELLO_SQL \
+	"SELECT node, protocol_version, version, in_recovery FROM dtx.peer_hello($1::pg_catalog.int4)"
+
+typedef struct PeerConnection
+{
+	dlist_node	node;			/* in the session's cache, or unused */
+	Oid			server;
+	Oid			role;			/* whose user mapping it uses */
+	char		server_name[NAMEDATALEN];
+	uint32		server_hash;	/* of the catalog rows it was made from */
+	uint32		mapping_hash;
+	PGconn	   *conn;
+	bool		holds_fd;		/* a file descriptor is accounted for it */
+	struct WaitEventSet *waits;	/* latch and socket; made when connected */
+	uint32		waits_events;	/* what it waits for at the socket */
+	bool		needs_password;	/* the password rule applies */
+	bool		in_flight;		/* a call was sent and not fully answered */
+	bool		invalidated;	/* the server's options changed */
+	bool		ready;			/* greeted; node and version are known */
+	bool		unnamed_only;	/* behind a pooler without prepared statements */
+	HTAB	   *statements;		/* names of statements prepared at the peer */
+	char		peer_node[DTX_NODE_SIZE];
+	char		peer_version[32];
+} PeerConnection;
+
+/*
+ * Begin to connect; never blocks on the socket. The caller polls with
+ * connection_poll until it says OK or FAILED. ERRORs are those of peer_params.
+ */
+extern PeerConnection *connection_start(Oid server, Oid role);
+extern PostgresPollingStatusType connection_poll(PeerConnection *pc);
+
+/* The password rule, after connecting; false with a message in *why. */
+extern bool connection_password_ok(PeerConnection *pc);
+
+/* Close without a word, in whatever state; never throws. */
+extern void connection_close(PeerConnection *pc);
+
+/* Has the other end gone? One system call, no waiting. */
+extern bool connection_is_dead(PeerConnection *pc);
+
+/*
+ * The session's connection to a server as a role: cached and healthy, or a new
+ * one that has exchanged greetings with the peer's dtx. ERROR 08001 when it
+ * cannot be had within dtx.connect_timeout or by the deadline (0: none), and
+ * 55000, 0A000 or 25006 when the peer has no dtx, another one, or is a standby.
+ */
+extern PeerConnection *connection_get(Oid server, Oid role, TimestampTz deadline);
+
+/* Exchange greetings: one round trip. ERRORs as for connection_get. */
+extern void connection_greet(PeerConnection *pc, TimestampTz deadline);
+
+/* The transaction ends: close what is in flight or invalidated. Never throws. */
+extern void connection_at_abort(void);
+
+/* Wait for the socket (WL_SOCKET_READABLE, ..WRITEABLE) or the latch; by the
+ * deadline (0: none) false is returned. Interrupts are served. */
+extern bool connection_wait(PeerConnection *pc, uint32 events, TimestampTz deadline);
+
+/* Milliseconds until a deadline, for WaitLatch: -1 for none, 0 when it passed. */
+extern long deadline_remaining(TimestampTz deadline);
+
+#endif							/* DTX_CONNECTION_H */

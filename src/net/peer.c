@@ -1,0 +1,191 @@
+/*
+ * peer.c
+ *		Foreign servers as peers: options, rights, the password rule.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "core/compat.h"
+#include "libpq-fe.h"
+#include "mb/pg_wchar.h"
+#include "net/peer.h"
+#include "utils/builtins.h"
+#include "utils/varlena.h"
+
+static PQconninfoOption *libpq_options = NULL;	/* for the life of the process */
+
+static PQconninfoOption *
+known_options(void)
+{
+	if (libpq_options == NULL)
+		libpq_options = PQconndefaults();
+	if (libpq_options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Could not get libpq's default connection options.")));
+	return libpq_options;
+}
+
+/*
+ * libpq marks what is a secret with '*' and what only debugs with 'D'. A user
+ * and secrets belong to a mapping; a client certificate may stand there too.
+ * What dtx sets itself (encoding, fallback name) is nobody's.
+ */
+static bool
+option_fits(const PQconninfoOption *option, bool in_mapping)
+{
+	bool		personal = strcmp(option->keyword, "user") == 0 ||
+		strchr(option->dispchar, '*') != NULL;
+	bool		either = strcmp(option->keyword, "sslcert") == 0 ||
+		strcmp(option->keyword, "sslkey") == 0;
+
+	if (strchr(option->dispchar, 'D') != NULL ||
+		strcmp(option->keyword, "client_encoding") == 0 ||
+		strcmp(option->keyword, "fallback_application_name") == 0 ||
+		strcmp(option->keyword, "replication") == 0)
+		return false;
+	return either || personal == in_mapping;
+}
+
+bool
+peer_option_is_known(const char *keyword, bool in_mapping)
+{
+	for (PQconninfoOption *o = known_options(); o->keyword != NULL; o++)
+		if (strcmp(o->keyword, keyword) == 0 && option_fits(o, in_mapping))
+			return true;
+	return in_mapping && strcmp(keyword, "password_required") == 0;
+}
+
+const char *
+peer_option_nearest(const char *keyword, bool in_mapping)
+{
+	const char *nearest = NULL;
+	int			least = 4;		/* farther than this is no hint */
+	int			length = strlen(keyword);
+
+	if (length > 100)
+		return NULL;
+	for (PQconninfoOption *o = known_options(); o->keyword != NULL; o++)
+	{
+		int			distance;
+
+		if (!option_fits(o, in_mapping))
+			continue;
+		distance = varstr_levenshtein_less_equal(keyword, length, o->keyword,
+												 strlen(o->keyword), 1, 1, 1, least, true);
+		if (distance < least && distance <= length / 2)
+		{
+			least = distance;
+			nearest = o->keyword;
+		}
+	}
+	return nearest;
+}
+
+ForeignServer *
+peer_server_by_name(const char *name, Oid role)
+{
+	ForeignServer *server = GetForeignServerByName(name, true);
+	ForeignDataWrapper *wrapper;
+	AclResult	acl;
+
+	if (server == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("server \"%s\" does not exist", name),
+				 errhint("Create it: CREATE SERVER %s FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host '...', dbname '...');",
+						 quote_identifier(name))));
+	acl = dtx_server_aclcheck(server->serverid, role);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server->servername);
+	wrapper = GetForeignDataWrapper(server->fdwid);
+	if (strcmp(wrapper->fdwname, "dtx_fdw") != 0 &&
+		strcmp(wrapper->fdwname, "postgres_fdw") != 0 &&
+		strcmp(wrapper->fdwname, "dblink_fdw") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a PostgreSQL server", name),
+				 errdetail("Its foreign data wrapper is \"%s\".", wrapper->fdwname),
+				 errhint("Peers are servers of dtx_fdw, postgres_fdw or dblink_fdw.")));
+	return server;
+}
+
+/* Append those of the options that libpq knows; return how many there are. */
+static int
+append_options(List *options, const char **keywords, const char **values)
+{
+	ListCell   *cell;
+	int			count = 0;
+
+	foreach(cell, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, cell);
+
+		if (strcmp(def->defname, "password_required") == 0 ||
+			!(peer_option_is_known(def->defname, true) ||
+			  peer_option_is_known(def->defname, false)))
+			continue;
+		keywords[count] = def->defname;
+		values[count++] = defGetString(def);
+	}
+	return count;
+}
+
+/* May this mapping connect without a password? Only superusers say so. */
+static bool
+password_is_required(UserMapping *mapping)
+{
+	ListCell   *cell;
+
+	if (superuser_arg(mapping->userid))
+		return false;
+	foreach(cell, mapping->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, cell);
+
+		if (strcmp(def->defname, "password_required") == 0)
+			return defGetBoolean(def);
+	}
+	return true;
+}
+
+PeerParams *
+peer_params(Oid serverid, Oid role)
+{
+	ForeignServer *server = GetForeignServer(serverid);
+	UserMapping *mapping = GetUserMapping(role, serverid);
+	PeerParams *params = palloc0(sizeof(PeerParams));
+	int			room = list_length(server->options) + list_length(mapping->options) + 4;
+	int			n = 0;
+	bool		has_password = false;
+
+	/* a PUBLIC mapping is used by, and judged as, the role that uses it */
+	mapping->userid = role;
+
+	params->server_name = server->servername;
+	params->mapping = mapping->umid;
+	params->needs_password = password_is_required(mapping);
+	params->keywords = palloc(room * sizeof(char *));
+	params->values = palloc(room * sizeof(char *));
+	n += append_options(server->options, params->keywords, params->values);
+	n += append_options(mapping->options, params->keywords + n, params->values + n);
+	for (int i = 0; i < n; i++)
+		has_password |= strcmp(params->keywords[i], "password") == 0 &&
+			params->values[i][0] != '\0';
+	params->keywords[n] = "fallback_application_name";
+	params->values[n++] = "dtx";
+	params->keywords[n] = "client_encoding";
+	params->values[n++] = GetDatabaseEncodingName();
+	params->keywords[n] = params->values[n] = NULL;
+
+	if (params->needs_password && !has_password)
+		ereport(ERROR,
+				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				 errmsg("password is required"),
+				 errdetail("Non-superusers must provide a password in the user mapping for server \"%s\".",
+						   server->servername),
+				 errhint("Add the option password to the user mapping; a superuser can set password_required 'false'.")));
+	return params;
+}

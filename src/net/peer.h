@@ -1,0 +1,43 @@
+/*
+ * peer.h
+ *		Peers: foreign servers that name another node, and how to connect to
+ *		one for a role.
+ */
+#ifndef DTX_PEER_H
+#define DTX_PEER_H
+
+#include "postgres.h"
+
+#include "foreign/foreign.h"
+#include "utils/timestamp.h"
+
+typedef struct PeerParams
+{
+	char	   *server_name;
+	Oid			mapping;		/* OID of the user mapping */
+	const char **keywords;		/* for PQconnectStartParams */
+	const char **values;
+	bool		needs_password;	/* the connection must have used one */
+} PeerParams;
+
+/* Is this one of libpq's keywords that a server, or a mapping, may set? */
+extern bool peer_option_is_known(const char *keyword, bool in_mapping);
+
+/* The known option nearest to a wrong one, or NULL. */
+extern const char *peer_option_nearest(const char *keyword, bool in_mapping);
+
+/*
+ * The server of that name, if the role may use it and its wrapper is one that
+ * dtx can talk through. ERROR 42704, 42501 or 42809 otherwise.
+ */
+extern ForeignServer *peer_server_by_name(const char *name, Oid role);
+
+/*
+ * What to connect with, for a role at a server, palloc'd. The password rule of
+ * postgres_fdw is checked for the role that owns the mapping, whoever asks: a
+ * plain role's mapping must bring a password. ERROR 42704 without a mapping,
+ * 2F003 when a password is missing.
+ */
+extern PeerParams *peer_params(Oid server, Oid role);
+
+#endif							/* DTX_PEER_H */

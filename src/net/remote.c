@@ -1,0 +1,336 @@
+/*
+ * remote.c
+ *		Pipelined calls to a peer that wait on latch and socket.
+ *
+ * A statement is prepared at the peer when it is first used on a connection,
+ * under a name made from its text and types: should a pooler hand the next
+ * call to another server session, the name is missing there or means the same
+ * statement, and can do no harm.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "core/errors.h"
+#include "guc.h"
+#include "net/remote.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* A connection keeps at most this many prepared statements at the peer. */
+#define MAX_PREPARED	256
+
+typedef struct PreparedName
+{
+	char		name[24];		/* hash key */
+} PreparedName;
+
+static void
+statement_name(const RemoteStatement *statement, char *name)
+{
+	uint64		h = hash_bytes_extended((const unsigned char *) statement->sql,
+										strlen(statement->sql), 0);
+
+	for (int i = 0; i < statement->nparams; i++)
+		h = hash_combine64(h, hash_bytes_uint32_extended(statement->types ? statement->types[i] : 0, i));
+	memset(name, 0, 24);
+	snprintf(name, 24, "dtx_%08x%08x", (uint32) (h >> 32), (uint32) h);
+}
+
+static bool
+is_prepared(PeerConnection *pc, const char *name)
+{
+	return pc->statements != NULL &&
+		hash_search(pc->statements, name, HASH_FIND, NULL) != NULL;
+}
+
+static void
+remember_prepared(PeerConnection *pc, const char *name)
+{
+	if (pc->statements == NULL)
+	{
+		HASHCTL		ctl = {.keysize = 24, .entrysize = sizeof(PreparedName)};
+
+		pc->statements = hash_create("dtx prepared statements", 32, &ctl,
+									 HASH_ELEM | HASH_BLOBS);
+	}
+	(void) hash_search(pc->statements, name, HASH_ENTER, NULL);
+}
+
+static void
+queue_statement(RemoteCall *call, int i)
+{
+	PeerConnection *pc = call->pc;
+	RemoteStatement *s = &call->statements[i];
+	bool		ok;
+
+	statement_name(s, call->names[i]);
+	call->prepares[i] = false;
+	if (pc->unnamed_only ||
+		(!is_prepared(pc, call->names[i]) && pc->statements != NULL &&
+		 hash_get_num_entries(pc->statements) >= MAX_PREPARED))
+		ok = PQsendQueryParams(pc->conn, s->sql, s->nparams, s->types, s->values,
+							   NULL, NULL, 0);
+	else
+	{
+		ok = true;
+		if (!is_prepared(pc, call->names[i]))
+		{
+			call->prepares[i] = true;
+			ok = PQsendPrepare(pc->conn, call->names[i], s->sql, s->nparams, s->types);
+		}
+		ok = ok && PQsendQueryPrepared(pc->conn, call->names[i], s->nparams, s->values,
+									   NULL, NULL, 0);
+	}
+	if (!ok)
+		call->broken = true;
+}
+
+void
+remote_start(RemoteCall *call)
+{
+	PGconn	   *conn = call->pc->conn;
+
+	call->pc->in_flight = true;
+	call->current = 0;
+	call->failed_statement = -1;
+	if (PQpipelineStatus(conn) == PQ_PIPELINE_OFF && !PQenterPipelineMode(conn))
+		call->broken = true;
+	for (int i = 0; i < call->nstatements && !call->broken; i++)
+		queue_statement(call, i);
+	call->expects_prepare = call->nstatements > 0 && call->prepares[0];
+	if (!call->broken && (!PQpipelineSync(conn) || PQflush(conn) < 0))
+		call->broken = true;
+}
+
+/* File one result where it belongs. The call owns it from here on. */
+static void
+take_result(RemoteCall *call, PGresult *result)
+{
+	int			i = call->current;
+
+	switch (PQresultStatus(result))
+	{
+		case PGRES_PIPELINE_SYNC:
+			PQclear(result);
+			call->done = true;
+			call->pc->in_flight = false;
+			if (PQtransactionStatus(call->pc->conn) != PQTRANS_IDLE)
+			{
+				/* a user's statement opened a transaction block: refused there */
+				call->broken = true;
+			}
+			break;
+		case PGRES_COMMAND_OK:
+		case PGRES_TUPLES_OK:
+			if (i < call->nstatements && call->expects_prepare)
+			{
+				PQclear(result);
+				remember_prepared(call->pc, call->names[i]);
+			}
+			else if (i < call->nstatements)
+				call->results[i] = result;
+			else
+			{
+				PQclear(result);
+				call->broken = true;
+			}
+			break;
+		case PGRES_FATAL_ERROR:
+			if (call->error == NULL)
+			{
+				call->error = result;
+				call->failed_statement = i;
+			}
+			else
+				PQclear(result);
+			break;
+		case PGRES_PIPELINE_ABORTED:
+			PQclear(result);
+			break;
+		default:
+			/* COPY and the like have no place in a pipeline */
+			PQclear(result);
+			call->broken = true;
+			break;
+	}
+}
+
+bool
+remote_advance(RemoteCall *call)
+{
+	PGconn	   *conn = call->pc->conn;
+
+	if (call->done || call->broken)
+		return true;
+	if (PQflush(conn) < 0 || !PQconsumeInput(conn))
+		call->broken = true;
+	while (!call->done && !call->broken && !PQisBusy(conn))
+	{
+		PGresult   *result = PQgetResult(conn);
+
+		if (result != NULL)
+			take_result(call, result);
+		else if (call->current >= call->nstatements)
+			call->broken = PQstatus(conn) != CONNECTION_OK;
+		else if (call->expects_prepare)
+			call->expects_prepare = false;
+		else
+		{
+			call->current++;
+			call->expects_prepare = call->current < call->nstatements &&
+				call->prepares[call->current];
+		}
+		if (result == NULL && PQstatus(conn) != CONNECTION_OK)
+			call->broken = true;
+	}
+	return call->done || call->broken;
+}
+
+uint32
+remote_wants(RemoteCall *call)
+{
+	return WL_SOCKET_READABLE |
+		(PQflush(call->pc->conn) > 0 ? WL_SOCKET_WRITEABLE : 0);
+}
+
+void
+remote_run(RemoteCall *call, TimestampTz deadline)
+{
+	TimestampTz until = deadline;
+	bool		by_call_timeout = false;
+
+	if (guc_call_timeout > 0)
+	{
+		TimestampTz limit = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_call_timeout);
+
+		if (until == 0 || limit < until)
+		{
+			until = limit;
+			by_call_timeout = true;
+		}
+	}
+	remote_start(call);
+	while (!remote_advance(call))
+	{
+		if (connection_wait(call->pc, remote_wants(call), until))
+			continue;
+		/* the connection is in flight: the abort closes it, which ends the call there */
+		if (by_call_timeout)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("canceling call to server \"%s\" due to dtx.call_timeout",
+							call->pc->server_name)));
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_TIMEOUT),
+				 errmsg("canceling call to server \"%s\" due to the global transaction's timeout",
+						call->pc->server_name)));
+	}
+}
+
+static const char *
+diagnostic(PGresult *result, int field)
+{
+	const char *value = PQresultErrorField(result, field);
+
+	return value != NULL ? pstrdup(value) : NULL;
+}
+
+/* PQerrorMessage ends with a newline. */
+static char *
+connection_message(PGconn *conn)
+{
+	const char *message = PQerrorMessage(conn);
+
+	return message != NULL && message[0] != '\0' ? pchomp(message) :
+		pstrdup("server closed the connection unexpectedly");
+}
+
+void
+remote_throw(RemoteCall *call)
+{
+	const char *server = pstrdup(call->pc->server_name);
+	const char *state = call->error ? diagnostic(call->error, PG_DIAG_SQLSTATE) : NULL;
+	const char *primary = call->error ? diagnostic(call->error, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+	const char *detail = call->error ? diagnostic(call->error, PG_DIAG_MESSAGE_DETAIL) : NULL;
+	const char *hint = call->error ? diagnostic(call->error, PG_DIAG_MESSAGE_HINT) : NULL;
+	const char *context = call->error ? diagnostic(call->error, PG_DIAG_CONTEXT) : NULL;
+	char	   *lost = connection_message(call->pc->conn);
+
+	if (call->error == NULL || state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("lost the connection to server \"%s\"", server),
+				 errdetail_internal("%s", lost),
+				 errhint("Whatever the call did there will be rolled back with this transaction.")));
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+			 primary ? errmsg_internal("%s", primary) : errmsg("error at server \"%s\"", server),
+			 detail ? errdetail_internal("%s", detail) : 0,
+			 hint ? errhint("%s", hint) : 0,
+			 context ? errcontext("%s", context) : 0,
+			 errcontext("call to server \"%s\"", server)));
+}
+
+char *
+remote_error_text(RemoteCall *call)
+{
+	if (call->error != NULL)
+	{
+		const char *state = PQresultErrorField(call->error, PG_DIAG_SQLSTATE);
+		const char *primary = PQresultErrorField(call->error, PG_DIAG_MESSAGE_PRIMARY);
+
+		if (primary != NULL)
+			return psprintf("%s: %s", state ? state : "?????", primary);
+	}
+	return connection_message(call->pc->conn);
+}
+
+bool
+remote_failed_on_statement(RemoteCall *call)
+{
+	const char *state;
+	int			failed = call->failed_statement;
+
+	if (call->error == NULL || !call->done || call->broken ||
+		failed < 0 || failed >= call->nstatements)
+		return false;
+	state = PQresultErrorField(call->error, PG_DIAG_SQLSTATE);
+	if (state == NULL)
+		return false;
+	if (strcmp(state, "26000") == 0 && !call->prepares[failed])
+	{
+		/* a pooler swapped the session: prepare again, or, if that did not
+		 * help the last time, do without */
+		if (is_prepared(call->pc, call->names[failed]))
+			(void) hash_search(call->pc->statements, call->names[failed], HASH_REMOVE, NULL);
+		return true;
+	}
+	if ((strcmp(state, "26000") == 0 || strcmp(state, "42P05") == 0) &&
+		call->prepares[failed])
+	{
+		call->pc->unnamed_only = true;
+		return true;
+	}
+	if (strcmp(state, "0A000") == 0 && is_prepared(call->pc, call->names[failed]) &&
+		PQresultErrorField(call->error, PG_DIAG_SOURCE_FUNCTION) != NULL &&
+		strcmp(PQresultErrorField(call->error, PG_DIAG_SOURCE_FUNCTION), "RevalidateCachedQuery") == 0)
+	{
+		/* "cached plan must not change result type": the table was altered */
+		call->pc->unnamed_only = true;
+		return true;
+	}
+	return false;
+}
+
+void
+remote_free(RemoteCall *call)
+{
+	for (int i = 0; i < REMOTE_MAX_STATEMENTS; i++)
+	{
+		PQclear(call->results[i]);
+		call->results[i] = NULL;
+	}
+	PQclear(call->error);
+	call->error = NULL;
+}

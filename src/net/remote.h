@@ -1,0 +1,67 @@
+/*
+ * remote.h
+ *		Calls to a peer: several statements and a Sync in one round trip.
+ *
+ * The statements of a call run in one implicit transaction at the peer, which
+ * commits at the Sync. A call succeeded only if no error came up to the reply
+ * to the Sync and the connection is idle then: deferred constraints fail there.
+ */
+#ifndef DTX_REMOTE_H
+#define DTX_REMOTE_H
+
+#include "net/connection.h"
+
+#define REMOTE_MAX_STATEMENTS	4
+
+typedef struct RemoteStatement
+{
+	const char *sql;
+	int			nparams;
+	const Oid  *types;			/* InvalidOid: the peer infers; NULL: all */
+	const char *const *values;	/* in text */
+} RemoteStatement;
+
+typedef struct RemoteCall
+{
+	PeerConnection *pc;
+	int			nstatements;
+	RemoteStatement statements[REMOTE_MAX_STATEMENTS];
+	PGresult   *results[REMOTE_MAX_STATEMENTS];
+	PGresult   *error;			/* the first error, or NULL */
+	int			failed_statement;	/* which one failed; nstatements: the commit */
+	bool		done;			/* the reply to the Sync is in */
+	bool		broken;			/* the connection is: the outcome is unknown */
+	/* progress */
+	char		names[REMOTE_MAX_STATEMENTS][24];
+	bool		prepares[REMOTE_MAX_STATEMENTS];
+	int			current;
+	bool		expects_prepare;	/* of the current statement */
+} RemoteCall;
+
+/* Queue and send as much as the socket takes. Sets broken on failure. */
+extern void remote_start(RemoteCall *call);
+
+/* Send and read what can be without waiting. True when done or broken. */
+extern bool remote_advance(RemoteCall *call);
+
+/* Does it wait to write as well as to read? */
+extern uint32 remote_wants(RemoteCall *call);
+
+/* Start, and wait for the end, serving interrupts. ERROR 57014 when
+ * dtx.call_timeout passes, 25P04 when the deadline (0: none) does. */
+extern void remote_run(RemoteCall *call, TimestampTz deadline);
+
+/* Throw the call's error, as the peer reported it, or as a lost connection. */
+extern void remote_throw(RemoteCall *call) pg_attribute_noreturn();
+
+/* "SQLSTATE: message" of what went wrong, palloc'd; for views and logs. */
+extern char *remote_error_text(RemoteCall *call);
+
+/* Failed because a prepared statement was not there, or went stale: nothing
+ * was done at the peer, and the same call may be made again. */
+extern bool remote_failed_on_statement(RemoteCall *call);
+
+/* Free the results. Call on every path. */
+extern void remote_free(RemoteCall *call);
+
+#endif							/* DTX_REMOTE_H */

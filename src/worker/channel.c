@@ -1,0 +1,594 @@
+/*
+ * channel.c
+ *		A worker's dealings with one (server, role): connect, ask, settle.
+ *
+ * A settled branch is not yet finished: the participant commits settlements
+ * without waiting for the flush, and could lose them in a crash. Its answers
+ * carry log positions. What one call settled lies before the position that the
+ * next call reports as written, and is durable when that position is. When no
+ * next call comes soon, a call that flushes takes its place.
+ */
+#include "postgres.h"
+
+#include <poll.h>
+
+#include "access/xlog.h"
+#include "common/pg_prng.h"
+#include "core/compat.h"
+#include "core/fault.h"
+#include "core/node.h"
+#include "core/settle.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+#include "worker/worker.h"
+
+#define FLUSH_DELAY			100		/* ms without a call until a flush is sent */
+#define IDLE_CLOSE			5000	/* ms without work until a connection is closed */
+#define CALL_TIMEOUT		30000	/* ms, where dtx.call_timeout sets none */
+#define REPLICATION_POLL	20		/* ms between looks at a standby's progress */
+#define MAX_ROLLBACKS		(DTX_ROLLING_BACK / 2)	/* in one call */
+
+Channel *
+channel_get(Oid server, Oid role)
+{
+	Channel    *channel;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker.channels)
+	{
+		channel = dlist_container(Channel, link, iter.cur);
+		if (channel->server == server && channel->role == role)
+			return channel;
+	}
+	channel = MemoryContextAllocZero(worker.context, sizeof(Channel));
+	channel->server = server;
+	channel->role = role;
+	channel->call_context = AllocSetContextCreate(worker.context, "dtx call", ALLOCSET_SMALL_SIZES);
+	dlist_init(&channel->queue);
+	dlist_init(&channel->called);
+	dlist_init(&channel->answered);
+	dlist_push_tail(&worker.channels, &channel->link);
+	return channel;
+}
+
+/* Put back what is not known to be done, in its order. */
+static void
+take_back(Channel *channel)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &channel->called)
+		item_requeue(channel, dlist_container(SettleItem, link, iter.cur), 0);
+	dlist_foreach_modify(iter, &channel->answered)
+		item_requeue(channel, dlist_container(SettleItem, link, iter.cur), 0);
+	channel->positions[0] = channel->positions[1] = InvalidXLogRecPtr;
+}
+
+void
+channel_close(Channel *channel)
+{
+	remote_free(&channel->call);
+	if (channel->pc != NULL)
+		connection_close(channel->pc);
+	channel->pc = NULL;
+	channel->greeted = false;
+	channel->state = CHANNEL_CLOSED;
+	take_back(channel);
+}
+
+static void
+channel_failed(Channel *channel, const char *why)
+{
+	char	   *message = MemoryContextStrdup(worker.context, why);
+
+	channel_close(channel);
+	channel->failures++;
+	channel->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  backoff_delay(channel->failures));
+	stat_add(STAT_SETTLE_RETRIES, 1);
+	contact_record(channel, message, channel->not_before);
+	channel->failure_recorded = true;
+	pfree(message);
+}
+
+/* May the item be sent now? A commit has to be as durable as it is meant to be. */
+static bool
+item_is_due(const SettleItem *item, TimestampTz now, bool *gated)
+{
+	if (item->next_attempt > now)
+		return false;
+	if (item->commit && dtx_waits_for_standbys() &&
+		durable_position() < item->decided_at)
+	{
+		*gated = true;
+		return false;
+	}
+	return true;
+}
+
+static bool
+has_due_item(Channel *channel, TimestampTz now, TimestampTz *next)
+{
+	dlist_iter	iter;
+	bool		gated = false;
+
+	dlist_foreach(iter, &channel->queue)
+	{
+		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+
+		if (item_is_due(item, now, &gated))
+			return true;
+		if (item->next_attempt > now && (*next == 0 || item->next_attempt < *next))
+			*next = item->next_attempt;
+	}
+	if (gated)
+		*next = TimestampTzPlusMilliseconds(now, REPLICATION_POLL);
+	return false;
+}
+
+static TimestampTz
+flush_due(Channel *channel)
+{
+	return dlist_is_empty(&channel->answered) ? 0 :
+		TimestampTzPlusMilliseconds(channel->answered_at, FLUSH_DELAY);
+}
+
+static bool
+wants_connection(Channel *channel, TimestampTz now)
+{
+	TimestampTz next = 0;
+
+	return now >= channel->recovery_due || has_due_item(channel, now, &next);
+}
+
+TimestampTz
+channel_due(Channel *channel)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = 0;
+
+	switch (channel->state)
+	{
+		case CHANNEL_CONNECTING:
+		case CHANNEL_CALLING:
+			return channel->call_deadline;
+		default:
+			break;
+	}
+	if (now < channel->not_before)
+		return channel->not_before;
+	if (has_due_item(channel, now, &next))
+		return now;
+	if (next == 0 || channel->recovery_due < next)
+		next = channel->recovery_due;
+	if (!dlist_is_empty(&channel->answered) && flush_due(channel) < next)
+		next = flush_due(channel);
+	return next;
+}
+
+uint32
+channel_events(Channel *channel)
+{
+	switch (channel->state)
+	{
+		case CHANNEL_CONNECTING:
+			return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? 0 :
+				channel->polling == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+		case CHANNEL_CALLING:
+			return remote_wants(&channel->call);
+		default:
+			return 0;
+	}
+}
+
+/* --- calls --- */
+
+static void
+start_call(Channel *channel, ChannelCall kind)
+{
+	int			timeout = guc_call_timeout > 0 ? guc_call_timeout : CALL_TIMEOUT;
+
+	channel->calling = kind;
+	channel->call.pc = channel->pc;
+	channel->state = CHANNEL_CALLING;
+	channel->call_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	channel->last_used = GetCurrentTimestamp();
+	remote_start(&channel->call);
+}
+
+/* An empty call; what it needs is allocated in the channel's context. */
+static RemoteCall *
+new_call(Channel *channel, int nstatements)
+{
+	remote_free(&channel->call);
+	MemoryContextReset(channel->call_context);
+	memset(&channel->call, 0, sizeof(channel->call));
+	channel->call.nstatements = nstatements;
+	return &channel->call;
+}
+
+static void
+set_statement(RemoteCall *call, int i, const char *sql, int nparams, const char *const *values)
+{
+	call->statements[i].sql = sql;
+	call->statements[i].nparams = nparams;
+	call->statements[i].values = values;
+}
+
+static void
+start_greeting(Channel *channel)
+{
+	RemoteCall *call = new_call(channel, 1);
+	const char **values = MemoryContextAlloc(channel->call_context, sizeof(char *));
+
+	values[0] = CppAsString2(DTX_PROTOCOL_VERSION);
+	set_statement(call, 0, HELLO_SQL,
+				  1, values);
+	start_call(channel, CALL_GREET);
+}
+
+static void
+start_pending(Channel *channel)
+{
+	RemoteCall *call = new_call(channel, 1);
+	MemoryContext old;
+	List	   *ids;
+	const char **items;
+	const char **values;
+	ListCell   *cell;
+	int			n = 0;
+
+	worker_begin();
+	old = MemoryContextSwitchTo(channel->call_context);
+	ids = node_all_ids();
+	items = palloc(list_length(ids) * sizeof(char *));
+	foreach(cell, ids)
+		items[n++] = lfirst(cell);
+	values = palloc(sizeof(char *));
+	values[0] = text_array_literal(items, n);
+	MemoryContextSwitchTo(old);
+	worker_commit(false);
+	set_statement(call, 0, "SELECT gid FROM dtx.branch_pending($1::pg_catalog.text[]) AS t(gid)", 1, values);
+	start_call(channel, CALL_PENDING);
+}
+
+static void
+start_settle(Channel *channel)
+{
+	RemoteCall *call = new_call(channel, 3);
+	MemoryContext old = MemoryContextSwitchTo(channel->call_context);
+	const char **gids = palloc(guc_settle_batch * sizeof(char *));
+	bool	   *commits = palloc(guc_settle_batch * sizeof(bool));
+	const char **values = palloc(3 * sizeof(char *));
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = 0,
+				rollbacks = 0;
+	bool		gated = false;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &channel->queue)
+	{
+		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		Gid			gid;
+		char		text[DTX_GID_SIZE];
+
+		if (n == guc_settle_batch)
+			break;
+		if (!item_is_due(item, now, &gated) || (!item->commit && rollbacks == MAX_ROLLBACKS))
+			continue;
+		rollbacks += !item->commit;
+		strlcpy(gid.xid.node, item->node, sizeof(gid.xid.node));
+		gid.xid.n = item->key.n;
+		gid.xid.r = item->key.r;
+		gid.b = (uint32) item->key.b;
+		gid_format(&gid, text);
+		gids[n] = pstrdup(text);
+		commits[n++] = item->commit;
+		dlist_delete(&item->link);
+		channel->nqueued--;
+		item->state = ITEM_CALLED;
+		dlist_push_tail(&channel->called, &item->link);
+	}
+	values[0] = text_array_literal(gids, n);
+	values[1] = bool_array_literal(commits, n);
+	values[2] = psprintf(UINT64_FORMAT, worker.slot->horizon);
+	MemoryContextSwitchTo(old);
+	set_statement(call, 0, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", 0, NULL);
+	set_statement(call, 1, SETTLE_SQL, 3, values);
+	set_statement(call, 2, "COMMIT", 0, NULL);
+	DTX_FAULT_POINT("worker-before-settle");
+	start_call(channel, CALL_SETTLE);
+}
+
+static void
+start_flush(Channel *channel)
+{
+	RemoteCall *call = new_call(channel, 1);
+
+	set_statement(call, 0, "SELECT dtx.branch_flush()", 0, NULL);
+	start_call(channel, CALL_FLUSH);
+}
+
+/* --- answers --- */
+
+/* What was settled by the answers up to that ordinal is durable at the peer. */
+static void
+confirm(Channel *channel, uint64 answer)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &channel->answered)
+	{
+		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+
+		if (item->answer > answer)
+			break;
+		dlist_delete(&item->link);
+		item->state = ITEM_CONFIRMED;
+		item->answer = 0;
+		dlist_push_tail(&worker.confirmed, &item->link);
+		worker.nconfirmed++;
+	}
+}
+
+static void
+settle_answered(Channel *channel)
+{
+	PGresult   *result = channel->call.results[1];
+	int			row = 0;
+	int			last = PQntuples(result) - 1;
+	XLogRecPtr	written,
+				durable;
+	bool		in_transaction = false;
+	dlist_mutable_iter iter;
+
+	DTX_FAULT_POINT("worker-after-settle");
+	channel->answers++;
+	dlist_foreach_modify(iter, &channel->called)
+	{
+		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		const char *outcome = row < last ? PQgetvalue(result, row, 0) : SETTLE_FAILED;
+		const char *detail = row < last ? PQgetvalue(result, row, 1) : "no answer";
+
+		row++;
+		if (strcmp(outcome, SETTLE_SETTLED) == 0)
+		{
+			dlist_delete(&item->link);
+			item->state = ITEM_ANSWERED;
+			item->answer = channel->answers;
+			dlist_push_tail(&channel->answered, &item->link);
+		}
+		else if (strcmp(outcome, SETTLE_BUSY) == 0)
+			item_requeue(channel, item, 10);
+		else
+		{
+			char		message[1024];
+
+			if (!in_transaction)
+				worker_begin();
+			in_transaction = true;
+			snprintf(message, sizeof(message), "%s: %s", outcome, detail);
+			item_record_failure(item, message);
+			item_requeue(channel, item, backoff_delay(item->attempts));
+		}
+	}
+	if (in_transaction)
+		worker_commit(false);
+
+	written = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, last, 2))));
+	durable = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(PQgetvalue(result, last, 3))));
+	/* positions[0]: reported by the call before this one; [1]: by this one */
+	channel->positions[0] = channel->positions[1];
+	channel->positions[1] = written;
+	if (channel->answers > 1 && durable >= written)
+		confirm(channel, channel->answers - 1);
+	else if (channel->answers > 2 && channel->positions[0] != InvalidXLogRecPtr &&
+			 durable >= channel->positions[0])
+		confirm(channel, channel->answers - 2);
+	channel->answered_at = GetCurrentTimestamp();
+	stat_add(STAT_SETTLE_CALLS, 1);
+}
+
+static void
+greeting_answered(Channel *channel)
+{
+	PGresult   *result = channel->call.results[0];
+
+	if (atoi(PQgetvalue(result, 0, 1)) != DTX_PROTOCOL_VERSION)
+	{
+		channel_failed(channel, "the peer speaks another version of dtx's protocol");
+		return;
+	}
+	if (PQgetvalue(result, 0, 3)[0] == 't')
+	{
+		channel_failed(channel, "the peer is in recovery");
+		return;
+	}
+	strlcpy(channel->pc->peer_node, PQgetvalue(result, 0, 0), sizeof(channel->pc->peer_node));
+	strlcpy(channel->pc->peer_version, PQgetvalue(result, 0, 2), sizeof(channel->pc->peer_version));
+	channel->greeted = true;
+	channel->state = CHANNEL_IDLE;
+	if (channel->failures > 0 || channel->failure_recorded)
+		contact_record(channel, NULL, 0);
+	channel->failures = 0;
+	channel->failure_recorded = false;
+}
+
+static void
+pending_answered(Channel *channel)
+{
+	double		jitter = 0.9 + 0.2 * pg_prng_double(&pg_global_prng_state);
+
+	recovery_decide(channel, channel->call.results[0]);
+	channel->recovered = true;
+	channel->recovery_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														(int64) (guc_recovery_interval * jitter));
+	contact_record(channel, NULL, 0);
+	stat_add(STAT_RECOVERY_PASSES, 1);
+}
+
+static void
+call_ended(Channel *channel)
+{
+	channel->state = CHANNEL_IDLE;
+	channel->last_used = GetCurrentTimestamp();
+	if (channel->call.broken || channel->call.error != NULL)
+	{
+		if (channel->call.error != NULL && remote_failed_on_statement(&channel->call))
+		{
+			/* nothing was done; say it again */
+			remote_free(&channel->call);
+			take_back(channel);
+			return;
+		}
+		channel_failed(channel, remote_error_text(&channel->call));
+		return;
+	}
+	switch (channel->calling)
+	{
+		case CALL_GREET:
+			greeting_answered(channel);
+			break;
+		case CALL_PENDING:
+			pending_answered(channel);
+			break;
+		case CALL_SETTLE:
+			settle_answered(channel);
+			break;
+		case CALL_FLUSH:
+			confirm(channel, channel->answers);
+			break;
+	}
+	remote_free(&channel->call);
+}
+
+/* --- steps --- */
+
+static void
+start_connecting(Channel *channel)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *volatile error = NULL;
+
+	worker_begin();
+	PG_TRY();
+	{
+		channel->pc = connection_start(channel->server, channel->role);
+		worker_commit(false);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		error = edata->message;
+	}
+	PG_END_TRY();
+	if (error != NULL)
+	{
+		channel_failed(channel, error);
+		return;
+	}
+	if (channel->pc->conn == NULL || PQstatus(channel->pc->conn) == CONNECTION_BAD)
+	{
+		channel_failed(channel, channel->pc->conn == NULL ? "out of memory" :
+					   pchomp(PQerrorMessage(channel->pc->conn)));
+		return;
+	}
+	channel->state = CHANNEL_CONNECTING;
+	channel->polling = PGRES_POLLING_WRITING;
+	channel->call_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
+}
+
+static void
+go_on_connecting(Channel *channel)
+{
+	struct pollfd fd = {0};
+
+	/* libpq wants to be called only when the socket is ready */
+	fd.fd = PQsocket(channel->pc->conn);
+	fd.events = channel->polling == PGRES_POLLING_READING ? POLLIN : POLLOUT;
+	if (poll(&fd, 1, 0) <= 0)
+	{
+		if (GetCurrentTimestamp() >= channel->call_deadline)
+			channel_failed(channel, "could not connect within dtx.connect_timeout");
+		return;
+	}
+	channel->polling = connection_poll(channel->pc);
+	if (channel->polling == PGRES_POLLING_FAILED)
+		channel_failed(channel, pchomp(PQerrorMessage(channel->pc->conn)));
+	else if (channel->polling == PGRES_POLLING_OK)
+	{
+		if (!connection_password_ok(channel->pc))
+		{
+			channel_failed(channel, "password is required: the server did not ask for the user mapping's");
+			return;
+		}
+		channel->pc->in_flight = false;
+		channel->state = CHANNEL_IDLE;
+	}
+}
+
+static void
+start_next_call(Channel *channel)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = 0;
+	bool		settle = has_due_item(channel, now, &next);
+
+	if (!channel->greeted)
+		start_greeting(channel);
+	else if (now >= channel->recovery_due)
+		start_pending(channel);
+	else if (settle)
+		start_settle(channel);
+	else if (!dlist_is_empty(&channel->answered) && now >= flush_due(channel))
+		start_flush(channel);
+	else if (dlist_is_empty(&channel->answered) &&
+			 now >= TimestampTzPlusMilliseconds(channel->last_used, IDLE_CLOSE))
+		channel_close(channel);
+}
+
+void
+channel_step(Channel *channel)
+{
+	ChannelState before;
+
+	/* as long as a step leads somewhere, take the next */
+	do
+	{
+		before = channel->state;
+		switch (channel->state)
+		{
+			case CHANNEL_CLOSED:
+				if (GetCurrentTimestamp() >= channel->not_before &&
+					wants_connection(channel, GetCurrentTimestamp()))
+					start_connecting(channel);
+				break;
+			case CHANNEL_CONNECTING:
+				go_on_connecting(channel);
+				break;
+			case CHANNEL_IDLE:
+				if (connection_is_dead(channel->pc))
+					channel_close(channel);
+				else
+					start_next_call(channel);
+				break;
+			case CHANNEL_CALLING:
+				if (remote_advance(&channel->call))
+					call_ended(channel);
+				else if (GetCurrentTimestamp() >= channel->call_deadline)
+					channel_failed(channel, "the peer did not answer in time");
+				break;
+		}
+	} while (channel->state != before);
+}

@@ -1,0 +1,229 @@
+/*
+ * control.c
+ *		Starting and stopping workers from other processes.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "core/compat.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "fmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "worker/control.h"
+
+PG_FUNCTION_INFO_V1(dtx_installed);
+
+static bool wake_at_commit = false;
+
+void
+worker_wake_at_commit(void)
+{
+	wake_at_commit = true;
+}
+
+/* dtx.installed(): the end of CREATE EXTENSION; a worker is due when it commits */
+Datum
+dtx_installed(PG_FUNCTION_ARGS)
+{
+	shmem_require();
+	wake_at_commit = true;
+	PG_RETURN_VOID();
+}
+
+void
+worker_control_xact_end(bool commit)
+{
+	DatabaseSlot *slot;
+
+	if (!wake_at_commit)
+		return;
+	wake_at_commit = false;
+	if (commit && (slot = my_database_slot()) != NULL)
+		worker_wake(slot);
+}
+
+/* The database that a utility command needs for itself. */
+static Oid
+database_of(Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_DropdbStmt:
+			return get_database_oid(((DropdbStmt *) node)->dbname, true);
+		case T_RenameStmt:
+			if (((RenameStmt *) node)->renameType != OBJECT_DATABASE)
+				return InvalidOid;
+			return get_database_oid(((RenameStmt *) node)->subname, true);
+		case T_AlterDatabaseStmt:
+			return get_database_oid(((AlterDatabaseStmt *) node)->dbname, true);
+		case T_CreatedbStmt:
+			{
+				const char *template = "template1";
+				ListCell   *cell;
+
+				foreach(cell, ((CreatedbStmt *) node)->options)
+				{
+					DefElem    *def = lfirst_node(DefElem, cell);
+
+					if (strcmp(def->defname, "template") == 0 && def->arg != NULL)
+						template = defGetString(def);
+				}
+				return get_database_oid(template, true);
+			}
+		default:
+			return InvalidOid;
+	}
+}
+
+Oid
+worker_hold_for(PlannedStmt *statement)
+{
+	Oid			database;
+	DatabaseSlot *slot;
+
+	if (shared == NULL)
+		return InvalidOid;
+	database = database_of(statement->utilityStmt);
+	if (!OidIsValid(database) || (slot = database_slot_find(database, true)) == NULL)
+		return InvalidOid;
+
+	SpinLockAcquire(&slot->mutex);
+	slot->holds++;
+	if (slot->worker_latch != NULL)
+		SetLatch(slot->worker_latch);
+	SpinLockRelease(&slot->mutex);
+
+	PG_TRY();
+	{
+		ConditionVariablePrepareToSleep(&slot->changed);
+		while (slot->worker_pid != 0)
+			(void) ConditionVariableTimedSleep(&slot->changed, 1000, PG_WAIT_EXTENSION);
+		ConditionVariableCancelSleep();
+	}
+	PG_CATCH();
+	{
+		worker_release(database);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return database;
+}
+
+void
+worker_release(Oid database)
+{
+	DatabaseSlot *slot = database_slot_find(database, false);
+
+	if (slot == NULL)
+		return;
+	SpinLockAcquire(&slot->mutex);
+	slot->holds--;
+	slot->wanted = true;
+	SpinLockRelease(&slot->mutex);
+	launcher_wake();
+}
+
+void
+worker_forget(Oid database)
+{
+	database_slot_free(database);
+}
+
+/* Is there a row of dtx.branch that needs this object? Rows that are not
+ * committed yet count: their transaction may. */
+static bool
+branches_need(int column, Oid value)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = column == 0 || DatumGetObjectId(own_column(&scan, tuple, column, NULL)) == value;
+	own_scan_end(&scan);
+	return found;
+}
+
+static bool
+branches_in_doubt_here(void)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd';
+	own_scan_end(&scan);
+	return found;
+}
+
+static bool
+outcomes_under_way(Oid server)
+{
+	DatabaseSlot *slot = my_database_slot();
+	bool		any = false;
+
+	if (slot == NULL)
+		return false;
+	SpinLockAcquire(&slot->mutex);
+	for (uint64 i = slot->tail; i < slot->head; i++)
+		any |= !OidIsValid(server) || slot->ring[i % DTX_OUTCOME_RING].server == server;
+	any |= slot->nopen > 0;
+	SpinLockRelease(&slot->mutex);
+	return any;
+}
+
+static void
+refuse_drop(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("cannot drop %s: branches of global transactions that need it are not settled", what),
+			 errhint("Wait until they are; see the view dtx_branches.")));
+}
+
+void
+worker_guard_drop(Oid class_id, Oid object_id)
+{
+	if (class_id != ForeignServerRelationId && class_id != UserMappingRelationId &&
+		class_id != AuthIdRelationId && class_id != ExtensionRelationId)
+		return;
+	if (shared == NULL || !OidIsValid(own_relid_if_any(OWN_BRANCH)))
+		return;
+	if (class_id == ForeignServerRelationId &&
+		(branches_need(Anum_branch_server, object_id) || outcomes_under_way(object_id)))
+		refuse_drop("the server");
+	if (class_id == UserMappingRelationId)
+	{
+		HeapTuple	tuple = SearchSysCache1(USERMAPPINGOID, ObjectIdGetDatum(object_id));
+		Oid			server = InvalidOid;
+
+		if (HeapTupleIsValid(tuple))
+		{
+			server = ((Form_pg_user_mapping) GETSTRUCT(tuple))->umserver;
+			ReleaseSysCache(tuple);
+		}
+		if (branches_need(Anum_branch_server, server) || outcomes_under_way(server))
+			refuse_drop("the user mapping");
+	}
+	if (class_id == AuthIdRelationId && branches_need(Anum_branch_role, object_id))
+		refuse_drop("the role");
+	if (class_id == ExtensionRelationId)
+	{
+		if (object_id != get_extension_oid("dtx", true))
+			return;
+		if (branches_need(0, InvalidOid) || branches_in_doubt_here() || outcomes_under_way(InvalidOid))
+			refuse_drop("extension dtx");
+		wake_at_commit = true;
+	}
+}

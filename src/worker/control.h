@@ -1,0 +1,34 @@
+/*
+ * control.h
+ *		How other processes ask for workers, and send them away.
+ */
+#ifndef DTX_WORKER_CONTROL_H
+#define DTX_WORKER_CONTROL_H
+
+#include "postgres.h"
+
+#include "nodes/plannodes.h"
+
+/*
+ * A utility command that needs a database without sessions (DROP DATABASE,
+ * ALTER DATABASE RENAME, CREATE DATABASE with it as template): send its worker
+ * away, and keep it away until worker_release. Returns the database, or
+ * InvalidOid when the command is no such one.
+ */
+extern Oid	worker_hold_for(PlannedStmt *statement);
+extern void worker_release(Oid database);
+
+/* A database was dropped. */
+extern void worker_forget(Oid database);
+
+/* DROP of a server, a user mapping, a role or the extension: refuse while
+ * branches need it. Part of the object access hook. */
+extern void worker_guard_drop(Oid class_id, Oid object_id);
+
+/* When this transaction commits, a worker is needed. */
+extern void worker_wake_at_commit(void);
+
+/* Never throws. */
+extern void worker_control_xact_end(bool commit);
+
+#endif							/* DTX_WORKER_CONTROL_H */

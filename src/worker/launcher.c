@@ -1,0 +1,333 @@
+/*
+ * launcher.c
+ *		One process a cluster that starts a worker in each database with dtx.
+ *
+ * At its start, and when a database appears, it sends a worker to look whether
+ * the extension is there. Later it starts workers where one is wanted: where a
+ * session has work, or contacts are due to be asked. When all process slots
+ * are taken the database that has waited longest comes first.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "core/compat.h"
+#include "core/shmem.h"
+#include "guc.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/worker.h"
+
+#define LIST_INTERVAL	60000	/* ms between looks at pg_database */
+
+typedef struct Database
+{
+	dlist_node	link;
+	Oid			oid;
+	bool		seen;			/* in pg_database, at the last look */
+	bool		probed;			/* a worker has looked for the extension */
+	BackgroundWorkerHandle *handle; /* NULL: no worker */
+	int			failures;		/* of the last workers, in a row */
+	TimestampTz not_before;
+	TimestampTz waiting_since;	/* 0: it has no work */
+} Database;
+
+static dlist_head databases = DLIST_STATIC_INIT(databases);
+static bool starved = false;	/* no process slot was free */
+
+void
+launcher_register(void)
+{
+	BackgroundWorker bgw = {0};
+
+	bgw.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	bgw.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	bgw.bgw_restart_time = 1;
+	strlcpy(bgw.bgw_library_name, "dtx", sizeof(bgw.bgw_library_name));
+	strlcpy(bgw.bgw_function_name, "dtx_launcher_main", sizeof(bgw.bgw_function_name));
+	strlcpy(bgw.bgw_name, "dtx launcher", sizeof(bgw.bgw_name));
+	strlcpy(bgw.bgw_type, "dtx launcher", sizeof(bgw.bgw_type));
+	RegisterBackgroundWorker(&bgw);
+}
+
+static void
+launcher_exit(int code, Datum arg)
+{
+	shared->launcher_latch = NULL;
+	shared->launcher_pid = 0;
+}
+
+static Database *
+database_entry(Oid oid)
+{
+	Database   *db;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &databases)
+	{
+		db = dlist_container(Database, link, iter.cur);
+		if (db->oid == oid)
+			return db;
+	}
+	db = MemoryContextAllocZero(TopMemoryContext, sizeof(Database));
+	db->oid = oid;
+	dlist_push_tail(&databases, &db->link);
+	return db;
+}
+
+/* Compare the list with pg_database. */
+static void
+list_databases(void)
+{
+	dlist_mutable_iter iter;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	dlist_foreach_modify(iter, &databases)
+		dlist_container(Database, link, iter.cur)->seen = false;
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->datallowconn && !form->datistemplate)
+			database_entry(form->oid)->seen = true;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+
+	dlist_foreach_modify(iter, &databases)
+	{
+		Database   *db = dlist_container(Database, link, iter.cur);
+
+		if (db->seen || db->handle != NULL)
+			continue;
+		database_slot_free(db->oid);
+		dlist_delete(&db->link);
+		pfree(db);
+	}
+}
+
+/* The worker of a database has ended, or never came up. */
+static void
+worker_ended(Database *db)
+{
+	DatabaseSlot *slot = database_slot_find(db->oid, false);
+
+	pfree(db->handle);
+	db->handle = NULL;
+	if (slot == NULL)
+	{
+		/* it found no extension */
+		db->failures = 0;
+		return;
+	}
+	SpinLockAcquire(&slot->mutex);
+	if (slot->worker_pid != 0)
+	{
+		/* it ended without saying so: an error; do not start one in a hurry */
+		slot->worker_pid = 0;
+		slot->worker_latch = NULL;
+		db->failures++;
+	}
+	else
+		db->failures = 0;
+	slot->last_run = GetCurrentTimestamp();
+	SpinLockRelease(&slot->mutex);
+	ConditionVariableBroadcast(&slot->changed);
+	db->not_before = db->failures == 0 ? 0 :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(1000 * db->failures, 30000));
+}
+
+/* Does the database need a worker now? */
+static bool
+needs_worker(Database *db, TimestampTz now)
+{
+	DatabaseSlot *slot = database_slot_find(db->oid, false);
+
+	if (db->handle != NULL || !db->seen || now < db->not_before)
+		return false;
+	if (!db->probed)
+		return true;
+	return slot != NULL && slot->holds == 0 &&
+		(slot->wanted || slot->rescan || slot->ask_peers || slot->tail < slot->head ||
+		 (slot->has_contacts &&
+		  now >= TimestampTzPlusMilliseconds(slot->last_run, guc_recovery_interval)));
+}
+
+static void
+start_worker(Database *db)
+{
+	BackgroundWorker bgw = {0};
+	DatabaseSlot *slot = database_slot_find(db->oid, true);
+	bool		held;
+
+	if (slot == NULL)
+	{
+		if (!db->probed)
+			ereport(LOG,
+					(errmsg("no slot is free for another database"),
+					 errhint("Raise dtx.max_databases and restart the server.")));
+		db->probed = true;
+		return;
+	}
+	SpinLockAcquire(&slot->mutex);
+	held = slot->holds > 0;
+	if (!held)
+	{
+		slot->worker_pid = -1;
+		slot->wanted = false;
+	}
+	SpinLockRelease(&slot->mutex);
+	if (held)
+		return;
+
+	bgw.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	bgw.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	bgw.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(bgw.bgw_library_name, "dtx", sizeof(bgw.bgw_library_name));
+	strlcpy(bgw.bgw_function_name, "dtx_worker_main", sizeof(bgw.bgw_function_name));
+	snprintf(bgw.bgw_name, sizeof(bgw.bgw_name), "dtx worker for database %u", db->oid);
+	strlcpy(bgw.bgw_type, "dtx worker", sizeof(bgw.bgw_type));
+	bgw.bgw_main_arg = ObjectIdGetDatum(db->oid);
+	bgw.bgw_notify_pid = MyProcPid;
+	if (RegisterDynamicBackgroundWorker(&bgw, &db->handle))
+	{
+		db->probed = true;
+		db->waiting_since = 0;
+		return;
+	}
+	db->handle = NULL;
+	starved = true;
+	SpinLockAcquire(&slot->mutex);
+	slot->worker_pid = 0;
+	slot->wanted = true;
+	SpinLockRelease(&slot->mutex);
+	ConditionVariableBroadcast(&slot->changed);
+}
+
+/* Start workers, the database first that has waited longest. */
+static void
+start_workers(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	starved = false;
+	for (;;)
+	{
+		Database   *first = NULL;
+		dlist_iter	iter;
+
+		dlist_foreach(iter, &databases)
+		{
+			Database   *db = dlist_container(Database, link, iter.cur);
+
+			if (!needs_worker(db, now))
+			{
+				db->waiting_since = 0;
+				continue;
+			}
+			if (db->waiting_since == 0)
+				db->waiting_since = now;
+			if (first == NULL || db->waiting_since < first->waiting_since)
+				first = db;
+		}
+		if (first == NULL || starved)
+			break;
+		start_worker(first);
+		if (first->handle == NULL)
+			break;
+	}
+	if (!starved)
+		return;
+
+	/* ask those who are idle to give their process slots back */
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		DatabaseSlot *slot = database_slot_number(i);
+
+		SpinLockAcquire(&slot->mutex);
+		slot->yield = slot->worker_pid > 0;
+		if (slot->worker_latch != NULL)
+			SetLatch(slot->worker_latch);
+		SpinLockRelease(&slot->mutex);
+	}
+}
+
+void
+dtx_launcher_main(Datum arg)
+{
+	TimestampTz next_list = 0;
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	before_shmem_exit(launcher_exit, 0);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	shared->launcher_pid = MyProcPid;
+	shared->launcher_latch = &MyProc->procLatch;
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		bool		stranger = false;
+		dlist_iter	iter;
+
+		for (int i = 0; i < shared->ndatabases && !stranger; i++)
+		{
+			DatabaseSlot *slot = database_slot_number(i);
+
+			if (OidIsValid(slot->database) && slot->wanted)
+			{
+				bool		known = false;
+
+				dlist_foreach(iter, &databases)
+					known |= dlist_container(Database, link, iter.cur)->oid == slot->database;
+				stranger = !known;
+			}
+		}
+		if (now >= next_list || stranger)
+		{
+			list_databases();
+			next_list = TimestampTzPlusMilliseconds(now, LIST_INTERVAL);
+		}
+		dlist_foreach(iter, &databases)
+		{
+			Database   *db = dlist_container(Database, link, iter.cur);
+			pid_t		pid;
+
+			if (db->handle != NULL &&
+				GetBackgroundWorkerPid(db->handle, &pid) == BGWH_STOPPED)
+				worker_ended(db);
+		}
+		start_workers();
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 1000, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}

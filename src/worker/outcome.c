@@ -1,0 +1,403 @@
+/*
+ * outcome.c
+ *		Items: branches of this node whose decision is made, until they are
+ *		settled and history.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "core/fault.h"
+#include "core/node.h"
+#include "core/relations.h"
+#include "core/settle.h"
+#include "guc.h"
+#include "storage/procarray.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/timestamp.h"
+#include "worker/worker.h"
+
+/* Branches of unreachable peers wait in dtx.branch, not all in memory. */
+#define MAX_ITEMS			50000
+#define PRUNE_INTERVAL		60000	/* ms */
+
+static uint64 next_horizon = 0; /* to be published once next_horizon_lsn is durable */
+static XLogRecPtr next_horizon_lsn;
+static TimestampTz next_prune = 0;
+
+static void
+item_gid(const SettleItem *item, Gid *gid, char *text)
+{
+	strlcpy(gid->xid.node, item->node, sizeof(gid->xid.node));
+	gid->xid.n = item->key.n;
+	gid->xid.r = item->key.r;
+	gid->b = (uint32) item->key.b;
+	gid_format(gid, text);
+}
+
+void
+item_add(const Outcome *outcome, const char *node)
+{
+	ItemKey		key = {outcome->n, outcome->r, outcome->b};
+	SettleItem	   *item;
+	Channel    *channel;
+	bool		known;
+
+	item = hash_search(worker.items, &key, HASH_ENTER, &known);
+	if (known)
+		return;
+	item->commit = outcome->commit;
+	item->mode = outcome->mode;
+	item->server = outcome->server;
+	item->role = outcome->role;
+	item->decided_at = outcome->decided_at;
+	item->attempts = 0;
+	item->next_attempt = 0;
+	strlcpy(item->node, node, sizeof(item->node));
+	item->state = ITEM_QUEUED;
+	channel = channel_get(item->server, item->role);
+	dlist_push_tail(&channel->queue, &item->link);
+	channel->nqueued++;
+	worker.last_work = GetCurrentTimestamp();
+}
+
+void
+item_requeue(Channel *channel, SettleItem *item, long delay)
+{
+	dlist_delete(&item->link);
+	item->state = ITEM_QUEUED;
+	item->next_attempt = delay == 0 ? 0 :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+	dlist_push_tail(&channel->queue, &item->link);
+	channel->nqueued++;
+}
+
+/* The visible row of a branch in an open scan of dtx.branch by n, or NULL. */
+static HeapTuple
+find_row(OwnScan *scan, const char *gid_text)
+{
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = own_scan_next(scan)))
+	{
+		text	   *gid = DatumGetTextPP(own_column(scan, tuple, Anum_branch_gid, NULL));
+
+		if (VARSIZE_ANY_EXHDR(gid) == strlen(gid_text) &&
+			memcmp(VARDATA_ANY(gid), gid_text, strlen(gid_text)) == 0)
+			return tuple;
+	}
+	return NULL;
+}
+
+void
+item_record_failure(SettleItem *item, const char *message)
+{
+	Datum		values[Natts_branch] = {0};
+	bool		nulls[Natts_branch] = {0};
+	bool		replace[Natts_branch] = {0};
+	char		text[DTX_GID_SIZE];
+	Gid			gid;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	item->attempts++;
+	stat_add(STAT_SETTLE_RETRIES, 1);
+	if (!item->commit)
+		return;					/* a rollback has no row here; the participant keeps its own */
+	item_gid(item, &gid, text);
+	values[Anum_branch_attempts - 1] = Int32GetDatum(item->attempts);
+	replace[Anum_branch_attempts - 1] = true;
+	values[Anum_branch_last_error - 1] = CStringGetTextDatum(message);
+	replace[Anum_branch_last_error - 1] = true;
+	values[Anum_branch_next_attempt - 1] =
+		TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(item->attempts)));
+	replace[Anum_branch_next_attempt - 1] = true;
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) item->key.n);
+	tuple = find_row(&scan, text);
+	if (HeapTupleIsValid(tuple))
+		own_update(&scan, tuple, values, nulls, replace);
+	own_scan_end(&scan);
+}
+
+void
+outcomes_drain(void)
+{
+	Outcome		outcomes[64];
+	int			n;
+	char		self[DTX_NODE_SIZE] = "";
+	bool		rescan,
+				ask;
+
+	while ((n = outcome_pop(worker.slot, outcomes, lengthof(outcomes))) > 0)
+	{
+		if (self[0] == '\0')
+		{
+			worker_begin();
+			strlcpy(self, node_self(), sizeof(self));
+			worker_commit(false);
+		}
+		for (int i = 0; i < n; i++)
+			item_add(&outcomes[i], self);
+	}
+
+	SpinLockAcquire(&worker.slot->mutex);
+	rescan = worker.slot->rescan;
+	ask = worker.slot->ask_peers;
+	worker.slot->rescan = worker.slot->ask_peers = false;
+	SpinLockRelease(&worker.slot->mutex);
+	if (ask)
+	{
+		dlist_iter	iter;
+
+		dlist_foreach(iter, &worker.channels)
+		{
+			Channel    *channel = dlist_container(Channel, link, iter.cur);
+
+			channel->recovery_due = 0;
+			channel->recovered = false;
+		}
+		worker.slot->recovered = false;
+	}
+	if (rescan)
+		outcomes_rescan();
+}
+
+void
+outcomes_rescan(void)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	worker_begin();
+	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Outcome		outcome = {0};
+		Gid			gid;
+
+		if (hash_get_num_entries(worker.items) >= MAX_ITEMS)
+		{
+			/* the rest when some of these are done */
+			worker.slot->rescan = true;
+			break;
+		}
+		if (!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid))
+			continue;
+		outcome.n = gid.xid.n;
+		outcome.r = gid.xid.r;
+		outcome.b = gid.b;
+		outcome.commit = true;
+		outcome.mode = DatumGetChar(own_column(&scan, tuple, Anum_branch_mode, NULL));
+		outcome.server = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL));
+		outcome.role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
+		/* visible here does not mean replicated: wait for all that there is */
+		outcome.decided_at = GetXLogInsertRecPtr();
+		item_add(&outcome, gid.xid.node);
+	}
+	own_scan_end(&scan);
+	worker_commit(false);
+}
+
+/* Delete the rows of the items, and collect them into rows of dtx.history. */
+static void
+finish_some(SettleItem **items, int count, bool commit)
+{
+	Datum		values[Natts_history] = {0};
+	bool		nulls[Natts_history] = {0};
+	Datum	   *columns[6];
+	uint64		min_n = PG_UINT64_MAX,
+				max_n = 0;
+
+	for (int i = 0; i < lengthof(columns); i++)
+		columns[i] = palloc(count * sizeof(Datum));
+	for (int i = 0; i < count; i++)
+	{
+		SettleItem	   *item = items[i];
+
+		if (commit)
+		{
+			char		text[DTX_GID_SIZE];
+			Gid			gid;
+			OwnScan		scan;
+			HeapTuple	tuple;
+
+			item_gid(item, &gid, text);
+			own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) item->key.n);
+			tuple = find_row(&scan, text);
+			if (HeapTupleIsValid(tuple))
+				own_delete(&scan, tuple);
+			own_scan_end(&scan);
+		}
+		columns[0][i] = Int64GetDatum((int64) item->key.n);
+		columns[1][i] = Int64GetDatum((int64) item->key.r);
+		columns[2][i] = Int32GetDatum((int32) item->key.b);
+		columns[3][i] = ObjectIdGetDatum(item->server);
+		columns[4][i] = ObjectIdGetDatum(item->role);
+		columns[5][i] = CharGetDatum(item->mode);
+		min_n = Min(min_n, item->key.n);
+		max_n = Max(max_n, item->key.n);
+	}
+	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_history_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
+	values[Anum_history_node - 1] = CStringGetTextDatum(items[0]->node);
+	values[Anum_history_min_n - 1] = Int64GetDatum((int64) min_n);
+	values[Anum_history_max_n - 1] = Int64GetDatum((int64) max_n);
+	values[Anum_history_n - 1] = PointerGetDatum(construct_array(columns[0], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[Anum_history_r - 1] = PointerGetDatum(construct_array(columns[1], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[Anum_history_b - 1] = PointerGetDatum(construct_array(columns[2], count, INT4OID, 4, true, TYPALIGN_INT));
+	values[Anum_history_server - 1] = PointerGetDatum(construct_array(columns[3], count, OIDOID, 4, true, TYPALIGN_INT));
+	values[Anum_history_role - 1] = PointerGetDatum(construct_array(columns[4], count, OIDOID, 4, true, TYPALIGN_INT));
+	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(columns[5], count, CHAROID, 1, true, TYPALIGN_CHAR));
+	own_insert(OWN_HISTORY, values, nulls);
+}
+
+void
+outcomes_finish(void)
+{
+	SettleItem	  **items;
+	int			count = 0;
+	dlist_mutable_iter iter;
+
+	if (worker.nconfirmed == 0)
+		return;
+	DTX_FAULT_POINT("worker-before-finish");
+	worker_begin();
+	items = palloc(worker.nconfirmed * sizeof(SettleItem *));
+	/* one row for each (node, decision) that there is among them */
+	for (bool more = true; more;)
+	{
+		more = false;
+		count = 0;
+		dlist_foreach_modify(iter, &worker.confirmed)
+		{
+			SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+
+			if (item->answer == PG_UINT64_MAX)
+				continue;		/* in a row already */
+			if (count > 0 && (item->commit != items[0]->commit ||
+							  strcmp(item->node, items[0]->node) != 0))
+			{
+				more = true;
+				continue;
+			}
+			items[count++] = item;
+		}
+		if (count == 0)
+			break;
+		finish_some(items, count, items[0]->commit);
+		for (int i = 0; i < count; i++)
+			items[i]->answer = PG_UINT64_MAX;
+	}
+	/*
+	 * No need to wait for the flush: the participants have it durably, and a
+	 * row that comes back in a crash is settled once more.
+	 */
+	worker_commit(false);
+	pg_atomic_fetch_add_u64(&worker.slot->garbage, worker.nconfirmed);
+	DTX_FAULT_POINT("worker-after-finish");
+
+	dlist_foreach_modify(iter, &worker.confirmed)
+	{
+		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+
+		dlist_delete(&item->link);
+		if (!item->commit)
+			open_rollback_remove(worker.slot, item->key.n, (uint32) item->key.b);
+		(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
+	}
+	worker.nconfirmed = 0;
+	worker.last_work = GetCurrentTimestamp();
+	if (hash_get_num_entries(worker.items) == 0 && worker.slot->recovered)
+	{
+		/* rollbacks that found no place in the list are settled too */
+		SpinLockAcquire(&worker.slot->mutex);
+		if (worker.slot->head == worker.slot->tail && !worker.slot->ask_peers)
+			worker.slot->open_overflow = false;
+		SpinLockRelease(&worker.slot->mutex);
+	}
+	ConditionVariableBroadcast(&worker.slot->changed);
+}
+
+/*
+ * The horizon: every global transaction of this node below it is over, settled
+ * and durably removed. Participants forget what they keep for the sake of
+ * calls that come twice or late, below it.
+ */
+void
+outcomes_advance_horizon(void)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	TransactionId oldest = GetOldestActiveTransactionId();
+	uint64		horizon;
+	HASH_SEQ_STATUS status;
+	SettleItem	   *item;
+
+	if (next_horizon != 0)
+	{
+		if (durable_position() < next_horizon_lsn)
+			return;
+		if (worker.slot->horizon < next_horizon)
+			worker.slot->horizon = next_horizon;
+		next_horizon = 0;
+	}
+	if (!worker.slot->recovered || worker.slot->rescan || worker.slot->ask_peers)
+		return;
+	horizon = U64FromFullTransactionId(next) -
+		(uint32) (XidFromFullTransactionId(next) - oldest);
+	/* outcomes of what ended before that look are in the ring by now */
+	outcomes_drain();
+	hash_seq_init(&status, worker.items);
+	while ((item = hash_seq_search(&status)) != NULL)
+		horizon = Min(horizon, item->key.n);
+	next_horizon = horizon;
+	next_horizon_lsn = GetXLogInsertRecPtr();
+}
+
+/* Forget history that is older than dtx.history_retention, and remember that. */
+void
+outcomes_prune(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz limit;
+	OwnScan		scan;
+	HeapTuple	tuple;
+	uint64		forgotten = 0;
+
+	if (now < next_prune || guc_history_retention < 0)
+		return;
+	next_prune = TimestampTzPlusMilliseconds(now, PRUNE_INTERVAL);
+	limit = TimestampTzPlusMilliseconds(now, -(int64) guc_history_retention * 1000);
+
+	worker_begin();
+	own_scan_all(&scan, OWN_HISTORY, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		if (DatumGetTimestampTz(own_column(&scan, tuple, Anum_history_settled_at, NULL)) >= limit)
+			continue;
+		forgotten = Max(forgotten, (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) + 1);
+		own_delete(&scan, tuple);
+	}
+	own_scan_end(&scan);
+	if (forgotten > 0)
+	{
+		own_scan_all(&scan, OWN_NODE, RowExclusiveLock);
+		while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		{
+			Datum		values[Natts_node] = {0};
+			bool		nulls[Natts_node] = {0};
+			bool		replace[Natts_node] = {0};
+
+			if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_node_memory_from, NULL)) >= forgotten)
+				continue;
+			values[Anum_node_memory_from - 1] = Int64GetDatum((int64) forgotten);
+			replace[Anum_node_memory_from - 1] = true;
+			own_update(&scan, tuple, values, nulls, replace);
+		}
+		CacheInvalidateRelcache(scan.rel);
+		own_scan_end(&scan);
+	}
+	worker_commit(false);
+}

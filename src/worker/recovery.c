@@ -1,0 +1,225 @@
+/*
+ * recovery.c
+ *		Finding the branches in doubt that nobody here remembers.
+ *
+ * A session may die, or the whole server, after a branch's phase 1 and before
+ * the local commit. Then only the peer knows the branch. So every peer is
+ * asked, at the start and on a timer, in this order:
+ *
+ *	1. P: the peer's branches in doubt that name this node.
+ *	2. For each: is its N still running here? Then it is left alone.
+ *	3. With a fresh snapshot: is there a row in dtx.branch for the gid, or what
+ *	   does dtx.history say? That is the decision. Neither: roll back.
+ *
+ * The order is what makes it safe. A branch in P has finished phase 1 before P
+ * was read. If its transaction was over when step 2 looked, then all that it
+ * ever committed is visible to the snapshot of step 3, which is younger. Were
+ * the rows read before the state, a transaction could commit in between, and a
+ * committed branch be rolled back; were P read after the rows, a branch could
+ * appear in P whose row came after the snapshot.
+ *
+ * An N at or beyond the next one to be handed out was lost in a crash before
+ * it reached the disk: its transaction is not running, and never committed. It
+ * may be handed out again, to a transaction whose R differs; rows are compared
+ * by the whole gid.
+ */
+#include "postgres.h"
+
+#include "core/compat.h"
+#include "core/contact.h"
+#include "core/node.h"
+#include "core/relations.h"
+#include "core/status.h"
+#include "guc.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/worker.h"
+
+typedef enum Verdict
+{
+	VERDICT_COMMIT,
+	VERDICT_ROLL_BACK,
+	VERDICT_RUNNING,
+	VERDICT_UNDECIDED
+} Verdict;
+
+static Verdict
+judge(const Gid *gid)
+{
+	char		past;
+
+	if (transaction_state(gid->xid.n) == XACT_RUNNING)
+		return VERDICT_RUNNING;
+	/* every read below takes a snapshot of its own, younger than that look */
+	if (branch_row_exists(&gid->xid, gid->b))
+		return VERDICT_COMMIT;
+	past = history_decision(&gid->xid, gid->b);
+	if (past != 0)
+		return past == 'c' ? VERDICT_COMMIT : VERDICT_ROLL_BACK;
+	if (gid->xid.n < node_memory_from(gid->xid.node))
+		return VERDICT_UNDECIDED;
+	return VERDICT_ROLL_BACK;
+}
+
+void
+recovery_decide(Channel *channel, PGresult *pending)
+{
+	int			undecided = 0;
+
+	for (int i = 0; i < PQntuples(pending); i++)
+	{
+		Outcome		outcome = {0};
+		Verdict		verdict;
+		ItemKey		key;
+		Gid			gid;
+
+		if (!gid_parse(PQgetvalue(pending, i, 0), &gid))
+			continue;
+		key = (ItemKey) {gid.xid.n, gid.xid.r, gid.b};
+		if (hash_search(worker.items, &key, HASH_FIND, NULL) != NULL)
+			continue;
+		worker_begin();
+		verdict = node_is_self(gid.xid.node) ? judge(&gid) : VERDICT_UNDECIDED;
+		worker_commit(false);
+		if (verdict == VERDICT_UNDECIDED)
+			undecided++;
+		if (verdict == VERDICT_UNDECIDED || verdict == VERDICT_RUNNING)
+			continue;
+		outcome.n = gid.xid.n;
+		outcome.r = gid.xid.r;
+		outcome.b = gid.b;
+		outcome.commit = verdict == VERDICT_COMMIT;
+		outcome.mode = '?';
+		outcome.server = channel->server;
+		outcome.role = channel->role;
+		if (!outcome.commit)
+			open_rollback_add(worker.slot, outcome.n, outcome.b);
+		item_add(&outcome, gid.xid.node);
+	}
+	if (undecided > 0)
+		ereport(WARNING,
+				(errmsg("a peer has %d branches in doubt whose decision is not remembered here", undecided),
+				 errdetail("They are older than what dtx.history reaches back to."),
+				 errhint("See dtx_branches at the peer, and resolve them there.")));
+}
+
+void
+recovery_load_contacts(void)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	worker_begin();
+	own_scan_all(&scan, OWN_CONTACT, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Oid			server = DatumGetObjectId(own_column(&scan, tuple, Anum_contact_server, NULL));
+		Oid			role = DatumGetObjectId(own_column(&scan, tuple, Anum_contact_role, NULL));
+		Channel    *channel;
+
+		/* servers are dropped only when nothing is pending there */
+		if (GetForeignServerExtended(server, FSV_MISSING_OK) == NULL)
+			continue;
+		channel = channel_get(server, role);
+		channel->failure_recorded = DatumGetInt32(own_column(&scan, tuple, Anum_contact_attempts, NULL)) > 0;
+	}
+	own_scan_end(&scan);
+	worker_commit(false);
+	worker.slot->has_contacts = !dlist_is_empty(&worker.channels);
+}
+
+static void
+insert_contact(Oid server, Oid role)
+{
+	Datum		values[Natts_contact] = {0};
+	bool		nulls[Natts_contact] = {0};
+
+	values[Anum_contact_server - 1] = ObjectIdGetDatum(server);
+	values[Anum_contact_role - 1] = ObjectIdGetDatum(role);
+	nulls[Anum_contact_node - 1] = true;
+	nulls[Anum_contact_version - 1] = true;
+	values[Anum_contact_first_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	nulls[Anum_contact_last_at - 1] = true;
+	values[Anum_contact_attempts - 1] = Int32GetDatum(0);
+	nulls[Anum_contact_last_error - 1] = true;
+	nulls[Anum_contact_next_attempt - 1] = true;
+	own_insert(OWN_CONTACT, values, nulls);
+}
+
+void
+recovery_serve_requests(void)
+{
+	ContactRequest requests[DTX_CONTACT_REQUESTS];
+	int			n;
+
+	SpinLockAcquire(&worker.slot->mutex);
+	n = worker.slot->nrequests;
+	memcpy(requests, worker.slot->requests, n * sizeof(ContactRequest));
+	worker.slot->nrequests = 0;
+	SpinLockRelease(&worker.slot->mutex);
+	if (n == 0)
+		return;
+
+	for (int i = 0; i < n; i++)
+	{
+		/* one by one: several sessions may ask for the same pair */
+		worker_begin();
+		if (!contact_exists(requests[i].server, requests[i].role))
+		{
+			insert_contact(requests[i].server, requests[i].role);
+			(void) channel_get(requests[i].server, requests[i].role);
+			worker.slot->has_contacts = true;
+		}
+		worker_commit(true);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		Latch	   *latch = process_slot(requests[i].process)->latch;
+
+		if (latch != NULL)
+			SetLatch(latch);
+	}
+	worker.last_work = GetCurrentTimestamp();
+}
+
+void
+contact_record(Channel *channel, const char *error, TimestampTz next_attempt)
+{
+	Datum		values[Natts_contact] = {0};
+	bool		nulls[Natts_contact] = {0};
+	bool		replace[Natts_contact] = {0};
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	worker_begin();
+	own_scan_all(&scan, OWN_CONTACT, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		if (DatumGetObjectId(own_column(&scan, tuple, Anum_contact_server, NULL)) != channel->server ||
+			DatumGetObjectId(own_column(&scan, tuple, Anum_contact_role, NULL)) != channel->role)
+			continue;
+		replace[Anum_contact_attempts - 1] = true;
+		values[Anum_contact_attempts - 1] = Int32GetDatum(error != NULL ? channel->failures : 0);
+		replace[Anum_contact_last_error - 1] = error != NULL;
+		if (error != NULL)
+			values[Anum_contact_last_error - 1] = CStringGetTextDatum(error);
+		replace[Anum_contact_next_attempt - 1] = true;
+		values[Anum_contact_next_attempt - 1] = TimestampTzGetDatum(next_attempt);
+		nulls[Anum_contact_next_attempt - 1] = error == NULL;
+		if (error == NULL && channel->pc != NULL)
+		{
+			replace[Anum_contact_node - 1] = replace[Anum_contact_version - 1] = true;
+			replace[Anum_contact_last_at - 1] = true;
+			values[Anum_contact_node - 1] = CStringGetTextDatum(channel->pc->peer_node);
+			values[Anum_contact_version - 1] = CStringGetTextDatum(channel->pc->peer_version);
+			values[Anum_contact_last_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+		}
+		own_update(&scan, tuple, values, nulls, replace);
+		break;
+	}
+	own_scan_end(&scan);
+	worker_commit(false);
+}

@@ -1,0 +1,90 @@
+/*
+ * vacuum.c
+ *		Keeping dtx's own tables small.
+ *
+ * Rows of dtx's tables live for milliseconds, and thousands come and go in a
+ * second: autovacuum, which looks once a minute, would let the tables grow to
+ * a hundred times their size. The worker vacuums them by the number of rows
+ * deleted, unless an old snapshot would make that useless.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "core/compat.h"
+#include "core/relations.h"
+#include "nodes/makefuncs.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
+#include "storage/procarray.h"
+#include "utils/memutils.h"
+#include "worker/worker.h"
+
+#define GARBAGE_ROWS	10000
+
+static TransactionId last_horizon = InvalidTransactionId;
+
+static void
+vacuum_table(OwnRelation which, MemoryContext context)
+{
+	VacuumParams params = {0};
+	VacuumRelation *target;
+	MemoryContext old;
+	Oid			relid;
+
+	StartTransactionCommand();
+	relid = own_relid_if_any(which);
+	if (!OidIsValid(relid))
+	{
+		CommitTransactionCommand();
+		return;
+	}
+	params.options = VACOPT_VACUUM | VACOPT_SKIP_LOCKED | DTX_VACUUM_ALL;
+	params.freeze_min_age = params.freeze_table_age = -1;
+	params.multixact_freeze_min_age = params.multixact_freeze_table_age = -1;
+	params.log_min_duration = -1;
+	params.index_cleanup = VACOPTVALUE_ENABLED;
+	params.truncate = VACOPTVALUE_DISABLED;
+	params.nworkers = -1;
+	old = MemoryContextSwitchTo(context);
+	target = makeVacuumRelation(NULL, relid, NIL);
+	MemoryContextSwitchTo(old);
+	dtx_vacuum(list_make1(target), &params, GetAccessStrategy(BAS_VACUUM), context);
+	CommitTransactionCommand();
+}
+
+/* Has the oldest snapshot moved since the last vacuum? */
+static bool
+snapshots_have_moved(void)
+{
+	TransactionId horizon;
+	Relation	rel;
+	bool		moved;
+
+	worker_begin();
+	rel = table_open(own_relid(OWN_BRANCH), AccessShareLock);
+	horizon = GetOldestNonRemovableTransactionId(rel);
+	table_close(rel, AccessShareLock);
+	worker_commit(false);
+	moved = horizon != last_horizon;
+	last_horizon = horizon;
+	return moved;
+}
+
+void
+worker_vacuum(void)
+{
+	static const OwnRelation tables[] = {OWN_BRANCH, OWN_JOINED_BRANCH, OWN_UNDO_LOG, OWN_SETTLED};
+	MemoryContext context;
+
+	if (pg_atomic_read_u64(&worker.slot->garbage) < GARBAGE_ROWS || !snapshots_have_moved())
+		return;
+	pg_atomic_write_u64(&worker.slot->garbage, 0);
+	context = AllocSetContextCreate(worker.context, "dtx vacuum", ALLOCSET_DEFAULT_SIZES);
+	PortalContext = context;
+	for (int i = 0; i < lengthof(tables); i++)
+		vacuum_table(tables[i], context);
+	PortalContext = NULL;
+	MemoryContextDelete(context);
+}

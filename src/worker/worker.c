@@ -1,0 +1,281 @@
+/*
+ * worker.c
+ *		The worker of a database: it carries decisions out.
+ *
+ * One process, single-threaded: it waits on its latch, on the sockets of all
+ * its peers, and for the next due time, all at once. Every step does what can
+ * be done without waiting. A peer that does not answer costs nothing but its
+ * own channel's progress.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "common/pg_prng.h"
+#include "core/compat.h"
+#include "core/node.h"
+#include "core/relations.h"
+#include "guc.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/worker.h"
+
+#define HOUSEKEEPING_INTERVAL	1000	/* ms */
+
+Worker		worker;
+
+long
+backoff_delay(int failures)
+{
+	int64		delay = guc_retry_base;
+
+	for (int i = 1; i < failures && delay < guc_retry_max; i++)
+		delay *= 2;
+	delay = Min(delay, guc_retry_max);
+	/* between a half and the whole, so that many do not come at once */
+	return Max(1, delay / 2 + (int64) (pg_prng_double(&pg_global_prng_state) * delay / 2));
+}
+
+void
+worker_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+worker_commit(bool durable)
+{
+	PopActiveSnapshot();
+	if (durable)
+	{
+		if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+			(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
+	}
+	else
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+}
+
+static void
+worker_exit(int code, Datum arg)
+{
+	DatabaseSlot *slot = worker.slot;
+
+	if (slot == NULL)
+		return;
+	SpinLockAcquire(&slot->mutex);
+	slot->worker_latch = NULL;
+	/* after an error the launcher finds the pid still there, and waits a while */
+	if (code == 0)
+		slot->worker_pid = 0;
+	slot->last_run = GetCurrentTimestamp();
+	if (!slot->recovered || hash_get_num_entries(worker.items) > 0)
+		slot->rescan = slot->ask_peers = true;
+	SpinLockRelease(&slot->mutex);
+	ConditionVariableBroadcast(&slot->changed);
+	launcher_wake();
+}
+
+/* Leave, freeing the slot: there is no extension in this database. */
+static void
+leave_for_good(void)
+{
+	DatabaseSlot *slot = worker.slot;
+
+	worker.slot = NULL;
+	SpinLockAcquire(&slot->mutex);
+	slot->worker_latch = NULL;
+	slot->worker_pid = 0;
+	SpinLockRelease(&slot->mutex);
+	ConditionVariableBroadcast(&slot->changed);
+	database_slot_free(MyDatabaseId);
+	launcher_wake();
+	proc_exit(0);
+}
+
+static bool
+extension_is_here(void)
+{
+	bool		here;
+
+	worker_begin();
+	here = own_extension_exists() && OidIsValid(own_relid_if_any(OWN_BRANCH));
+	worker_commit(false);
+	return here;
+}
+
+static void
+initialize(Oid database)
+{
+	HASHCTL		ctl = {.keysize = sizeof(ItemKey), .entrysize = sizeof(SettleItem)};
+	DatabaseSlot *slot;
+
+	dlist_init(&worker.channels);
+	dlist_init(&worker.confirmed);
+	worker.context = AllocSetContextCreate(TopMemoryContext, "dtx worker", ALLOCSET_DEFAULT_SIZES);
+	worker.items = hash_create("dtx items", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+
+	slot = database_slot_find(database, true);
+	if (slot == NULL)
+		proc_exit(0);
+	worker.slot = slot;
+	before_shmem_exit(worker_exit, 0);
+	SpinLockAcquire(&slot->mutex);
+	slot->worker_pid = MyProcPid;
+	slot->worker_latch = &MyProc->procLatch;
+	slot->yield = false;
+	SpinLockRelease(&slot->mutex);
+
+	if (!extension_is_here())
+		leave_for_good();
+	worker.last_work = GetCurrentTimestamp();
+}
+
+/* Wait for the latch, any socket, or the next due time. */
+static void
+wait_for_work(TimestampTz due)
+{
+	WaitEvent	events[16];
+	dlist_iter	iter;
+	int			n = 2;
+	long		timeout = deadline_remaining(due);
+
+	/* sockets come and go, and so does what is waited for at them: build anew */
+	dlist_foreach(iter, &worker.channels)
+		n++;
+	worker.waits = dtx_create_wait_event_set(n);
+	AddWaitEventToSet(worker.waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(worker.waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	dlist_foreach(iter, &worker.channels)
+	{
+		Channel    *channel = dlist_container(Channel, link, iter.cur);
+		uint32		wanted = channel_events(channel);
+
+		if (wanted != 0)
+			AddWaitEventToSet(worker.waits, wanted, PQsocket(channel->pc->conn), NULL, NULL);
+	}
+	(void) WaitEventSetWait(worker.waits, timeout, events, lengthof(events), PG_WAIT_EXTENSION);
+	FreeWaitEventSet(worker.waits);
+	worker.waits = NULL;
+	ResetLatch(MyLatch);
+}
+
+static TimestampTz
+earlier(TimestampTz a, TimestampTz b)
+{
+	return b != 0 && b < a ? b : a;
+}
+
+/* Is there nothing to do but to wait for more? */
+static bool
+is_idle(TimestampTz now)
+{
+	return hash_get_num_entries(worker.items) == 0 && worker.slot->recovered &&
+		worker.slot->nrequests == 0 && worker.slot->tail == worker.slot->head &&
+		guc_worker_idle_timeout > 0 &&
+		(worker.slot->yield ||
+		 now >= TimestampTzPlusMilliseconds(worker.last_work, guc_worker_idle_timeout));
+}
+
+static void
+note_recovered(void)
+{
+	dlist_iter	iter;
+
+	if (worker.slot->recovered)
+		return;
+	dlist_foreach(iter, &worker.channels)
+		if (!dlist_container(Channel, link, iter.cur)->recovered)
+			return;
+	worker.slot->recovered = true;
+	ConditionVariableBroadcast(&worker.slot->changed);
+}
+
+/* One turn through everything. Returns when to take the next one at the latest. */
+static TimestampTz
+work(TimestampTz *next_housekeeping)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due;
+	dlist_iter	iter;
+
+	recovery_serve_requests();
+	outcomes_drain();
+	dlist_foreach(iter, &worker.channels)
+		channel_step(dlist_container(Channel, link, iter.cur));
+	outcomes_finish();
+	note_recovered();
+	if (now >= *next_housekeeping)
+	{
+		*next_housekeeping = TimestampTzPlusMilliseconds(now, HOUSEKEEPING_INTERVAL);
+		if (!extension_is_here())
+			leave_for_good();
+		outcomes_advance_horizon();
+		outcomes_prune();
+		worker_vacuum();
+	}
+	due = *next_housekeeping;
+	dlist_foreach(iter, &worker.channels)
+		due = earlier(due, channel_due(dlist_container(Channel, link, iter.cur)));
+	return due;
+}
+
+void
+dtx_worker_main(Datum arg)
+{
+	TimestampTz next_housekeeping = 0;
+	const char *distrust;
+	bool		trusted;
+
+	initialize(DatumGetObjectId(arg));
+
+	/* a copy of another node must not act for it */
+	worker_begin();
+	trusted = node_self_if_trusted(&distrust) != NULL;
+	worker_commit(false);
+	if (!trusted)
+	{
+		ereport(LOG,
+				(errmsg("dtx does nothing in this database, whose identity as a node is in doubt"),
+				 errdetail("%s", distrust),
+				 errhint("Run SELECT dtx_node_adopt() or SELECT dtx_node_reset() there.")));
+		worker.slot->recovered = true;
+		proc_exit(0);
+	}
+
+	recovery_load_contacts();
+	outcomes_rescan();
+	for (;;)
+	{
+		TimestampTz due = work(&next_housekeeping);
+
+		if (worker.slot->holds > 0 || is_idle(GetCurrentTimestamp()))
+			proc_exit(0);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		wait_for_work(due);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}

@@ -1,0 +1,185 @@
+/*
+ * worker.h
+ *		The launcher and the per-database worker.
+ */
+#ifndef DTX_WORKER_H
+#define DTX_WORKER_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "core/shmem.h"
+#include "datatype/timestamp.h"
+#include "lib/ilist.h"
+#include "net/remote.h"
+#include "utils/hsearch.h"
+
+/* Register the launcher; at load time only. */
+extern void launcher_register(void);
+
+extern PGDLLEXPORT void dtx_launcher_main(Datum arg);
+extern PGDLLEXPORT void dtx_worker_main(Datum arg);
+
+/*
+ * A branch on its way to be settled.
+ *
+ *	QUEUED		in its channel's queue, due at next_attempt
+ *	CALLED		in the call that is under way
+ *	ANSWERED	the participant has settled it, but may lose that in a crash
+ *	CONFIRMED	the participant has it durably: to be finished here
+ */
+typedef enum ItemState
+{
+	ITEM_QUEUED,
+	ITEM_CALLED,
+	ITEM_ANSWERED,
+	ITEM_CONFIRMED
+} ItemState;
+
+typedef struct ItemKey
+{
+	uint64		n;
+	uint64		r;
+	uint64		b;				/* 64 bits: no padding in the key */
+} ItemKey;
+
+typedef struct SettleItem
+{
+	ItemKey		key;
+	char		node[DTX_NODE_SIZE];	/* the coordinator's id in the gid */
+	bool		commit;
+	char		mode;
+	Oid			server;
+	Oid			role;
+	XLogRecPtr	decided_at;
+	ItemState	state;
+	int			attempts;
+	TimestampTz next_attempt;
+	uint64		answer;			/* ordinal of the call that answered */
+	dlist_node	link;			/* in its channel's queue, or in one of the lists */
+} SettleItem;
+
+typedef enum ChannelState
+{
+	CHANNEL_CLOSED,
+	CHANNEL_CONNECTING,
+	CHANNEL_IDLE,
+	CHANNEL_CALLING
+} ChannelState;
+
+typedef enum ChannelCall
+{
+	CALL_GREET,
+	CALL_PENDING,
+	CALL_SETTLE,
+	CALL_FLUSH
+} ChannelCall;
+
+/* Everything about one (server, role): its connection, its queue, its errors. */
+typedef struct Channel
+{
+	dlist_node	link;
+	Oid			server;
+	Oid			role;
+	ChannelState state;
+	ChannelCall calling;
+	PeerConnection *pc;
+	PostgresPollingStatusType polling;
+	bool		greeted;
+	RemoteCall	call;
+	TimestampTz call_deadline;
+	MemoryContext call_context; /* what the call's parameters live in */
+	dlist_head	queue;			/* QUEUED, in no order; due by next_attempt */
+	int			nqueued;
+	dlist_head	called;			/* CALLED */
+	dlist_head	answered;		/* ANSWERED, oldest first */
+	uint64		answers;		/* settle calls answered */
+	XLogRecPtr	positions[2];	/* written at the last two answers */
+	TimestampTz answered_at;	/* of the last one */
+	TimestampTz not_before;		/* backoff after a failure of the whole channel */
+	int			failures;
+	bool		failure_recorded;
+	TimestampTz recovery_due;
+	bool		recovered;		/* asked at least once */
+	TimestampTz last_used;
+} Channel;
+
+typedef struct Worker
+{
+	DatabaseSlot *slot;
+	dlist_head	channels;
+	HTAB	   *items;			/* all items, by key */
+	dlist_head	confirmed;		/* CONFIRMED */
+	int			nconfirmed;
+	struct WaitEventSet *waits;
+	bool		waits_stale;	/* sockets came or went */
+	TimestampTz last_work;
+	MemoryContext context;		/* of everything above */
+} Worker;
+
+extern Worker worker;
+
+/* Run a transaction of the worker's own; durable commits wait for the flush. */
+extern void worker_begin(void);
+extern void worker_commit(bool durable);
+
+/* --- items: outcome.c --- */
+
+/* Queue a branch, unless it is known already. */
+extern void item_add(const Outcome *outcome, const char *node);
+
+/* Put an item back into its channel's queue, due after a delay in ms. */
+extern void item_requeue(Channel *channel, SettleItem *item, long delay);
+
+/* Record why an item could not be settled; shown in dtx_branches. */
+extern void item_record_failure(SettleItem *item, const char *message);
+
+/* Take the outcomes out of the ring, or scan dtx.branch where they were lost. */
+extern void outcomes_drain(void);
+extern void outcomes_rescan(void);
+
+/* Move confirmed items to dtx.history. */
+extern void outcomes_finish(void);
+
+/* Retention, and the horizon below which everything is over. */
+extern void outcomes_prune(void);
+extern void outcomes_advance_horizon(void);
+
+/* --- channels: channel.c --- */
+
+extern Channel *channel_get(Oid server, Oid role);
+
+/* Do what can be done without waiting. */
+extern void channel_step(Channel *channel);
+
+/* When does it next have something to do by itself? 0: never. */
+extern TimestampTz channel_due(Channel *channel);
+
+/* What to wait for at its socket; 0: nothing. */
+extern uint32 channel_events(Channel *channel);
+
+extern void channel_close(Channel *channel);
+
+/* --- recovery: recovery.c --- */
+
+/* Read dtx.contact: a channel each, to be asked at once. */
+extern void recovery_load_contacts(void);
+
+/* Record contacts that sessions ask for. */
+extern void recovery_serve_requests(void);
+
+/* The peer's answer: decide what can be decided, and queue it. */
+extern void recovery_decide(Channel *channel, PGresult *pending);
+
+/* The channel's state, for dtx_peers. error NULL: it works. */
+extern void contact_record(Channel *channel, const char *error, TimestampTz next_attempt);
+
+/* --- vacuum.c --- */
+
+/* Vacuum dtx's tables when enough rows have been deleted. */
+extern void worker_vacuum(void);
+
+/* ms: capped exponential, with jitter, for the given number of failures. */
+extern long backoff_delay(int failures);
+
+#endif							/* DTX_WORKER_H */
