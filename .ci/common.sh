@@ -1,0 +1,273 @@
+# common.sh: what the scripts of this directory share; sourced, never run.
+#
+# A run happens in a directory of its own, $DTX_WORK, under an account that may
+# run a server (servers refuse root):
+#
+#	src/	a copy of this tree, built there, so that nothing is written here
+#	pg/		a copy of the PostgreSQL programs with the extension installed in
+#			it: they find their files relative to themselves. The machine's own
+#			PostgreSQL is not touched, and two runs know nothing of each other.
+#	...		clusters and logs
+#
+# The directory goes away with the run, and with it the servers started in it.
+# KEEP=1 leaves the directory behind.
+# shellcheck shell=bash
+
+set -u -o pipefail
+
+TARGET=$(basename "$0")
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '\n== %s\n' "$*"; }
+
+die()
+{
+	printf '%s: %s\n' "$TARGET" "$*" >&2
+	exit 1
+}
+
+# ---------------------------------------------------------------- packages
+
+# Each package, with a command that succeeds where it is not needed any more.
+needs_of()
+{
+	local pg_config=${PG_CONFIG:-pg_config}
+
+	cat <<-EON
+	gcc                      command -v gcc
+	make                     command -v make
+	postgresql-15            test -x "\$($pg_config --bindir)/initdb"
+	postgresql-server-dev-15 test -f "\$($pg_config --pgxs)" -a -f "\$($pg_config --includedir-server)/postgres.h"
+	libipc-run-perl          perl -MIPC::Run -MTest::More -MTAP::Harness -e 1
+	EON
+	if [ "$TARGET" = lint ]; then
+		cat <<-EON
+		shellcheck               command -v shellcheck
+		cppcheck                 command -v cppcheck
+		EON
+	fi
+}
+
+missing_packages()
+{
+	local package test
+
+	while read -r package test; do
+		bash -c "$test" >/dev/null 2>&1 || printf '%s ' "$package"
+	done < <(needs_of)
+}
+
+install_packages()
+{
+	local missing sudo=''
+
+	missing=$(missing_packages)
+	[ -n "$missing" ] || return 0
+	command -v apt-get >/dev/null ||
+		die "missing: $missing- this machine has no apt-get to install them with"
+	if [ "$(id -u)" != 0 ]; then
+		sudo -n true 2>/dev/null ||
+			die "missing: $missing- install them (apt-get install $missing), or run this as root"
+		sudo='sudo -n'
+	fi
+	say "Installing $missing"
+	# one at a time; another run may just have done it
+	# shellcheck disable=SC2086,SC2016
+	$sudo env DEBIAN_FRONTEND=noninteractive flock "$(command -v apt-get)" sh -c '
+		apt-get -q update &&
+		apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"' \
+		install $missing </dev/null >&2 ||
+		die "could not install: $missing"
+	missing=$(missing_packages)
+	[ -z "$missing" ] || die "still missing: $missing(is PG_CONFIG=${PG_CONFIG:-pg_config} the right one?)"
+}
+
+# --------------------------------------------------------------- workspace
+
+# Copy the tree to a new directory, and go on there as an ordinary user.
+# Called first; returns in the copy. When RESULTS names a directory of the tree,
+# what the run leaves in it is copied back.
+enter_workspace()
+{
+	if [ -n "${DTX_WORK:-}" ]; then
+		cd "$DTX_WORK/src" || exit 1
+		trap clean_up EXIT
+		trap 'exit 129' HUP
+		trap 'exit 130' INT
+		trap 'exit 143' TERM
+		return
+	fi
+
+	local user='' base=${TMPDIR:-/tmp} as=() variable
+
+	export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+	install_packages
+	if [ "$(id -u)" = 0 ]; then
+		user=postgres
+		id -u "$user" >/dev/null 2>&1 || user=nobody
+		as=(setpriv "--reuid=$user" "--regid=$(id -g "$user")" --init-groups)
+	fi
+	# a socket's path has at most 107 characters, and others must get in
+	if [ ${#base} -gt 40 ] || ! "${as[@]}" test -w "$base" -a -x "$base"; then
+		base=/tmp
+	fi
+
+	DTX_WORK=$(mktemp -d "$base/dtx.XXXXXX") || die "could not make a temporary directory"
+	trap 'rm -rf "$DTX_WORK"' EXIT
+	mkdir "$DTX_WORK/src"
+	# 1: a file changed while it was read, as files do that are worked on
+	tar -C "$REPO" --exclude=./.git --exclude='*.o' --exclude='*.so' --exclude='*.bc' \
+		--exclude=./tmp_check --exclude=./results --exclude=./output_iso --exclude=./log \
+		--exclude=./bench/out -cf "$DTX_WORK/src.tar" . || [ $? -eq 1 ] || die "could not copy $REPO"
+	tar -C "$DTX_WORK/src" --no-same-owner -xf "$DTX_WORK/src.tar" || die "could not copy $REPO"
+	rm "$DTX_WORK/src.tar"
+	if [ -n "$user" ]; then
+		chown -R "$user:" "$DTX_WORK"
+	fi
+
+	# what the caller's shell says about servers and languages is not for these
+	for variable in $(compgen -e | grep -E '^(PG[A-Z]+|LC_[A-Z]+|LANG|LANGUAGE|MAKEFLAGS|MFLAGS|MAKELEVEL|MAKEOVERRIDES)$'); do
+		unset "$variable"
+	done
+	# an empty setting is none
+	[ -n "${SEED:-}" ] || unset SEED
+	[ -n "${DURATION:-}" ] || unset DURATION
+	mkdir "$DTX_WORK/tmp"
+	if [ -n "$user" ]; then
+		chown "$user:" "$DTX_WORK/tmp"
+	fi
+	export DTX_WORK DTX_REPO="$REPO" HOME="$DTX_WORK" TMPDIR="$DTX_WORK/tmp" LC_ALL=C.UTF-8
+	cd "$DTX_WORK" || exit 1
+	if [ -z "${RESULTS:-}" ]; then
+		trap - EXIT
+		exec "${as[@]}" bash "$DTX_WORK/src/.ci/$TARGET" "$@" </dev/null
+	fi
+
+	# only this account may write in the tree: it brings the results back
+	local pid status
+	DTX_KEEP=1 "${as[@]}" bash "$DTX_WORK/src/.ci/$TARGET" "$@" </dev/null &
+	pid=$!
+	trap 'kill -TERM $pid; wait $pid; exit 143' HUP INT TERM
+	wait $pid
+	status=$?
+	if [ -d "$DTX_WORK/src/$RESULTS" ]; then
+		mkdir -p "$REPO/$RESULTS"
+		cp -r "$DTX_WORK/src/$RESULTS/." "$REPO/$RESULTS/"
+	fi
+	exit $status
+}
+
+# Run a command in a process group of its own, so that all of it can be ended.
+CHILD=''
+run()
+{
+	local status
+
+	set -m
+	"$@" &
+	CHILD=$!
+	set +m
+	wait "$CHILD"
+	status=$?
+	CHILD=''
+	return $status
+}
+
+# Stop at once the servers whose data is in the workspace, and no others: a pid
+# file may be older than the process that has the pid now.
+stop_servers()
+{
+	local file pid
+
+	while IFS= read -r file; do
+		pid=$(head -n 1 "$file" 2>/dev/null)
+		case $pid in '' | *[!0-9]*) continue ;; esac
+		[ "$(readlink "/proc/$pid/cwd")" = "$(dirname "$file")" ] || continue
+		kill -QUIT "$pid" 2>/dev/null || continue
+		for ((i = 0; i < 300; i++)); do
+			kill -0 "$pid" 2>/dev/null || break
+			sleep 0.1
+		done
+	done < <(find "$DTX_WORK" -name postmaster.pid 2>/dev/null)
+}
+
+clean_up()
+{
+	trap '' HUP INT TERM
+	if [ -n "$CHILD" ]; then
+		kill -TERM -- "-$CHILD" 2>/dev/null
+		wait "$CHILD" 2>/dev/null
+	fi
+	stop_servers
+	if [ -n "${DTX_KEEP:-}" ]; then
+		return
+	elif [ -n "${KEEP:-}" ]; then
+		printf '%s: %s is kept\n' "$TARGET" "$DTX_WORK"
+	else
+		cd / && rm -rf "$DTX_WORK"
+	fi
+}
+
+# -------------------------------------------------------- build and servers
+
+# Build with warnings as errors; install beside a copy of PostgreSQL's
+# programs. Puts these first in the path.
+build_and_install()
+{
+	local config=${PG_CONFIG:-pg_config} bindir libdir sharedir
+
+	bindir=$($config --bindir)
+	libdir=$($config --pkglibdir)
+	sharedir=$($config --sharedir)
+	PGXS=$($config --pgxs)
+	say "Building for $($config --version)"
+	run make -s -j"$(nproc)" PG_CONFIG="$config" COPT=-Werror || die "the build failed"
+
+	mkdir -p "$DTX_WORK/pg$bindir" "$DTX_WORK/pg$libdir" "$DTX_WORK/pg$sharedir"
+	# programs find the rest relative to where they are: these are copied
+	if ! { cp "$bindir"/* "$DTX_WORK/pg$bindir/" &&
+		cp -rs "$libdir"/. "$DTX_WORK/pg$libdir/" &&
+		cp -rs "$sharedir"/. "$DTX_WORK/pg$sharedir/"; }; then
+		die "could not copy PostgreSQL"
+	fi
+	rm -f "$DTX_WORK/pg$libdir"/dtx.so "$DTX_WORK/pg$sharedir"/extension/dtx{.control,--*.sql}
+	make -s install PG_CONFIG="$config" DESTDIR="$DTX_WORK/pg" >/dev/null || die "the installation failed"
+
+	BINDIR=$DTX_WORK/pg$bindir
+	export PATH="$BINDIR:$PATH"
+	if [ -x "$BINDIR/pg_config" ]; then
+		export PG_CONFIG="$BINDIR/pg_config"
+	fi
+	[ "$(postgres --version)" = "$("$bindir/postgres" --version)" ] || die "the copy of PostgreSQL does not run"
+}
+
+# start_cluster NAME [SETTING ...]: a cluster in $DTX_WORK/NAME that listens on
+# a socket in $DTX_WORK/s, port $PGPORT.
+start_cluster()
+{
+	local name=$1 data=$DTX_WORK/$1 setting
+
+	shift
+	mkdir -p "$DTX_WORK/s"
+	initdb -D "$data" -U postgres -A trust -N -E UTF8 --locale=C.UTF-8 >"$data.log" 2>&1 ||
+		{ cat "$data.log"; die "could not create cluster $name"; }
+	for setting in "listen_addresses = ''" "unix_socket_directories = '$DTX_WORK/s'" \
+		"shared_preload_libraries = 'dtx'" "max_prepared_transactions = 10" "$@"; do
+		printf '%s\n' "$setting"
+	done >>"$data/postgresql.conf"
+	pg_ctl -D "$data" -l "$data.log" -w -o "-p $PGPORT" start >/dev/null ||
+		{ cat "$data.log"; die "could not start cluster $name"; }
+}
+
+# Set what PostgreSQL's Perl modules for tests want to know.
+prove_environment()
+{
+	local test
+	test=$(dirname "$PGXS")/../test
+
+	[ -d "$test/perl/PostgreSQL/Test" ] || die "PostgreSQL's Perl modules for tests are not in $test/perl"
+	export PERL5LIB="$test/perl:$DTX_WORK/src/t"
+	export PG_REGRESS="$test/regress/pg_regress"
+	export TESTDATADIR="$DTX_WORK/tap" TESTLOGDIR="$DTX_WORK/tap/log" top_builddir="$DTX_WORK"
+	mkdir -p "$TESTLOGDIR"
+}
