@@ -1,0 +1,472 @@
+# Report.pm: what was measured, as tables, as a list of goals, and as a plot.
+package Bench::Report;
+
+use strict;
+use warnings;
+use List::Util qw(max min);
+
+my @CLIENTS = (1, 4, 16);
+my %NAME = (
+	unsafe      => 'unsafe',
+	prepared    => '2PC by hand',
+	dtx         => 'dtx',
+	unsafe_call => 'unsafe, one call',
+	dtx_call    => 'dtx_transfer',
+	plain       => 'plain',
+	attached    => 'attached',
+	noop        => 'plain, as for a branch',
+	branch      => 'inside a branch',
+	jsonb       => 'PL/pgSQL trigger, jsonb',
+	settle      => 'settling that branch',
+);
+
+# A session's memory is flat when it has grown by no more than this from 10 % on.
+use constant FLAT_KB => 256;
+# The tables of schema dtx are small when they all have no more pages than this.
+use constant SMALL_PAGES => 2048;
+
+sub new
+{
+	my ($class, $results) = @_;
+	return bless { results => $results }, $class;
+}
+
+# ---- the tables: each a title, a header, rows, and a word on how to read it
+
+sub tables
+{
+	my ($self) = @_;
+	return grep { @{ $_->{rows} } } ($self->transfers, $self->ratios, $self->flushes, $self->single_rows,
+		$self->bulk, $self->snapshot, $self->memory, $self->own_tables);
+}
+
+sub with_spread
+{
+	my ($self, $name, $format) = @_;
+	my @figures = $self->{results}->all($name);
+
+	return '-' unless @figures;
+	return sprintf("$format (%s to %s)", $self->{results}->median($name),
+		sprintf($format, min @figures), sprintf($format, max @figures));
+}
+
+sub number
+{
+	my ($format, $value) = @_;
+	return defined $value ? sprintf($format, $value) : '-';
+}
+
+sub transfers
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my @rows;
+
+	for my $variant (qw(unsafe prepared dtx unsafe_call dtx_call))
+	{
+		next unless grep { $results->has("tps/$variant/$_") } @CLIENTS;
+		push @rows, [ $NAME{$variant}, map({ $self->with_spread("tps/$variant/$_", '%.0f') } @CLIENTS),
+			join(' / ', map { number('%.2f', $results->median("drain/$variant/$_")) } @CLIENTS) ];
+	}
+	return {
+		title  => 'Transfers a second',
+		header => [ 'variant', map({ $_ == 1 ? '1 client' : "$_ clients" } @CLIENTS), 'settled after, s' ],
+		rows   => \@rows,
+		note   => 'Medians, and from the least to the most. "unsafe", "2PC by hand" and "dtx" send BEGIN, a local UPDATE, '
+		  . 'the remote statement, and COMMIT; the other two one SELECT. "Settled after" is how long after the last commit '
+		  . 'every branch was settled (1 / 4 / 16 clients).',
+	};
+}
+
+sub ratios
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my @rows;
+
+	for my $pair ([ 'dtx', 'unsafe' ], [ 'dtx', 'prepared' ], [ 'dtx_call', 'unsafe_call' ])
+	{
+		my @ratios = map { $results->ratio("tps/$pair->[0]/$_", "tps/$pair->[1]/$_") } @CLIENTS;
+
+		push @rows, [ "$NAME{$pair->[0]} / $NAME{$pair->[1]}", map { number('%.2f', $_) } @ratios ]
+		  if grep { defined } @ratios;
+	}
+	return {
+		title  => 'Ratios of medians',
+		header => [ 'of', map { $_ == 1 ? '1 client' : "$_ clients" } @CLIENTS ],
+		rows   => \@rows,
+	};
+}
+
+sub flushes
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+
+	return {
+		title  => 'WAL flushes a transfer, one client',
+		header => [ 'variant', 'coordinator', 'participant' ],
+		rows   => [
+			map { [ $NAME{$_}, map { number('%.3f', $_) } $results->median("flushes/$_/bank1"), $results->median("flushes/$_/bank2") ] }
+			grep { $results->has("flushes/$_/bank1") } qw(unsafe prepared dtx unsafe_call dtx_call)
+		],
+		note => 'Everything that the servers flush while the transfers run and are settled, background processes included.',
+	};
+}
+
+sub single_rows
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my %to = (attached => 'plain', branch => 'noop');
+
+	return {
+		title  => 'Capture: single rows by key, 4 clients',
+		header => [ 'table', 'updates a second', 'ratio' ],
+		rows   => [
+			map { [ $NAME{$_}, $self->with_spread("row/$_", '%.0f'),
+				$to{$_} ? number('%.3f', $results->ratio("row/$_", "row/$to{$_}")) : '' ] }
+			grep { $results->has("row/$_") } qw(plain attached noop branch)
+		],
+		note => '"Attached" is to be compared with "plain", and "inside a branch" with "plain, as for a branch": '
+		  . 'BEGIN, a SELECT (there a function that does nothing, here the join), the UPDATE, COMMIT.',
+	};
+}
+
+sub bulk
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+
+	return {
+		title  => 'Capture: one UPDATE of 100,000 rows',
+		header => [ 'table', 'ms', 'times plain' ],
+		rows   => [
+			map { [ $NAME{$_}, $self->with_spread("bulk/$_", '%.0f'), number('%.2f', $results->ratio("bulk/$_", 'bulk/plain')) ] }
+			grep { $results->has("bulk/$_") } qw(plain attached branch jsonb settle)
+		],
+	};
+}
+
+sub snapshot
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($part)  = $results->all('snapshot/part');
+	my @rows;
+
+	for my $key (qw(dtx/free dtx/held unsafe/free unsafe/held))
+	{
+		my @tps = $results->all("snapshot/$key") or next;
+		my ($variant, $held) = split m{/}, $key;
+
+		push @rows, [ $NAME{$variant}, $held eq 'held' ? 'held' : '-', map({ sprintf '%.0f', $_ } @tps),
+			sprintf('%.2f', $tps[-1] / $tps[0]) ];
+	}
+	return {
+		title  => 'A snapshot held open on both sides, 4 clients',
+		header => [ 'variant', 'snapshot', map({ $part ? sprintf('to %d s', $_ * $part) : '' } 1 .. 6), 'last / first' ],
+		rows   => \@rows,
+		note   => 'Transfers a second. What the accounts themselves lose, because their old versions cannot be '
+		  . 'removed either, is in the rows of "unsafe".',
+	};
+}
+
+sub memory
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($total) = $results->all('memory/transactions');
+	my (%line, @order);
+
+	for my $name (grep { m{^memory/bank} } $results->names)
+	{
+		my (undef, $bank, $what, $point) = split m{/}, $name;
+
+		push @order, [ $bank, $what ] unless $line{"$bank/$what"};
+		$line{"$bank/$what"}{$point} = $results->median($name);
+	}
+	return {
+		title  => 'Private memory over ' . ($total || 0) . ' global transactions of one session, kB',
+		header => [ 'process', 'at', '10 %', '50 %', '100 %' ],
+		rows   => [
+			map { my ($bank, $what) = @$_;
+				[ $what, side($bank), map { number('%d', $line{"$bank/$what"}{$_}) } 10, 50, 100 ] } @order
+		],
+	};
+}
+
+sub own_tables
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my @rows;
+
+	for my $name (grep { m{^tables/.*/end$} } $results->names)
+	{
+		my (undef, $bank, $table) = split m{/}, $name;
+		my @end = $results->all($name);
+		my $pages = sub { my @f = $results->all("tables/$bank/$table/$_[0]"); @f ? $f[1] + $f[2] : '-' };
+
+		push @rows, [ "dtx.$table", side($bank), $end[0], $end[1], $end[2], map { $pages->($_) } 10, 50, 100 ];
+	}
+	return {
+		title  => 'Tables of schema dtx, after the same',
+		header => [ 'table', 'at', 'rows', 'pages', 'of indexes, TOAST', 'all at 10 %', 'at 50 %', 'at 100 %' ],
+		rows   => \@rows,
+		note   => 'Rows and pages when everything was settled; then all pages of a table while the session was at work.',
+	};
+}
+
+sub side { return $_[0] eq 'bank1' ? 'coordinator' : 'participant' }
+
+# ---- the goals: [what, figure, relation, bound, format]
+
+sub goals
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my @goals;
+	my $tps = sub { my ($of, $to, $clients, $least) = @_;
+		push @goals, [ "$NAME{$of} / $NAME{$to}, $clients client" . ($clients > 1 ? 's' : ''),
+			$results->ratio("tps/$of/$clients", "tps/$to/$clients"), '>=', $least, '%.2f' ] };
+
+	$tps->('dtx', 'unsafe', $_, 0.90) for @CLIENTS;
+	$tps->('dtx', 'prepared', $_, $_ == 16 ? 1.75 : 1.6) for @CLIENTS;
+	$tps->('dtx_call', 'unsafe_call', $_, 0.85) for @CLIENTS;
+	push @goals, [ 'WAL flushes a transfer, ' . side($_), $results->median("flushes/dtx/$_"), '<=', 1.02, '%.3f' ]
+	  for qw(bank1 bank2);
+	push @goals, [ 'single rows, attached / plain', $results->ratio('row/attached', 'row/plain'), '>=', 0.97, '%.3f' ],
+	  [ 'single rows, inside a branch / plain', $results->ratio('row/branch', 'row/noop'), '>=', 0.90, '%.3f' ],
+	  [ '100,000 rows, attached / plain, time', $results->ratio('bulk/attached', 'bulk/plain'), '<=', 1.4, '%.2f' ],
+	  [ '100,000 rows, inside a branch / plain, time', $results->ratio('bulk/branch', 'bulk/plain'), '<=', 2.0, '%.2f' ];
+	my @held = $results->all('snapshot/dtx/held');
+	push @goals, [ 'snapshot held, last / first part', @held ? $held[-1] / $held[0] : undef, '>=', 0.80, '%.2f' ];
+	my ($early, $late) = map { $results->median("memory/bank1/session pgbench/$_") } 10, 100;
+	push @goals, [ 'growth of the session from 10 % to 100 %, kB',
+		defined $early && defined $late ? $late - $early : undef, '<=', FLAT_KB, '%d' ];
+	for my $bank (qw(bank1 bank2))
+	{
+		my @left = map { ($results->all("tables/$bank/$_/end"))[0] } qw(branch joined_branch undo_log);
+
+		push @goals, [ 'rows left in branch, joined_branch, undo_log, ' . side($bank),
+			@left == 3 ? $left[0] + $left[1] + $left[2] : undef, '<=', 0, '%d' ];
+		push @goals, [ 'pages of schema dtx, ' . side($bank),
+			max(grep { defined } map { $results->median("pages/$bank/$_") } 10, 50, 100, 'end'), '<=', SMALL_PAGES, '%d' ];
+	}
+	return grep { defined $_->[1] } @goals;
+}
+
+sub goal_table
+{
+	my ($self) = @_;
+	my @goals = $self->goals;
+	my $met = 0;
+	my @rows;
+
+	for my $goal (@goals)
+	{
+		my ($what, $figure, $relation, $bound, $format) = @$goal;
+		my $ok = $relation eq '>=' ? $figure >= $bound : $figure <= $bound;
+
+		$met += $ok;
+		push @rows, [ $what, sprintf($format, $figure), "$relation $bound", $ok ? 'met' : 'NOT MET' ];
+	}
+	return {
+		title  => sprintf('Goals: %d of %d met', $met, scalar @goals),
+		header => [ 'goal', 'figure', 'wanted', '' ],
+		rows   => \@rows,
+	};
+}
+
+# ---- text and Markdown
+
+sub machine
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($postgresql, $cpu, $cores, $flush, $runs, $seconds, $date) =
+	  map { ($results->all("machine/$_"))[0] // '?' } qw(postgresql cpu cores flush runs seconds date);
+
+	$postgresql =~ s/ .*//;
+	return "PostgreSQL $postgresql, two clusters and all clients on one machine: $cpu, $cores cores, "
+	  . "a write of 8 kB with fsync takes $flush ms. Medians of $runs interleaved runs of $seconds s, $date.";
+}
+
+sub aligned
+{
+	my ($table, $left, $between, $right, $rule) = @_;
+	my @lines = ($table->{header}, @{ $table->{rows} });
+	my @width = map { my $column = $_; max map { length($_->[$column] // '') } @lines } 0 .. $#{ $table->{header} };
+	my @text;
+
+	for my $line (@lines)
+	{
+		push @text, $left . join($between, map {
+			my $cell = $line->[$_] // '';
+			$_ == 0 ? sprintf("%-*s", $width[$_], $cell) : sprintf("%*s", $width[$_], $cell)
+		} 0 .. $#width) . $right;
+		push @text, $rule->(\@width) if @text == 1;
+	}
+	return join("\n", @text) . "\n";
+}
+
+sub text
+{
+	my ($self) = @_;
+	my $text = wrapped($self->machine) . "\n";
+
+	for my $table ($self->tables, $self->goal_table)
+	{
+		$text .= "\n$table->{title}\n\n" . aligned($table, '  ', '   ', '', sub { '  ' . join('   ', map { '-' x $_ } @{ $_[0] }) });
+		$text .= "\n" . wrapped("  $table->{note}") . "\n" if $table->{note};
+	}
+	$text =~ s/ +$//mg;
+	return $text;
+}
+
+sub wrapped
+{
+	my ($text) = @_;
+	my ($indent) = $text =~ /^( *)/;
+
+	$text =~ s/(.{60,100}) +/$1\n$indent/g;
+	return $text;
+}
+
+sub markdown
+{
+	my ($self) = @_;
+	my $text = "# dtx, measured\n\nMade by `make bench`. " . $self->machine . "\n\n![transfers a second](results.svg)\n";
+
+	for my $table ($self->goal_table, $self->tables)
+	{
+		$text .= "\n## $table->{title}\n\n" . aligned($table, '| ', ' | ', ' |',
+			sub { my ($first, @rest) = @{ $_[0] }; '| ' . join(' | ', '-' x max(3, $first), map { '-' x max(2, $_ - 1) . ':' } @rest) . ' |' });
+		$text .= "\n$table->{note}\n" if $table->{note};
+	}
+	return $text;
+}
+
+# ---- the plot
+
+my %COLOR = (
+	unsafe => '#9aa5b1', prepared => '#d98b5f', dtx => '#2f6fb0', unsafe_call => '#c3cad2', dtx_call => '#7fb0de');
+
+sub svg
+{
+	my ($self) = @_;
+	my @part = ($self->transfer_plot(60, 50, 800, 300), $self->snapshot_plot(60, 440, 800, 160));
+	my $height = grep({ /class="snapshot"/ } @part) ? 660 : 420;
+
+	return qq{<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 $height" width="900" height="$height"}
+	  . qq{ font-family="sans-serif" font-size="12" fill="#222">\n}
+	  . qq{<rect width="900" height="$height" fill="#fff"/>\n}
+	  . join('', map { "$_\n" } @part) . "</svg>\n";
+}
+
+# A round number of steps that reaches over the greatest figure.
+sub axis
+{
+	my ($most) = @_;
+	my $step = 10 ** int(log($most || 1) / log(10));
+
+	$step /= $step * 2 > $most ? 5 : $step * 5 > $most ? 2 : 1;
+	return map { $_ * $step } 0 .. int($most / $step) + 1;
+}
+
+sub frame
+{
+	my ($x, $y, $width, $height, $title, @ticks) = @_;
+	my @part = (qq{<text x="$x" y="@{[ $y - 24 ]}" font-size="15">$title</text>});
+
+	for my $tick (@ticks)
+	{
+		my $at = sprintf '%.1f', $y + $height * (1 - $tick / $ticks[-1]);
+
+		push @part, qq{<line x1="$x" y1="$at" x2="@{[ $x + $width ]}" y2="$at" stroke="#e4e7eb"/>},
+		  qq{<text x="@{[ $x - 6 ]}" y="@{[ $at + 4 ]}" text-anchor="end">$tick</text>};
+	}
+	return @part;
+}
+
+# Bars of the medians, with a dot for each run.
+sub transfer_plot
+{
+	my ($self, $x, $y, $width, $height) = @_;
+	my $results  = $self->{results};
+	my @variants = grep { my $v = $_; grep { $results->has("tps/$v/$_") } @CLIENTS } qw(unsafe prepared dtx unsafe_call dtx_call);
+
+	return () unless @variants;
+	my @ticks = axis(max map { my $v = $_; map { $results->all("tps/$v/$_") } @CLIENTS } @variants);
+	my @part  = frame($x, $y, $width, $height, 'Transfers a second (median of the runs; each run a dot)', @ticks);
+	my $group = $width / @CLIENTS;
+	my $bar   = $group * 0.84 / @variants;
+
+	for my $g (0 .. $#CLIENTS)
+	{
+		for my $v (0 .. $#variants)
+		{
+			my $name = "tps/$variants[$v]/$CLIENTS[$g]";
+			my $median = $results->median($name) // next;
+			my $left = $x + $group * ($g + 0.08) + $bar * $v;
+			my $top  = $y + $height * (1 - $median / $ticks[-1]);
+
+			push @part, sprintf('<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>',
+				$left, $top, $bar - 3, $y + $height - $top, $COLOR{ $variants[$v] });
+			push @part, sprintf('<circle cx="%.1f" cy="%.1f" r="2" fill="#222" fill-opacity="0.6"/>',
+				$left + $bar / 2 - 1.5, $y + $height * (1 - $_ / $ticks[-1])) for $results->all($name);
+			push @part, sprintf('<text x="%.1f" y="%.1f" text-anchor="middle" font-size="11">%.0f</text>',
+				$left + $bar / 2 - 1.5, $y + $height * (1 - max($results->all($name)) / $ticks[-1]) - 6, $median);
+		}
+		push @part, sprintf('<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>', $x + $group * ($g + 0.5),
+			$y + $height + 18, $CLIENTS[$g] == 1 ? '1 client' : "$CLIENTS[$g] clients");
+	}
+	push @part, legend($x, $y + $height + 40, map { [ $NAME{$_}, $COLOR{$_} ] } @variants);
+	return @part;
+}
+
+sub legend
+{
+	my ($x, $y, @entries) = @_;
+	my @part;
+
+	for my $entry (@entries)
+	{
+		push @part, qq{<rect x="$x" y="@{[ $y - 10 ]}" width="12" height="12" fill="$entry->[1]"/>},
+		  qq{<text x="@{[ $x + 17 ]}" y="$y">$entry->[0]</text>};
+		$x += 40 + 7 * length $entry->[0];
+	}
+	return @part;
+}
+
+# Lines over time; dashed without the snapshot.
+sub snapshot_plot
+{
+	my ($self, $x, $y, $width, $height) = @_;
+	my $results = $self->{results};
+	my @keys = grep { $results->has("snapshot/$_") } qw(unsafe/free unsafe/held dtx/free dtx/held);
+	my ($part) = $results->all('snapshot/part');
+
+	return () unless @keys;
+	my @ticks = axis(max map { $results->all("snapshot/$_") } @keys);
+	my @parts = (qq{<g class="snapshot">},
+		frame($x, $y, $width, $height, 'A snapshot held open on both sides: transfers a second, 4 clients (dashed: none held)', @ticks));
+
+	for my $key (@keys)
+	{
+		my @tps = $results->all("snapshot/$key");
+		my ($variant, $held) = split m{/}, $key;
+		my $at = sub { $x + $width * ($_[0] + 0.5) / @tps };
+
+		push @parts, sprintf('<polyline fill="none" stroke="%s" stroke-width="2"%s points="%s"/>', $COLOR{$variant},
+			$held eq 'held' ? '' : ' stroke-dasharray="5 4"',
+			join(' ', map { sprintf '%.1f,%.1f', $at->($_), $y + $height * (1 - $tps[$_] / $ticks[-1]) } 0 .. $#tps));
+	}
+	push @parts, map({ sprintf '<text x="%.1f" y="%.1f" text-anchor="middle">to %d s</text>',
+		$x + $width * ($_ + 0.5) / 6, $y + $height + 18, ($_ + 1) * $part } 0 .. 5),
+	  legend($x, $y + $height + 40, [ $NAME{unsafe}, $COLOR{unsafe} ], [ $NAME{dtx}, $COLOR{dtx} ]), '</g>';
+	return @parts;
+}
+
+1;

@@ -1,0 +1,3 @@
+BEGIN;
+UPDATE bulk_jsonb SET balance = balance + 1;
+COMMIT;
