@@ -226,7 +226,7 @@ COMMENT ON FUNCTION dtx_wait(text, interval) IS
 -- what coordinators call here
 CREATE FUNCTION dtx.peer_hello(protocol integer, OUT node text, OUT protocol_version integer, OUT version text, OUT in_recovery boolean)
     AS 'MODULE_PATHNAME', 'dtx_peer_hello' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_join(gid text, mode text, flags integer, lock_timeout integer, horizon bigint) RETURNS text
+CREATE FUNCTION dtx.branch_join(gid text, mode text, flags integer, lock_timeout integer) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_branch_join' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_settle(gids text[], commits boolean[], horizon bigint,
                                   OUT outcome text, OUT detail text, OUT written pg_lsn, OUT durable pg_lsn) RETURNS SETOF record
@@ -242,7 +242,7 @@ CREATE FUNCTION dtx_admit(role regrole) RETURNS void
 AS $$
 BEGIN
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dtx TO %s', role);
-    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, bigint),'
+    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer),'
         ' dtx.branch_settle(text[], boolean[], bigint), dtx.branch_pending(text[]), dtx.branch_flush(),'
         ' dtx.ledger_credit(text, numeric) TO %s', role);
 END

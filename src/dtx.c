@@ -96,6 +96,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 		next_object_access(access, class_id, object_id, sub_id, arg);
 	if (!IsUnderPostmaster || !OidIsValid(MyDatabaseId))
 		return;
+	if (class_id == LargeObjectRelationId && current_branch.active)
+		guard_large_object();
 	if (access == OAT_DROP)
 	{
 		if (class_id == RelationRelationId && sub_id == 0)

@@ -20,6 +20,7 @@ int			guc_recovery_interval = 60000;
 int			guc_retry_base = 100;
 int			guc_retry_max = 60000;
 int			guc_settle_batch = 256;
+int			guc_settle_delay = 5;
 int			guc_unattached = UNATTACHED_ERROR;
 int			guc_worker_idle_timeout = 60000;
 
@@ -100,6 +101,9 @@ guc_define(void)
 	define_int("dtx.settle_batch",
 			   "Sets how many branches one call to a peer settles at most.",
 			   &guc_settle_batch, 1, 4096, PGC_SIGHUP, 0);
+	define_int("dtx.settle_delay",
+			   "Sets the least time between two calls that settle branches at a peer, unless somebody waits there.",
+			   &guc_settle_delay, 0, 10000, PGC_SIGHUP, GUC_UNIT_MS);
 	DefineCustomEnumVariable("dtx.unattached",
 							 "Sets what happens when a branch does what dtx could not undo.",
 							 NULL, &guc_unattached, UNATTACHED_ERROR,

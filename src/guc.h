@@ -21,6 +21,7 @@ extern int	guc_recovery_interval;	/* ms */
 extern int	guc_retry_base;			/* ms */
 extern int	guc_retry_max;			/* ms */
 extern int	guc_settle_batch;
+extern int	guc_settle_delay;		/* ms */
 extern int	guc_unattached;			/* UnattachedPolicy */
 extern int	guc_worker_idle_timeout;	/* ms; 0 never gives its slot back */
 

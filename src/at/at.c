@@ -33,6 +33,7 @@ static const BranchMode at_mode = {
 	.phase_one = at_phase_one,
 	.settle_commit = at_settle_commit,
 	.settle_rollback = compensate,
+	.worker_start = undo_filter_load,
 	.subxact_end = undo_subxact_end,
 	.xact_end = undo_xact_end,
 };

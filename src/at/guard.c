@@ -113,13 +113,13 @@ refuse_transaction_control(void)
 }
 
 static void
-refuse_session_change(const char *what)
+refuse_session_change(const char *what, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("%s is not allowed inside a branch", what),
 			 errdetail("The connection is used again by other branches."),
-			 errhint("Use SET LOCAL.")));
+			 hint ? errhint("%s", hint) : 0));
 }
 
 void
@@ -150,13 +150,18 @@ guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 				VariableSetStmt *set = (VariableSetStmt *) node;
 
 				if (!set->is_local)
-					refuse_session_change("SET without LOCAL");
+					refuse_session_change("SET without LOCAL", "Use SET LOCAL.");
 			}
 			break;
 		case T_CopyStmt:
 			{
 				CopyStmt   *copy = (CopyStmt *) node;
 
+				if (copy->filename == NULL && is_callers_statement(statement))
+					ereport(ERROR,
+							(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+							 errmsg("COPY to or from the client is not possible in a branch"),
+							 errhint("Copy from a file at the server, or insert the rows.")));
 				if (copy->is_from && copy->relation != NULL)
 					check_result_relation(RangeVarGetRelid(copy->relation, RowExclusiveLock, false));
 			}
@@ -177,13 +182,20 @@ guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 		case T_UnlistenStmt:
 		case T_DiscardStmt:
 		case T_LoadStmt:
-			refuse_session_change(GetCommandTagName(CreateCommandTag(node)));
+			refuse_session_change(GetCommandTagName(CreateCommandTag(node)), NULL);
 			break;
 		default:
 			report_unattached(GetCommandTagName(CreateCommandTag(node)),
 							  "A branch may change rows of attached tables only; see dtx.unattached.");
 			break;
 	}
+}
+
+void
+guard_large_object(void)
+{
+	report_unattached("access to large objects",
+					  "Keep such data in columns of type bytea, in attached tables.");
 }
 
 /*
@@ -197,8 +209,7 @@ guard_before_phase_one(void)
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, LargeObjectRelationId);
 	if (LockHeldByMe(&tag, RowExclusiveLock))
-		report_unattached("access to large objects",
-						  "Keep such data in columns of type bytea, in attached tables.");
+		guard_large_object();
 }
 
 static void

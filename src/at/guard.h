@@ -24,6 +24,9 @@ extern void guard_utility(PlannedStmt *statement, ProcessUtilityContext *context
 /* Phase 1 is about to commit: refuse what was done without passing by here. */
 extern void guard_before_phase_one(void);
 
+/* Inside a branch a large object is created, altered or dropped. */
+extern void guard_large_object(void);
+
 /* The object access hook's part: rows in doubt outlive no DROP or TRUNCATE. */
 extern void guard_relation_drop(Oid relid);
 extern void guard_relation_truncate(Oid relid);

@@ -11,15 +11,12 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "at/undo_log.h"
-#include "catalog/indexing.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
-#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
@@ -80,8 +77,8 @@ remember_count(int64 key_hash, bool added)
  * are there. Nobody adds or deletes an entry of this database before that is
  * done, so none is missed or counted twice.
  */
-static void
-ensure_filter(void)
+void
+undo_filter_load(void)
 {
 	DatabaseSlot *slot = my_database_slot();
 	LOCKTAG		tag;
@@ -118,32 +115,16 @@ undo_filter_may_hold(int64 key_hash)
 static void
 write_pending(int first)
 {
-	Relation	rel;
-	CatalogIndexState indexes;
 	int			n = npending - first;
+	HeapTuple  *tuples;
 
 	if (n <= 0)
 		return;
-	rel = table_open(own_relid(OWN_UNDO_LOG), RowExclusiveLock);
-	indexes = CatalogOpenIndexes(rel);
-	if (n == 1)
-		CatalogTupleInsertWithInfo(rel, pending[first].tuple, indexes);
-	else
-	{
-		TupleTableSlot **slots = palloc(n * sizeof(TupleTableSlot *));
-
-		for (int i = 0; i < n; i++)
-		{
-			slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
-			ExecStoreHeapTuple(pending[first + i].tuple, slots[i], false);
-		}
-		CatalogTuplesMultiInsertWithInfo(rel, slots, n, indexes);
-		for (int i = 0; i < n; i++)
-			ExecDropSingleTupleTableSlot(slots[i]);
-		pfree(slots);
-	}
-	CatalogCloseIndexes(indexes);
-	table_close(rel, NoLock);
+	tuples = palloc(n * sizeof(HeapTuple));
+	for (int i = 0; i < n; i++)
+		tuples[i] = pending[first + i].tuple;
+	own_insert_many(OWN_UNDO_LOG, tuples, n);
+	pfree(tuples);
 
 	for (int i = first; i < npending; i++)
 	{
@@ -165,7 +146,7 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 	int			first;
 
 	if (branch_entries == 0)
-		ensure_filter();
+		undo_filter_load();
 	if (pending_context == NULL)
 		pending_context = AllocSetContextCreate(TopMemoryContext, "dtx pending undo entries",
 												ALLOCSET_DEFAULT_SIZES);
@@ -220,7 +201,7 @@ undo_delete(int64 branch)
 	OwnScan		scan;
 	HeapTuple	tuple;
 
-	ensure_filter();
+	undo_filter_load();
 	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_BRANCH_IDX, RowExclusiveLock, branch);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{

@@ -36,6 +36,9 @@ extern int64 undo_flush(void);
 /* Delete a branch's entries. */
 extern void undo_delete(int64 branch);
 
+/* Make the filter know what is in the log, if it does not. In a transaction. */
+extern void undo_filter_load(void);
+
 /* May a row with this hash be locked? False is certain. */
 extern bool undo_filter_may_hold(int64 key_hash);
 

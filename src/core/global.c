@@ -25,6 +25,7 @@
 #include "core/fault.h"
 #include "core/global.h"
 #include "core/node.h"
+#include "core/override.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/settle.h"
@@ -33,7 +34,6 @@
 #include "lib/ilist.h"
 #include "net/peer.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -261,9 +261,8 @@ try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
 	Gid			gid;
 	char		text[DTX_GID_SIZE];
 	char		flags[16],
-				lock_timeout[16],
-				horizon[24];
-	const char *join_values[5] = {text, global.mode->name, flags, lock_timeout, horizon};
+				lock_timeout[16];
+	const char *join_values[4] = {text, global.mode->name, flags, lock_timeout};
 	RemoteCall	call = {.pc = pc, .nstatements = 2};
 	PGresult   *volatile result = NULL;
 
@@ -272,10 +271,8 @@ try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
 	branch_gid(branch, &gid, text);
 	snprintf(flags, sizeof(flags), "%d", join_flags);
 	snprintf(lock_timeout, sizeof(lock_timeout), "%d", guc_lock_timeout);
-	snprintf(horizon, sizeof(horizon), UINT64_FORMAT,
-			 my_database_slot() != NULL ? my_database_slot()->horizon : 0);
-	call.statements[0].sql = "SELECT dtx.branch_join($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.int4, $4::pg_catalog.int4, $5::pg_catalog.int8)";
-	call.statements[0].nparams = 5;
+	call.statements[0].sql = "SELECT dtx.branch_join($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.int4, $4::pg_catalog.int4)";
+	call.statements[0].nparams = 4;
 	call.statements[0].values = join_values;
 	call.statements[1] = *statement;
 
@@ -293,6 +290,10 @@ try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
 			if (!again)
 				remote_throw(&call);
 		}
+		else if (PQresultStatus(call.results[1]) == PGRES_EMPTY_QUERY)
+			ereport(ERROR,
+					(errcode(ERRCODE_SYNTAX_ERROR),
+					 errmsg("the statement for server \"%s\" is empty", pc->server_name)));
 		else
 		{
 			DTX_FAULT_POINT("coordinator-before-branch-row");
@@ -315,22 +316,23 @@ PGresult *
 global_run_branch(const char *server_name, const RemoteStatement *statement, int join_flags)
 {
 	Oid			role = GetUserId();
-	ForeignServer *server = peer_server_by_name(server_name, role);
+	Oid			server = peer_server_by_name(server_name, role);
 	PGresult   *result = NULL;
 
+	PreventCommandIfReadOnly("a branch of a global transaction");
 	global_ensure();
 	check_deadline();
 	for (int attempt = 0; attempt < 3 && result == NULL; attempt++)
 	{
-		PeerConnection *pc = connection_get(server->serverid, role, global.deadline);
+		PeerConnection *pc = connection_get(server, role, global.deadline);
 
 		if (node_is_self(pc->peer_node))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("server \"%s\" is this very database", server_name),
 					 errhint("Run the statement without dtx: the local transaction is part of the global one.")));
-		contact_ensure(server->serverid, role, global.deadline);
-		settle_doomed(server->serverid);
+		contact_ensure(server, role, global.deadline);
+		settle_doomed(server);
 		result = try_branch(pc, statement, join_flags | JOIN_ONE_STATEMENT);
 	}
 	if (result == NULL)
@@ -356,8 +358,7 @@ global_pre_commit(void)
 	check_deadline();
 	/* after all user code: whatever it set, the decision is durable when it is told */
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
 	DTX_FAULT_POINT("coordinator-before-commit");
 }
 

@@ -42,6 +42,13 @@ mode_by_name(const char *name)
 }
 
 void
+modes_worker_start(void)
+{
+	for (int i = 0; i < nmodes; i++)
+		modes[i]->worker_start();
+}
+
+void
 modes_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
 {
 	for (int i = 0; i < nmodes; i++)

@@ -14,6 +14,7 @@
 #include "access/xlogdefs.h"
 #include "core/gid.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 
 /* A row of dtx.joined_branch, as settling needs it. */
 typedef struct JoinedBranch
@@ -25,6 +26,7 @@ typedef struct JoinedBranch
 	char		mode;
 	XLogRecPtr	lsn;			/* where phase 1 ended: the order of branches */
 	int64		changes;
+	ItemPointerData tid;		/* of the row */
 } JoinedBranch;
 
 typedef struct BranchMode
@@ -44,6 +46,9 @@ typedef struct BranchMode
 	 * undoes what was done. */
 	void		(*settle_rollback) (List *branches);
 
+	/* The worker has started: fill what shared memory holds, in a transaction. */
+	void		(*worker_start) (void);
+
 	/* A subtransaction, or the transaction, ended. Never throw. */
 	void		(*subxact_end) (bool commit, SubTransactionId id, SubTransactionId parent);
 	void		(*xact_end) (bool commit);
@@ -54,6 +59,9 @@ extern void mode_register(const BranchMode *mode);
 /* By letter; ERROR when this version has no such mode. */
 extern const BranchMode *mode_by_letter(char letter);
 extern const BranchMode *mode_by_name(const char *name);
+
+/* Tell every mode; in a transaction. */
+extern void modes_worker_start(void);
 
 /* Tell every mode. Never throws. */
 extern void modes_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent);

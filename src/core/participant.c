@@ -21,6 +21,7 @@
 #include "core/errors.h"
 #include "core/fault.h"
 #include "core/node.h"
+#include "core/override.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -31,10 +32,13 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/float.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
+
+/* ms between looks whether the coordinator is still connected */
+#define CONNECTION_CHECK_INTERVAL	200
 
 CurrentBranch current_branch;
 
@@ -54,47 +58,38 @@ coordinator_horizon(const char *node)
 	ScanKeyData key;
 	OwnScan		scan;
 	HeapTuple	tuple;
-	uint64		horizon = 0;
+	uint64		horizon;
 
+	if (horizon_recall(node, &horizon))
+		return horizon;
 	ScanKeyInit(&key, Anum_coordinator_node, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(node));
 	key.sk_collation = C_COLLATION_OID;
 	own_scan_begin(&scan, OWN_COORDINATOR, OWN_COORDINATOR_PKEY, AccessShareLock, 1, &key);
+	horizon = 0;
 	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 		horizon = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_coordinator_horizon, NULL));
 	own_scan_end(&scan);
+	horizon_remember(node, horizon);
 	return horizon;
-}
-
-/* Change a setting for this transaction, unless it is as it should be. */
-static void
-set_locally(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
 static void
 prepare_settings(int lock_timeout)
 {
-	char		value[32];
-
 	/* heap locks are waited for no longer than row locks of branches */
 	if (lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > lock_timeout))
-	{
-		snprintf(value, sizeof(value), "%d", lock_timeout);
-		set_locally("lock_timeout", value);
-	}
+		setting_override(&LockTimeout, lock_timeout);
 	/* the coordinator cancels a call by closing the connection */
 	if (client_connection_check_interval == 0)
-		set_locally("client_connection_check_interval", "200");
+		setting_override(&client_connection_check_interval, CONNECTION_CHECK_INTERVAL);
 	/* values travel as text */
 	if (DateStyle != USE_ISO_DATES)
-		set_locally("datestyle", "ISO");
+		setting_override(&DateStyle, USE_ISO_DATES);
 	if (IntervalStyle != INTSTYLE_POSTGRES)
-		set_locally("intervalstyle", "postgres");
+		setting_override(&IntervalStyle, INTSTYLE_POSTGRES);
 	if (extra_float_digits < 1)
-		set_locally("extra_float_digits", "1");
+		setting_override(&extra_float_digits, 1);
 }
 
 static void
@@ -122,8 +117,7 @@ wake_waiters_for(uint64 xid_hash)
 }
 
 const char *
-participant_join(const char *gid_text, const char *mode, int flags, int lock_timeout,
-				 int64 horizon)
+participant_join(const char *gid_text, const char *mode, int flags, int lock_timeout)
 {
 	ProcessSlot *slot = my_process_slot();
 	const char *self = node_self();
@@ -156,6 +150,8 @@ participant_join(const char *gid_text, const char *mode, int flags, int lock_tim
 		refuse_join(gid_text, "Its global transaction has ended long ago.");
 	prepare_settings(lock_timeout);
 
+	/* the session serves other branches: whatever this one sets ends with it */
+	joining.guc_nest = NewGUCNestLevel();
 	joining.active = true;
 	current_branch = joining;
 	pg_atomic_write_u64(&slot->in_branch_of, joining.xid_hash);
@@ -172,15 +168,6 @@ insert_joined_branch(int64 changes)
 {
 	Datum		values[Natts_joined_branch] = {0};
 	bool		nulls[Natts_joined_branch] = {0};
-	OwnScan		scan;
-	bool		settled_before;
-
-	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, RowExclusiveLock,
-				  current_branch.key);
-	settled_before = HeapTupleIsValid(own_scan_next(&scan));
-	own_scan_end(&scan);
-	if (settled_before)
-		refuse_join(current_branch.gid_text, "It was rolled back before it came.");
 
 	values[Anum_joined_branch_branch - 1] = Int64GetDatum(current_branch.key);
 	values[Anum_joined_branch_lsn - 1] = LSNGetDatum(GetXLogInsertRecPtr());
@@ -206,9 +193,9 @@ participant_pre_commit(void)
 	DTX_FAULT_POINT("participant-before-phase-one");
 	changes = current_branch.mode->phase_one(current_branch.key);
 	insert_joined_branch(changes);
+	AtEOXact_GUC(false, current_branch.guc_nest);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
 	DTX_FAULT_POINT("participant-before-commit");
 }
 

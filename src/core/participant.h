@@ -22,6 +22,7 @@ typedef struct CurrentBranch
 	Oid			role;
 	int			flags;
 	int			lock_timeout;	/* ms, the coordinator's dtx.lock_timeout */
+	int			guc_nest;		/* settings changed above it end with the branch */
 	const BranchMode *mode;
 } CurrentBranch;
 
@@ -37,12 +38,11 @@ participant_user_statement(void)
 
 /*
  * Make the current transaction the branch gid. Nothing may have been written
- * in it yet. lock_timeout is in ms. horizon: the coordinator knows every one of
- * its transactions below it to be over. Returns this node's id.
+ * in it yet. lock_timeout is in ms. Returns this node's id.
  * ERROR DX003 when the branch cannot be joined.
  */
 extern const char *participant_join(const char *gid_text, const char *mode, int flags,
-									int lock_timeout, int64 horizon);
+									int lock_timeout);
 
 /* Try to have the gid for this transaction alone; false when another has it. */
 extern bool gid_try_lock(int64 key);

@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "core/compat.h"
 #include "core/node.h"
+#include "core/override.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/settle.h"
@@ -20,7 +21,6 @@
 #include "net/peer.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
@@ -49,7 +49,7 @@ dtx_peer_hello(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
-/* dtx.branch_join(gid text, mode text, flags int4, lock_timeout int4, horizon int8) */
+/* dtx.branch_join(gid text, mode text, flags int4, lock_timeout int4) */
 Datum
 dtx_branch_join(PG_FUNCTION_ARGS)
 {
@@ -57,7 +57,7 @@ dtx_branch_join(PG_FUNCTION_ARGS)
 	char	   *mode = text_to_cstring(PG_GETARG_TEXT_PP(1));
 
 	PG_RETURN_TEXT_P(cstring_to_text(participant_join(gid, mode, PG_GETARG_INT32(2),
-													  PG_GETARG_INT32(3), PG_GETARG_INT64(4))));
+													  PG_GETARG_INT32(3))));
 }
 
 /* dtx.branch_settle(gids text[], commits bool[], horizon int8) */
@@ -110,7 +110,9 @@ dtx_branch_settle(PG_FUNCTION_ARGS)
 		}
 		else
 		{
-			nulls[0] = nulls[1] = true;
+			nulls[0] = pg_atomic_read_u32(&shared->waiters) == 0;
+			values[0] = CStringGetTextDatum(SETTLE_AWAITED);
+			nulls[1] = true;
 			nulls[2] = nulls[3] = false;
 			values[2] = LSNGetDatum(GetXLogInsertRecPtr());
 			values[3] = LSNGetDatum(durable_position());
@@ -169,8 +171,7 @@ dtx_branch_flush(PG_FUNCTION_ARGS)
 {
 	(void) GetTopTransactionId();
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
 	ForceSyncCommit();
 	PG_RETURN_VOID();
 }
@@ -182,7 +183,7 @@ dtx_ping(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	Datum		values[2];
 	bool		nulls[2] = {0};
-	ForeignServer *server;
+	Oid			server;
 	PeerConnection *pc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -192,7 +193,7 @@ dtx_ping(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("server of dtx_ping must not be null")));
 	server = peer_server_by_name(NameStr(*PG_GETARG_NAME(0)), GetUserId());
-	pc = connection_get(server->serverid, GetUserId(), 0);
+	pc = connection_get(server, GetUserId(), 0);
 	connection_greet(pc, 0);
 	values[0] = CStringGetTextDatum(pc->peer_node);
 	values[1] = CStringGetTextDatum(pc->peer_version);

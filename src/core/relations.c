@@ -12,6 +12,8 @@
 #include "catalog/namespace.h"
 #include "commands/extension.h"
 #include "core/relations.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -167,14 +169,106 @@ own_column(OwnScan *scan, HeapTuple tuple, int column, bool *isnull)
 	return value;
 }
 
+/* The indexes of a table. Their keys are plain columns, none is partial. */
+static const OwnRelation *
+indexes_of(OwnRelation table)
+{
+	static const OwnRelation none[] = {OWN_COUNT};
+	static const OwnRelation contact[] = {OWN_CONTACT_PKEY, OWN_COUNT};
+	static const OwnRelation branch[] = {OWN_BRANCH_N_IDX, OWN_COUNT};
+	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
+	static const OwnRelation coordinator[] = {OWN_COORDINATOR_PKEY, OWN_COUNT};
+	static const OwnRelation undo_log[] = {OWN_UNDO_LOG_BRANCH_IDX, OWN_UNDO_LOG_KEY_IDX, OWN_COUNT};
+	static const OwnRelation relation_shape[] = {OWN_RELATION_SHAPE_IDX, OWN_COUNT};
+
+	switch (table)
+	{
+		case OWN_CONTACT:
+			return contact;
+		case OWN_BRANCH:
+			return branch;
+		case OWN_JOINED_BRANCH:
+			return joined_branch;
+		case OWN_COORDINATOR:
+			return coordinator;
+		case OWN_UNDO_LOG:
+			return undo_log;
+		case OWN_RELATION_SHAPE:
+			return relation_shape;
+		default:
+			return none;
+	}
+}
+
+/* One entry into each index, without the executor's state for indexes. */
+static void
+insert_index_entries(Relation rel, OwnRelation table, ItemPointer tid, Datum *values, bool *nulls)
+{
+	static IndexInfo info = {.type = T_IndexInfo};	/* B-trees do not look at it */
+
+	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
+	{
+		Relation	index = index_open(own_relid(*which), RowExclusiveLock);
+		Datum		keys[INDEX_MAX_KEYS];
+		bool		key_nulls[INDEX_MAX_KEYS];
+
+		for (int i = 0; i < index->rd_index->indnatts; i++)
+		{
+			int			column = index->rd_index->indkey.values[i] - 1;
+
+			keys[i] = values[column];
+			key_nulls[i] = nulls[column];
+		}
+		(void) index_insert(index, keys, key_nulls, tid, rel,
+							index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+							false, &info);
+		index_close(index, NoLock);
+	}
+}
+
 void
 own_insert(OwnRelation table, Datum *values, bool *nulls)
 {
 	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 
-	CatalogTupleInsert(rel, tuple);
+	simple_heap_insert(rel, tuple);
+	insert_index_entries(rel, table, &tuple->t_self, values, nulls);
 	heap_freetuple(tuple);
+	table_close(rel, NoLock);
+}
+
+void
+own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
+{
+	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	TupleTableSlot **slots = palloc(count * sizeof(TupleTableSlot *));
+	Datum	   *values = palloc(desc->natts * sizeof(Datum));
+	bool	   *nulls = palloc(desc->natts * sizeof(bool));
+
+	if (count == 1)
+		simple_heap_insert(rel, tuples[0]);
+	else
+	{
+		for (int i = 0; i < count; i++)
+		{
+			slots[i] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+			ExecStoreHeapTuple(tuples[i], slots[i], false);
+		}
+		heap_multi_insert(rel, slots, count, GetCurrentCommandId(true), 0, NULL);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		heap_deform_tuple(tuples[i], desc, values, nulls);
+		insert_index_entries(rel, table, count == 1 ? &tuples[i]->t_self : &slots[i]->tts_tid,
+							 values, nulls);
+		if (count > 1)
+			ExecDropSingleTupleTableSlot(slots[i]);
+	}
+	pfree(slots);
+	pfree(values);
+	pfree(nulls);
 	table_close(rel, NoLock);
 }
 
@@ -191,5 +285,14 @@ own_update(OwnScan *scan, HeapTuple tuple, Datum *values, bool *nulls, bool *rep
 void
 own_delete(OwnScan *scan, HeapTuple tuple)
 {
-	CatalogTupleDelete(scan->rel, &tuple->t_self);
+	simple_heap_delete(scan->rel, &tuple->t_self);
+}
+
+void
+own_delete_tid(OwnRelation table, ItemPointer tid)
+{
+	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+
+	simple_heap_delete(rel, tid);
+	table_close(rel, NoLock);
 }

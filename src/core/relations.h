@@ -136,11 +136,17 @@ extern Datum own_column(OwnScan *scan, HeapTuple tuple, int column, bool *isnull
 /* Insert a row with its index entries. */
 extern void own_insert(OwnRelation table, Datum *values, bool *nulls);
 
+/* Insert rows that are formed already, as one. */
+extern void own_insert_many(OwnRelation table, HeapTuple *tuples, int count);
+
 /* Replace columns of a row that a scan returned. */
 extern void own_update(OwnScan *scan, HeapTuple tuple, Datum *values, bool *nulls,
 					   bool *replace);
 
 /* Delete a row that a scan returned. */
 extern void own_delete(OwnScan *scan, HeapTuple tuple);
+
+/* The same by the TID that a scan in this transaction returned. */
+extern void own_delete_tid(OwnRelation table, ItemPointer tid);
 
 #endif							/* DTX_RELATIONS_H */

@@ -25,6 +25,7 @@
 #include "core/fault.h"
 #include "core/participant.h"
 #include "core/relations.h"
+#include "core/override.h"
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "guc.h"
@@ -45,6 +46,9 @@ static int	woken_room = 0;
 
 /* The coordinator's row is rewritten when its horizon has moved by this much. */
 #define HORIZON_STEP	1000
+
+/* ms: compensation waits no longer than this for a row's heap lock */
+#define SETTLE_LOCK_TIMEOUT	1000
 
 XLogRecPtr
 durable_position(void)
@@ -204,23 +208,12 @@ find_joined(const char *gid_text, int64 key, JoinedBranch *branch, char *state)
 		branch->mode = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL));
 		branch->lsn = DatumGetLSN(own_column(&scan, tuple, Anum_joined_branch_lsn, NULL));
 		branch->changes = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_changes, NULL));
+		branch->tid = tuple->t_self;
 		*state = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL));
 		found = true;
 	}
 	own_scan_end(&scan);
 	return found;
-}
-
-static void
-delete_joined(int64 key)
-{
-	OwnScan		scan;
-	HeapTuple	tuple;
-
-	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, RowExclusiveLock, key);
-	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		own_delete(&scan, tuple);
-	own_scan_end(&scan);
 }
 
 /* Record why a branch could not be settled; it stays in doubt, and is shown. */
@@ -345,7 +338,7 @@ roll_back_group(List *branches, bool *conflict, char **message)
 
 		mode->settle_rollback(branches);
 		foreach(cell, branches)
-			delete_joined(((JoinedBranch *) lfirst(cell))->key);
+			own_delete_tid(OWN_JOINED_BRANCH, &((JoinedBranch *) lfirst(cell))->tid);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
@@ -431,6 +424,8 @@ advance_horizon(const char *node, uint64 horizon)
 
 	if (horizon == 0 || horizon < known + HORIZON_STEP)
 		return;
+	/* what the coordinator says holds whether or not this transaction commits */
+	horizon_remember(node, horizon);
 	values[Anum_coordinator_node - 1] = CStringGetTextDatum(node);
 	values[Anum_coordinator_horizon - 1] = Int64GetDatum((int64) horizon);
 	values[Anum_coordinator_updated_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
@@ -491,11 +486,9 @@ settle_branches(SettleRequest *requests, int count, uint64 horizon)
 	DTX_FAULT_POINT("participant-before-settle");
 
 	/* durable once the coordinator asks; it keeps its row until then */
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
-	if (LockTimeout == 0 || LockTimeout > 1000)
-		(void) set_config_option("lock_timeout", "1000", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+	setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_OFF);
+	if (LockTimeout == 0 || LockTimeout > SETTLE_LOCK_TIMEOUT)
+		setting_override(&LockTimeout, SETTLE_LOCK_TIMEOUT);
 
 	for (int i = 0; i < count; i++)
 		open[i] = examine(&requests[i], &branches[i]);
@@ -507,7 +500,7 @@ settle_branches(SettleRequest *requests, int count, uint64 horizon)
 		if (requests[i].commit)
 		{
 			mode_by_letter(branches[i].mode)->settle_commit(&branches[i]);
-			delete_joined(branches[i].key);
+			own_delete_tid(OWN_JOINED_BRANCH, &branches[i].tid);
 			wake_later(xid_hash(&branches[i].gid.xid));
 			requests[i].outcome = SETTLE_SETTLED;
 			open[i] = false;

@@ -26,6 +26,9 @@
 #define SETTLE_LOST		"lost"
 #define SETTLE_DENIED	"denied"
 
+/* in the last row: somebody waits for rows of branches here; settle soon */
+#define SETTLE_AWAITED	"awaited"
+
 /*
  * The call: gids text[], commits bool[] (true: commit), the coordinator's
  * horizon. One row a gid, in their order, and a last one that says up to where
@@ -44,7 +47,8 @@ typedef struct SettleRequest
 	char	   *detail;			/* filled in: why, or NULL */
 } SettleRequest;
 
-/* Settle here, in the current transaction. horizon as for participant_join. */
+/* Settle here, in the current transaction. horizon: the coordinator will not
+ * ask again about any of its transactions below it; 0: it does not say. */
 extern void settle_branches(SettleRequest *requests, int count, uint64 horizon);
 
 /* The transaction ended: wake who waited for the rows. Never throws. */

@@ -58,6 +58,7 @@ shmem_startup(void)
 		memset(shared, 0, shared_size());
 		shared->nprocesses = dtx_process_slots();
 		shared->ndatabases = guc_max_databases;
+		SpinLockInit(&shared->horizons_mutex);
 		pg_atomic_init_u32(&shared->waiters, 0);
 		for (int i = 0; i < DTX_FILTER_CELLS; i++)
 			pg_atomic_init_u32(&shared->filter[i], 0);
@@ -277,14 +278,62 @@ open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b)
 bool
 open_rollback_exists(DatabaseSlot *slot, uint64 n)
 {
-	bool		found;
+	bool		found = false;
 
 	SpinLockAcquire(&slot->mutex);
-	found = slot->open_overflow || !slot->recovered;
 	for (int i = 0; i < slot->nopen; i++)
 		found |= slot->open[i].n == n;
 	SpinLockRelease(&slot->mutex);
 	return found;
+}
+
+bool
+open_rollback_possible(DatabaseSlot *slot, uint64 n)
+{
+	return slot->open_overflow || !slot->recovered || open_rollback_exists(slot, n);
+}
+
+static KnownHorizon *
+find_horizon(const char *node)
+{
+	for (int i = 0; i < DTX_HORIZONS; i++)
+		if (shared->horizons[i].database == MyDatabaseId &&
+			strcmp(shared->horizons[i].node, node) == 0)
+			return &shared->horizons[i];
+	return NULL;
+}
+
+bool
+horizon_recall(const char *node, uint64 *horizon)
+{
+	KnownHorizon *known;
+
+	SpinLockAcquire(&shared->horizons_mutex);
+	known = find_horizon(node);
+	if (known != NULL)
+		*horizon = known->horizon;
+	SpinLockRelease(&shared->horizons_mutex);
+	return known != NULL;
+}
+
+void
+horizon_remember(const char *node, uint64 horizon)
+{
+	KnownHorizon *known;
+
+	SpinLockAcquire(&shared->horizons_mutex);
+	known = find_horizon(node);
+	if (known == NULL)
+	{
+		known = &shared->horizons[shared->next_horizon];
+		shared->next_horizon = (shared->next_horizon + 1) % DTX_HORIZONS;
+		known->database = MyDatabaseId;
+		strlcpy(known->node, node, sizeof(known->node));
+		known->horizon = horizon;
+	}
+	else if (known->horizon < horizon)
+		known->horizon = horizon;
+	SpinLockRelease(&shared->horizons_mutex);
 }
 
 void

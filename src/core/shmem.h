@@ -25,6 +25,7 @@
 #define DTX_OPEN_ROLLBACKS		512
 #define DTX_CONTACT_REQUESTS	16
 #define DTX_ROLLING_BACK		64
+#define DTX_HORIZONS			32
 #define DTX_FILTER_CELLS		65536
 
 /* A branch of this node's own whose decision is made, on its way to the worker. */
@@ -101,7 +102,6 @@ typedef struct DatabaseSlot
 	ContactRequest requests[DTX_CONTACT_REQUESTS];
 
 	ConditionVariable changed;	/* a worker ended, or branches were settled */
-	uint64		horizon;		/* every transaction below it is over and settled */
 	bool		filter_loaded;	/* the filter counts this database's row locks */
 	pg_atomic_uint64 garbage;	/* rows of dtx's tables deleted since a vacuum */
 	pg_atomic_uint64 stats[STAT_COUNT];
@@ -124,8 +124,19 @@ typedef struct ProcessSlot
 	int			branches;
 } ProcessSlot;
 
+/* How far a coordinator has forgotten its transactions, cached from dtx.coordinator. */
+typedef struct KnownHorizon
+{
+	Oid			database;		/* the participant; InvalidOid: free */
+	char		node[DTX_NODE_SIZE];
+	uint64		horizon;
+} KnownHorizon;
+
 typedef struct SharedState
 {
+	slock_t		horizons_mutex;
+	int			next_horizon;	/* whom to replace when all are taken */
+	KnownHorizon horizons[DTX_HORIZONS];
 	Latch	   *launcher_latch;
 	pid_t		launcher_pid;
 	pg_atomic_uint32 waiters;	/* processes with waits_for set */
@@ -158,14 +169,21 @@ extern bool outcome_push(const Outcome *outcome);
 /* Take up to most outcomes out of the ring. Returns their number. */
 extern int	outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most);
 
-/* A rollback is settled everywhere it had to be. */
+/* Branches of this node on their way to be rolled back. */
 extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint32 b);
 extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b);
 extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n);
 
+/* The same, or not known: the list overflowed, or not all peers were asked yet. */
+extern bool open_rollback_possible(DatabaseSlot *slot, uint64 n);
+
 /* Wake the worker of this slot, or the launcher to start one. Never throws. */
 extern void worker_wake(DatabaseSlot *slot);
 extern void launcher_wake(void);
+
+/* The cache of horizons. They only grow; a value never goes back. */
+extern bool horizon_recall(const char *node, uint64 *horizon);
+extern void horizon_remember(const char *node, uint64 horizon);
 
 extern void stat_add(StatCounter counter, uint64 amount);
 

@@ -51,7 +51,7 @@ history_decision(const GlobalXid *xid, uint32 b)
 	char		decision = 0;
 
 	own_scan_all(&scan, OWN_HISTORY, AccessShareLock);
-	while (decision == 0 && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	while (decision != 'c' && HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
 		ArrayType  *ns,
 				   *rs,
@@ -150,6 +150,7 @@ global_status(const GlobalXid *xid)
 {
 	char		decision;
 	TransactionState state;
+	DatabaseSlot *slot;
 
 	shmem_require();
 	if (!node_is_self(xid->node))
@@ -159,13 +160,16 @@ global_status(const GlobalXid *xid)
 	state = transaction_state(xid->n);
 	if (branch_row_exists(xid, 0))
 		return "committing";
+	slot = my_database_slot();
+	if (state == XACT_ABORTED)
+		return slot != NULL && open_rollback_possible(slot, xid->n) ? "rolling back" : "rolled back";
+	/* a committed transaction may have branches that a savepoint's rollback took back */
+	if (state == XACT_COMMITTED && slot != NULL && open_rollback_exists(slot, xid->n))
+		return "committing";
 	decision = history_decision(xid, 0);
-	if (decision == 'c')
+	if (decision == 'c' || (decision == 'r' && state == XACT_COMMITTED))
 		return "committed";
-	if (state == XACT_ABORTED && my_database_slot() != NULL &&
-		open_rollback_exists(my_database_slot(), xid->n))
-		return "rolling back";
-	if (decision == 'r' || state == XACT_ABORTED)
+	if (decision == 'r')
 		return "rolled back";
 	/* another transaction has that N, or it is from another time */
 	return "unknown";

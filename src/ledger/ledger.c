@@ -205,6 +205,10 @@ dtx_ledger(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 
 	shmem_require();
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot name a ledger inside a branch")));
 	rel = table_open(relation, AccessShareLock);
 #if PG_VERSION_NUM >= 160000
 	if (!object_ownercheck(RelationRelationId, relation, GetUserId()))

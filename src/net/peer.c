@@ -84,32 +84,37 @@ peer_option_nearest(const char *keyword, bool in_mapping)
 	return nearest;
 }
 
-ForeignServer *
+Oid
 peer_server_by_name(const char *name, Oid role)
 {
-	ForeignServer *server = GetForeignServerByName(name, true);
-	ForeignDataWrapper *wrapper;
+	Oid			server = get_foreign_server_oid(name, true);
 	AclResult	acl;
 
-	if (server == NULL)
+	if (!OidIsValid(server))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("server \"%s\" does not exist", name),
 				 errhint("Create it: CREATE SERVER %s FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host '...', dbname '...');",
 						 quote_identifier(name))));
-	acl = dtx_server_aclcheck(server->serverid, role);
+	acl = dtx_server_aclcheck(server, role);
 	if (acl != ACLCHECK_OK)
-		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server->servername);
-	wrapper = GetForeignDataWrapper(server->fdwid);
+		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, name);
+	return server;
+}
+
+static void
+check_wrapper(ForeignServer *server)
+{
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
+
 	if (strcmp(wrapper->fdwname, "dtx_fdw") != 0 &&
 		strcmp(wrapper->fdwname, "postgres_fdw") != 0 &&
 		strcmp(wrapper->fdwname, "dblink_fdw") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not a PostgreSQL server", name),
+				 errmsg("server \"%s\" is not a PostgreSQL server", server->servername),
 				 errdetail("Its foreign data wrapper is \"%s\".", wrapper->fdwname),
 				 errhint("Peers are servers of dtx_fdw, postgres_fdw or dblink_fdw.")));
-	return server;
 }
 
 /* Append those of the options that libpq knows; return how many there are. */
@@ -155,12 +160,15 @@ PeerParams *
 peer_params(Oid serverid, Oid role)
 {
 	ForeignServer *server = GetForeignServer(serverid);
-	UserMapping *mapping = GetUserMapping(role, serverid);
 	PeerParams *params = palloc0(sizeof(PeerParams));
-	int			room = list_length(server->options) + list_length(mapping->options) + 4;
+	UserMapping *mapping;
+	int			room;
 	int			n = 0;
 	bool		has_password = false;
 
+	check_wrapper(server);
+	mapping = GetUserMapping(role, serverid);
+	room = list_length(server->options) + list_length(mapping->options) + 4;
 	/* a PUBLIC mapping is used by, and judged as, the role that uses it */
 	mapping->userid = role;
 

@@ -26,17 +26,15 @@ extern bool peer_option_is_known(const char *keyword, bool in_mapping);
 /* The known option nearest to a wrong one, or NULL. */
 extern const char *peer_option_nearest(const char *keyword, bool in_mapping);
 
-/*
- * The server of that name, if the role may use it and its wrapper is one that
- * dtx can talk through. ERROR 42704, 42501 or 42809 otherwise.
- */
-extern ForeignServer *peer_server_by_name(const char *name, Oid role);
+/* The server of that name, if the role may use it. ERROR 42704 or 42501. */
+extern Oid	peer_server_by_name(const char *name, Oid role);
 
 /*
  * What to connect with, for a role at a server, palloc'd. The password rule of
  * postgres_fdw is checked for the role that owns the mapping, whoever asks: a
- * plain role's mapping must bring a password. ERROR 42704 without a mapping,
- * 2F003 when a password is missing.
+ * plain role's mapping must bring a password. ERROR 42809 when the server's
+ * wrapper is none that dtx can talk through, 42704 without a mapping, 2F003 when
+ * a password is missing.
  */
 extern PeerParams *peer_params(Oid server, Oid role);
 

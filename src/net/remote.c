@@ -123,6 +123,7 @@ take_result(RemoteCall *call, PGresult *result)
 			break;
 		case PGRES_COMMAND_OK:
 		case PGRES_TUPLES_OK:
+		case PGRES_EMPTY_QUERY:
 			if (i < call->nstatements && call->expects_prepare)
 			{
 				PQclear(result);

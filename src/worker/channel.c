@@ -117,9 +117,16 @@ has_due_item(Channel *channel, TimestampTz now, TimestampTz *next)
 	dlist_iter	iter;
 	bool		gated = false;
 
+	if (now < channel->settle_due && !channel->hurry &&
+		channel->nqueued < guc_settle_batch)
+	{
+		if (channel->nqueued > 0)
+			*next = channel->settle_due;
+		return false;
+	}
 	dlist_foreach(iter, &channel->queue)
 	{
-		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		SettleItem *item = dlist_container(SettleItem, link, iter.cur);
 
 		if (item_is_due(item, now, &gated))
 			return true;
@@ -273,7 +280,7 @@ start_settle(Channel *channel)
 
 	dlist_foreach_modify(iter, &channel->queue)
 	{
-		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		SettleItem *	item = dlist_container(SettleItem, link, iter.cur);
 		Gid			gid;
 		char		text[DTX_GID_SIZE];
 
@@ -296,11 +303,12 @@ start_settle(Channel *channel)
 	}
 	values[0] = text_array_literal(gids, n);
 	values[1] = bool_array_literal(commits, n);
-	values[2] = psprintf(UINT64_FORMAT, worker.slot->horizon);
+	values[2] = psprintf(UINT64_FORMAT, outcomes_horizon(channel));
 	MemoryContextSwitchTo(old);
 	set_statement(call, 0, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", 0, NULL);
 	set_statement(call, 1, SETTLE_SQL, 3, values);
 	set_statement(call, 2, "COMMIT", 0, NULL);
+	channel->settle_due = TimestampTzPlusMilliseconds(now, guc_settle_delay);
 	DTX_FAULT_POINT("worker-before-settle");
 	start_call(channel, CALL_SETTLE);
 }
@@ -324,7 +332,7 @@ confirm(Channel *channel, uint64 answer)
 
 	dlist_foreach_modify(iter, &channel->answered)
 	{
-		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		SettleItem *	item = dlist_container(SettleItem, link, iter.cur);
 
 		if (item->answer > answer)
 			break;
@@ -351,7 +359,7 @@ settle_answered(Channel *channel)
 	channel->answers++;
 	dlist_foreach_modify(iter, &channel->called)
 	{
-		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		SettleItem *	item = dlist_container(SettleItem, link, iter.cur);
 		const char *outcome = row < last ? PQgetvalue(result, row, 0) : SETTLE_FAILED;
 		const char *detail = row < last ? PQgetvalue(result, row, 1) : "no answer";
 
@@ -391,6 +399,7 @@ settle_answered(Channel *channel)
 			 durable >= channel->positions[0])
 		confirm(channel, channel->answers - 2);
 	channel->answered_at = GetCurrentTimestamp();
+	channel->hurry = strcmp(PQgetvalue(result, last, 0), SETTLE_AWAITED) == 0;
 	stat_add(STAT_SETTLE_CALLS, 1);
 }
 
@@ -411,6 +420,7 @@ greeting_answered(Channel *channel)
 	}
 	strlcpy(channel->pc->peer_node, PQgetvalue(result, 0, 0), sizeof(channel->pc->peer_node));
 	strlcpy(channel->pc->peer_version, PQgetvalue(result, 0, 2), sizeof(channel->pc->peer_version));
+	strlcpy(channel->node, channel->pc->peer_node, sizeof(channel->node));
 	channel->greeted = true;
 	channel->state = CHANNEL_IDLE;
 	if (channel->failures > 0 || channel->failure_recorded)

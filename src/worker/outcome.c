@@ -24,9 +24,9 @@
 #define MAX_ITEMS			50000
 #define PRUNE_INTERVAL		60000	/* ms */
 
-static uint64 next_horizon = 0; /* to be published once next_horizon_lsn is durable */
-static XLogRecPtr next_horizon_lsn;
 static TimestampTz next_prune = 0;
+
+static void note_removal(Channel *channel, uint64 n);
 
 static void
 item_gid(const SettleItem *item, Gid *gid, char *text)
@@ -42,7 +42,7 @@ void
 item_add(const Outcome *outcome, const char *node)
 {
 	ItemKey		key = {outcome->n, outcome->r, outcome->b};
-	SettleItem	   *item;
+	SettleItem *	item;
 	Channel    *channel;
 	bool		known;
 
@@ -161,7 +161,7 @@ outcomes_drain(void)
 		}
 		worker.slot->recovered = false;
 	}
-	if (rescan)
+	if (rescan || (worker.more_rows && hash_get_num_entries(worker.items) < MAX_ITEMS / 2))
 		outcomes_rescan();
 }
 
@@ -170,7 +170,11 @@ outcomes_rescan(void)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
+	dlist_iter	iter;
 
+	worker.more_rows = false;
+	dlist_foreach(iter, &worker.channels)
+		dlist_container(Channel, link, iter.cur)->unread_n = 0;
 	worker_begin();
 	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
@@ -178,12 +182,6 @@ outcomes_rescan(void)
 		Outcome		outcome = {0};
 		Gid			gid;
 
-		if (hash_get_num_entries(worker.items) >= MAX_ITEMS)
-		{
-			/* the rest when some of these are done */
-			worker.slot->rescan = true;
-			break;
-		}
 		if (!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid))
 			continue;
 		outcome.n = gid.xid.n;
@@ -195,7 +193,16 @@ outcomes_rescan(void)
 		outcome.role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
 		/* visible here does not mean replicated: wait for all that there is */
 		outcome.decided_at = GetXLogInsertRecPtr();
-		item_add(&outcome, gid.xid.node);
+		if (hash_get_num_entries(worker.items) < MAX_ITEMS)
+			item_add(&outcome, gid.xid.node);
+		else
+		{
+			/* the rest when some of these are done */
+			Channel    *channel = channel_get(outcome.server, outcome.role);
+
+			worker.more_rows = true;
+			channel->unread_n = channel->unread_n == 0 ? outcome.n : Min(channel->unread_n, outcome.n);
+		}
 	}
 	own_scan_end(&scan);
 	worker_commit(false);
@@ -215,7 +222,7 @@ finish_some(SettleItem **items, int count, bool commit)
 		columns[i] = palloc(count * sizeof(Datum));
 	for (int i = 0; i < count; i++)
 	{
-		SettleItem	   *item = items[i];
+		SettleItem *	item = items[i];
 
 		if (commit)
 		{
@@ -273,7 +280,7 @@ outcomes_finish(void)
 		count = 0;
 		dlist_foreach_modify(iter, &worker.confirmed)
 		{
-			SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+			SettleItem *	item = dlist_container(SettleItem, link, iter.cur);
 
 			if (item->answer == PG_UINT64_MAX)
 				continue;		/* in a row already */
@@ -301,9 +308,10 @@ outcomes_finish(void)
 
 	dlist_foreach_modify(iter, &worker.confirmed)
 	{
-		SettleItem	   *item = dlist_container(SettleItem, link, iter.cur);
+		SettleItem *	item = dlist_container(SettleItem, link, iter.cur);
 
 		dlist_delete(&item->link);
+		note_removal(channel_get(item->server, item->role), item->key.n);
 		if (!item->commit)
 			open_rollback_remove(worker.slot, item->key.n, (uint32) item->key.b);
 		(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
@@ -321,39 +329,80 @@ outcomes_finish(void)
 	ConditionVariableBroadcast(&worker.slot->changed);
 }
 
-/*
- * The horizon: every global transaction of this node below it is over, settled
- * and durably removed. Participants forget what they keep for the sake of
- * calls that come twice or late, below it.
- */
 void
 outcomes_advance_horizon(void)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
 	TransactionId oldest = GetOldestActiveTransactionId();
-	uint64		horizon;
-	HASH_SEQ_STATUS status;
-	SettleItem	   *item;
 
-	if (next_horizon != 0)
-	{
-		if (durable_position() < next_horizon_lsn)
-			return;
-		if (worker.slot->horizon < next_horizon)
-			worker.slot->horizon = next_horizon;
-		next_horizon = 0;
-	}
-	if (!worker.slot->recovered || worker.slot->rescan || worker.slot->ask_peers)
-		return;
-	horizon = U64FromFullTransactionId(next) -
-		(uint32) (XidFromFullTransactionId(next) - oldest);
 	/* outcomes of what ended before that look are in the ring by now */
 	outcomes_drain();
-	hash_seq_init(&status, worker.items);
-	while ((item = hash_seq_search(&status)) != NULL)
-		horizon = Min(horizon, item->key.n);
-	next_horizon = horizon;
-	next_horizon_lsn = GetXLogInsertRecPtr();
+	worker.ended_below = U64FromFullTransactionId(next) -
+		(uint32) (XidFromFullTransactionId(next) - oldest);
+}
+
+/* Might the two channels lead to the same node? */
+static bool
+may_share_node(const Channel *a, const Channel *b)
+{
+	return a->server == b->server || a->node[0] == '\0' || b->node[0] == '\0' ||
+		strcmp(a->node, b->node) == 0;
+}
+
+/* The least N that may be asked again through this channel; 0: not known. */
+static uint64
+least_open(Channel *channel, uint64 least)
+{
+	dlist_head *lists[] = {&channel->queue, &channel->called, &channel->answered};
+	dlist_iter	iter;
+
+	if (!channel->recovered)
+		return 0;
+	while (channel->removed_n[0] != 0 && GetFlushRecPtr(NULL) >= channel->removed_lsn[0])
+	{
+		channel->removed_n[0] = channel->removed_n[1];
+		channel->removed_lsn[0] = channel->removed_lsn[1];
+		channel->removed_n[1] = 0;
+	}
+	for (int i = 0; i < 2; i++)
+		if (channel->removed_n[i] != 0)
+			least = Min(least, channel->removed_n[i]);
+	if (channel->unread_n != 0)
+		least = Min(least, channel->unread_n);
+	for (int i = 0; i < lengthof(lists); i++)
+		dlist_foreach(iter, lists[i])
+			least = Min(least, dlist_container(SettleItem, link, iter.cur)->key.n);
+	dlist_foreach(iter, &worker.confirmed)
+		least = Min(least, dlist_container(SettleItem, link, iter.cur)->key.n);
+	return least;
+}
+
+uint64
+outcomes_horizon(Channel *channel)
+{
+	uint64		horizon = worker.ended_below;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker.channels)
+	{
+		Channel    *other = dlist_container(Channel, link, iter.cur);
+
+		if (may_share_node(channel, other))
+			horizon = least_open(other, horizon);
+		if (horizon == 0)
+			break;
+	}
+	return horizon;
+}
+
+/* A row was removed in a transaction that commits without waiting for the flush. */
+static void
+note_removal(Channel *channel, uint64 n)
+{
+	int			i = channel->removed_n[0] == 0 ? 0 : 1;
+
+	channel->removed_n[i] = channel->removed_n[i] == 0 ? n : Min(channel->removed_n[i], n);
+	channel->removed_lsn[i] = GetXLogInsertRecPtr();
 }
 
 /* Forget history that is older than dtx.history_retention, and remember that. */

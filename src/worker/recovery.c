@@ -119,11 +119,16 @@ recovery_load_contacts(void)
 		Oid			server = DatumGetObjectId(own_column(&scan, tuple, Anum_contact_server, NULL));
 		Oid			role = DatumGetObjectId(own_column(&scan, tuple, Anum_contact_role, NULL));
 		Channel    *channel;
+		Datum		node;
+		bool		isnull;
 
 		/* servers are dropped only when nothing is pending there */
 		if (GetForeignServerExtended(server, FSV_MISSING_OK) == NULL)
 			continue;
 		channel = channel_get(server, role);
+		node = own_column(&scan, tuple, Anum_contact_node, &isnull);
+		if (!isnull)
+			strlcpy(channel->node, TextDatumGetCString(node), sizeof(channel->node));
 		channel->failure_recorded = DatumGetInt32(own_column(&scan, tuple, Anum_contact_attempts, NULL)) > 0;
 	}
 	own_scan_end(&scan);

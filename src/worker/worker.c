@@ -13,7 +13,9 @@
 #include "commands/extension.h"
 #include "common/pg_prng.h"
 #include "core/compat.h"
+#include "core/mode.h"
 #include "core/node.h"
+#include "core/override.h"
 #include "core/relations.h"
 #include "guc.h"
 #include "pgstat.h"
@@ -56,15 +58,10 @@ void
 worker_commit(bool durable)
 {
 	PopActiveSnapshot();
-	if (durable)
-	{
-		if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-			(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
-									 GUC_ACTION_LOCAL, true, 0, false);
-	}
-	else
-		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+	if (!durable)
+		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_OFF);
+	else if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 }
@@ -261,6 +258,9 @@ dtx_worker_main(Datum arg)
 		proc_exit(0);
 	}
 
+	worker_begin();
+	modes_worker_start();
+	worker_commit(false);
 	recovery_load_contacts();
 	outcomes_rescan();
 	for (;;)

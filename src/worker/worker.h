@@ -96,11 +96,17 @@ typedef struct Channel
 	uint64		answers;		/* settle calls answered */
 	XLogRecPtr	positions[2];	/* written at the last two answers */
 	TimestampTz answered_at;	/* of the last one */
+	TimestampTz settle_due;		/* settle no earlier: more may come to share the call */
+	bool		hurry;			/* somebody waits for rows there */
 	TimestampTz not_before;		/* backoff after a failure of the whole channel */
 	int			failures;
 	bool		failure_recorded;
 	TimestampTz recovery_due;
 	bool		recovered;		/* asked at least once */
+	char		node[DTX_NODE_SIZE];	/* who is there, as far as known */
+	uint64		unread_n;		/* least N of rows of dtx.branch left for later; 0: none */
+	uint64		removed_n[2];	/* least N of rows removed, not durably yet; 0: none */
+	XLogRecPtr	removed_lsn[2]; /* durable when this is; [0] before [1] */
 	TimestampTz last_used;
 } Channel;
 
@@ -114,6 +120,8 @@ typedef struct Worker
 	struct WaitEventSet *waits;
 	bool		waits_stale;	/* sockets came or went */
 	TimestampTz last_work;
+	uint64		ended_below;	/* every transaction of this server below it is over */
+	bool		more_rows;		/* rows of dtx.branch wait for room in memory */
 	MemoryContext context;		/* of everything above */
 } Worker;
 
@@ -141,9 +149,17 @@ extern void outcomes_rescan(void);
 /* Move confirmed items to dtx.history. */
 extern void outcomes_finish(void);
 
-/* Retention, and the horizon below which everything is over. */
+/* Retention. */
 extern void outcomes_prune(void);
+
+/* Look how far the server's transactions have ended. */
 extern void outcomes_advance_horizon(void);
+
+/*
+ * The horizon to tell a channel's participant: every global transaction of
+ * this node below it is over, and nothing of it will be asked there again.
+ */
+extern uint64 outcomes_horizon(Channel *channel);
 
 /* --- channels: channel.c --- */
 
