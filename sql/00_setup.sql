@@ -4,16 +4,23 @@
 --
 CREATE EXTENSION dtx;
 CREATE EXTENSION dblink;
+SET client_min_messages = warning;
 DROP DATABASE IF EXISTS dtx_regression_peer WITH (FORCE);
-CREATE DATABASE dtx_regression_peer;
+RESET client_min_messages;
+CREATE DATABASE dtx_regression_peer TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C';
+-- as pg_regress does for this one
+ALTER DATABASE dtx_regression_peer SET lc_messages = 'C';
+ALTER DATABASE dtx_regression_peer SET lc_monetary = 'C';
+ALTER DATABASE dtx_regression_peer SET timezone = 'UTC';
+ALTER DATABASE dtx_regression_peer SET datestyle = 'ISO, YMD';
 
--- the peer is this server's other database: where that listens
+-- where this server listens
 SELECT coalesce(nullif(trim(split_part(current_setting('unix_socket_directories'), ',', 1)), ''),
                 'localhost') AS host,
        current_setting('port') AS port \gset
 CREATE SERVER peer FOREIGN DATA WRAPPER dtx_fdw
     OPTIONS (host :'host', port :'port', dbname 'dtx_regression_peer');
-SELECT format('CREATE USER MAPPING FOR %I SERVER peer OPTIONS (user %L)', current_user, current_user) \gexec
+CREATE USER MAPPING FOR CURRENT_USER SERVER peer OPTIONS (user :'USER');
 
 CREATE SCHEMA test;
 COMMENT ON SCHEMA test IS 'what the tests call; no part of the extension';
@@ -160,9 +167,9 @@ DECLARE
 BEGIN
     FOREACH rel IN ARRAY tables LOOP
         RETURN QUERY EXECUTE format(
-            'SELECT %1$L || '': '' || CASE WHEN k.i IS NULL THEN ''has '' || left(t.r::text, 300)'
-            '        WHEN t.i IS NULL THEN ''lacks '' || left(k.r::text, 300)'
-            '        ELSE ''has '' || left(t.r::text, 300) || '' for '' || left(k.r::text, 300) END'
+            'SELECT %1$L || '': '' || CASE WHEN k.i IS NULL THEN ''has '' || left(t.r::text, 80)'
+            '        WHEN t.i IS NULL THEN ''lacks '' || left(k.r::text, 80)'
+            '        ELSE ''has '' || left(t.r::text, 80) || '' for '' || left(k.r::text, 80) END'
             ' FROM (SELECT r, row_number() OVER (ORDER BY md5(r::text)) AS i'
             '       FROM (SELECT ROW(t.tableoid::regclass, t.*) AS r FROM %1$s t) AS t) AS t'
             ' FULL JOIN'
