@@ -61,7 +61,7 @@ DECLARE
 BEGIN
     LOOP
         SELECT array_agg(gid) INTO gids
-        FROM (SELECT gid FROM dtx.joined_branch WHERE gid LIKE 'bench.00000000:%' LIMIT 500) some;
+        FROM (SELECT gid FROM dtx.joined_branch WHERE gid LIKE 'bench.00000000:%' LIMIT 500) batch;
         EXIT WHEN gids IS NULL;
         SELECT outcome || coalesce(': ' || detail, '') INTO unlike
         FROM dtx.branch_settle(gids, array_fill(true, ARRAY[cardinality(gids)]), 0)

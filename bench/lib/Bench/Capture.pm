@@ -23,6 +23,16 @@ sub run
 	bulk($clusters, $results, $setting);
 }
 
+# In a branch every change is captured, and outside none: else the figures say nothing.
+sub check_captured
+{
+	my ($clusters, $variant, $changes) = @_;
+	my $captured = $clusters->psql('bank2', 'SELECT count(*) FROM dtx.undo_log');
+
+	$changes = 0 if $variant ne 'branch';
+	die "bench: variant $variant: $captured changes were captured, not $changes\n" if $captured != $changes;
+}
+
 sub rows
 {
 	my ($clusters, $results, $setting, $rows) = @_;
@@ -37,6 +47,7 @@ sub rows
 				define => { rows => $rows, n => int(rand $rows) });
 
 			die "bench: a run has changed more than all $rows rows\n" if $run->{transactions} > $rows;
+			check_captured($clusters, $variant, $run->{transactions});
 			$clusters->psql('bank2', 'CALL settle_made_up_branches()', 'VACUUM');
 			next if $round == 0;
 			$results->add("row/$variant", $run->{tps});
@@ -57,6 +68,8 @@ sub bulk
 
 			$clusters->psql('bank2', 'TRUNCATE jsonb_log', 'VACUUM', 'CHECKPOINT');
 			my $run = $clusters->pgbench('bank2', script => "bulk_$variant", clients => 1, transactions => 1);
+
+			check_captured($clusters, $variant, 100_000);
 			my $start = time;
 
 			$clusters->psql('bank2', 'CALL settle_made_up_branches()') if $variant eq 'branch';

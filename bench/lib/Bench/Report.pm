@@ -31,6 +31,16 @@ sub new
 	return bless { results => $results }, $class;
 }
 
+# How a part was measured, for its title.
+sub medians_of
+{
+	my ($self, $part, $length) = @_;
+	my ($runs, $seconds) = $self->{results}->all("setting/$part");
+
+	return '' unless defined $runs;
+	return ", medians of $runs interleaved runs" . ($length ? " of $seconds s" : '');
+}
+
 # ---- the tables: each a title, a header, rows, and a word on how to read it
 
 sub tables
@@ -69,10 +79,10 @@ sub transfers
 			join(' / ', map { number('%.2f', $results->median("drain/$variant/$_")) } @CLIENTS) ];
 	}
 	return {
-		title  => 'Transfers a second',
+		title  => 'Transfers a second' . $self->medians_of('transfer', 1),
 		header => [ 'variant', map({ $_ == 1 ? '1 client' : "$_ clients" } @CLIENTS), 'settled after, s' ],
 		rows   => \@rows,
-		note   => 'Medians, and from the least to the most. "unsafe", "2PC by hand" and "dtx" send BEGIN, a local UPDATE, '
+		note   => 'In brackets the least and the most. "unsafe", "2PC by hand" and "dtx" send BEGIN, a local UPDATE, '
 		  . 'the remote statement, and COMMIT; the other two one SELECT. "Settled after" is how long after the last commit '
 		  . 'every branch was settled (1 / 4 / 16 clients).',
 	};
@@ -121,7 +131,7 @@ sub single_rows
 	my %to = (attached => 'plain', branch => 'noop');
 
 	return {
-		title  => 'Capture: single rows by key, 4 clients',
+		title  => 'Capture: single rows by key, 4 clients' . $self->medians_of('capture', 1),
 		header => [ 'table', 'updates a second', 'ratio' ],
 		rows   => [
 			map { [ $NAME{$_}, $self->with_spread("row/$_", '%.0f'),
@@ -139,7 +149,7 @@ sub bulk
 	my $results = $self->{results};
 
 	return {
-		title  => 'Capture: one UPDATE of 100,000 rows',
+		title  => 'Capture: one UPDATE of 100,000 rows' . $self->medians_of('capture', 0),
 		header => [ 'table', 'ms', 'times plain' ],
 		rows   => [
 			map { [ $NAME{$_}, $self->with_spread("bulk/$_", '%.0f'), number('%.2f', $results->ratio("bulk/$_", 'bulk/plain')) ] }
@@ -285,12 +295,12 @@ sub machine
 {
 	my ($self) = @_;
 	my $results = $self->{results};
-	my ($postgresql, $cpu, $cores, $flush, $runs, $seconds, $date) =
-	  map { ($results->all("machine/$_"))[0] // '?' } qw(postgresql cpu cores flush runs seconds date);
+	my ($postgresql, $cpu, $cores, $flush, $date) =
+	  map { ($results->all("machine/$_"))[0] // '?' } qw(postgresql cpu cores flush date);
 
 	$postgresql =~ s/ .*//;
 	return "PostgreSQL $postgresql, two clusters and all clients on one machine: $cpu, $cores cores, "
-	  . "a write of 8 kB with fsync takes $flush ms. Medians of $runs interleaved runs of $seconds s, $date.";
+	  . "a write of 8 kB with fsync takes $flush ms. $date.";
 }
 
 sub aligned
@@ -330,7 +340,8 @@ sub wrapped
 	my ($text) = @_;
 	my ($indent) = $text =~ /^( *)/;
 
-	$text =~ s/(.{60,100}) +/$1\n$indent/g;
+	$text =~ s/(\S.{0,95})(?: +|$)/$1\n$indent/g;
+	$text =~ s/\s+$//;
 	return $text;
 }
 

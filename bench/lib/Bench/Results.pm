@@ -59,7 +59,7 @@ sub load
 # What the figures depend on.
 sub describe_machine
 {
-	my ($self, $clusters, $setting) = @_;
+	my ($self, $clusters, $setting, $part) = @_;
 	my ($cpu) = Bench::Clusters::slurp('/proc/cpuinfo') =~ /^model name\s*:\s*(.*)$/m;
 	my $cores = () = Bench::Clusters::slurp('/proc/cpuinfo') =~ /^processor/mg;
 
@@ -67,8 +67,7 @@ sub describe_machine
 	$self->add('machine/cpu', $cpu || 'unknown');
 	$self->add('machine/cores', $cores || 1);
 	$self->add('machine/flush', flush_time($clusters->{dir}));
-	$self->add('machine/runs', $setting->{runs});
-	$self->add('machine/seconds', $setting->{seconds});
+	$self->add("setting/$part", $setting->{runs}, $setting->{seconds});
 	$self->add('machine/date', POSIX::strftime('%Y-%m-%d', gmtime));
 }
 
