@@ -203,7 +203,7 @@ SELECT api.query('SELECT dtx_attach_all(''api'')');
 SELECT left(api.query('SELECT dtx_ledger(''api.account'', ''no'', ''balance'')'), 5);
 SELECT api.query('SELECT dtx_node_reset()');
 SELECT api.query('SELECT * FROM dtx.branch_settle(''{}'', ''{}'', 0)');
-SELECT api.query('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0, 0)');
+SELECT api.query('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0)');
 SELECT api.query('DELETE FROM dtx.undo_log');
 SELECT api.query('INSERT INTO dtx.joined_branch DEFAULT VALUES');
 -- dtx_xid says whose branch this is, and there is nothing to wait for
