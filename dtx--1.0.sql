@@ -87,6 +87,7 @@ COMMENT ON COLUMN dtx.joined_branch.state IS 'd: in doubt; t: rolled back before
 CREATE TABLE dtx.settled (
     settled_at  timestamptz NOT NULL,
     max_n       bigint NOT NULL,
+    role        oid NOT NULL,
     decision    "char" NOT NULL,
     coordinator text COLLATE "C" NOT NULL,
     branches    bigint[] NOT NULL
@@ -94,9 +95,11 @@ CREATE TABLE dtx.settled (
 COMMENT ON TABLE dtx.settled IS 'branches settled here not long ago, should the coordinator ask again';
 
 CREATE TABLE dtx.coordinator (
-    node       text COLLATE "C" PRIMARY KEY,
+    node       text COLLATE "C" NOT NULL,
+    role       oid NOT NULL,
     horizon    bigint NOT NULL,
-    updated_at timestamptz NOT NULL
+    updated_at timestamptz NOT NULL,
+    PRIMARY KEY (node, role)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE dtx.coordinator IS 'up to where coordinators have forgotten their transactions';
 

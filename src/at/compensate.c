@@ -14,6 +14,8 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/genam.h"
+#include "access/nbtree.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -50,7 +52,6 @@ typedef struct RestoreTarget
 	AttachedRelation *ar;
 	EState	   *estate;
 	ResultRelInfo *rri;
-	TupleTableSlot *search;		/* holds the key to look for */
 	TupleTableSlot *current;	/* the row found */
 	TupleTableSlot *restored;	/* the row to write */
 	ShapeMap   *map;			/* of the last entry's shape */
@@ -98,7 +99,6 @@ open_target(Compensation *c, Oid relid)
 	target->rri = makeNode(ResultRelInfo);
 	InitResultRelInfo(target->rri, target->rel, 1, NULL, 0);
 	ExecOpenIndices(target->rri, false);
-	target->search = MakeSingleTupleTableSlot(RelationGetDescr(target->rel), &TTSOpsVirtual);
 	target->current = table_slot_create(target->rel, NULL);
 	target->restored = MakeSingleTupleTableSlot(RelationGetDescr(target->rel), &TTSOpsVirtual);
 	c->targets = lappend(c->targets, target);
@@ -115,7 +115,6 @@ close_targets(Compensation *c)
 		RestoreTarget *target = lfirst(cell);
 
 		ExecCloseIndices(target->rri);
-		ExecDropSingleTupleTableSlot(target->search);
 		ExecDropSingleTupleTableSlot(target->current);
 		ExecDropSingleTupleTableSlot(target->restored);
 		FreeExecutorState(target->estate);
@@ -134,25 +133,76 @@ throw_conflict(Compensation *c, RestoreTarget *target, HeapTuple row, const char
 			 errdetail("Branch \"%s\" cannot be rolled back without overwriting it.", c->gid_text)));
 }
 
-/* Find and lock the current row with the key of an image. */
+/*
+ * Another transaction has the row. Waiting for it here, with locks on the rows
+ * restored so far, could end in a deadlock: it may be about to wait for one of
+ * those. The subtransaction lets all of them go, and the branch is tried again.
+ */
+static void
+throw_busy(RestoreTarget *target, HeapTuple image)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("row %s of \"%s\" is locked by another transaction",
+					key_describe(target->ar, image, RelationGetDescr(target->rel)),
+					RelationGetRelationName(target->rel))));
+}
+
+/*
+ * Find and lock the current row with the key of an image, without waiting. As
+ * in applying logical replication a dirty snapshot finds it, so that a row that
+ * somebody is inserting or deleting is noticed.
+ */
 static bool
 find_current(RestoreTarget *target, HeapTuple image)
 {
 	TupleDesc	desc = RelationGetDescr(target->rel);
+	AttachedRelation *ar = target->ar;
+	Relation	index = index_open(ar->key_index, RowExclusiveLock);
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	TM_Result	result = TM_Updated;
+	bool		found = true;
 
-	ExecClearTuple(target->search);
-	memset(target->search->tts_isnull, true, desc->natts * sizeof(bool));
-	for (int i = 0; i < target->ar->nkeys; i++)
+	for (int i = 0; i < ar->nkeys; i++)
 	{
-		int			column = target->ar->keys[i].attnum - 1;
+		bool		isnull;
+		Datum		value = heap_getattr(image, ar->keys[i].attnum, desc, &isnull);
 
-		target->search->tts_values[column] =
-			heap_getattr(image, column + 1, desc, &target->search->tts_isnull[column]);
+		ScanKeyEntryInitialize(&keys[i], isnull ? SK_ISNULL : 0, i + 1, BTEqualStrategyNumber,
+							   index->rd_opcintype[i], ar->keys[i].collation,
+							   ar->keys[i].equal.fn_oid, value);
 	}
-	ExecStoreVirtualTuple(target->search);
-	return RelationFindReplTupleByIndex(target->rel, target->ar->key_index,
-										LockTupleExclusive, target->search,
-										target->current);
+	InitDirtySnapshot(dirty);
+	scan = dtx_index_beginscan(target->rel, index, &dirty, ar->nkeys);
+	while (found && (result == TM_Updated || result == TM_Deleted))
+	{
+		TM_FailureData failure;
+
+		index_rescan(scan, keys, ar->nkeys, NULL, 0);
+		found = index_getnext_slot(scan, ForwardScanDirection, target->current);
+		if (!found)
+			break;
+		ExecMaterializeSlot(target->current);
+		if (TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax))
+			throw_busy(target, image);
+		PushActiveSnapshot(GetLatestSnapshot());
+		result = table_tuple_lock(target->rel, &target->current->tts_tid, GetActiveSnapshot(),
+								  target->current, GetCurrentCommandId(false),
+								  LockTupleExclusive, LockWaitSkip, 0, &failure);
+		PopActiveSnapshot();
+		if (result == TM_WouldBlock)
+			throw_busy(target, image);
+	}
+	index_endscan(scan);
+	index_close(index, NoLock);
+	if (found && result != TM_Ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not lock a row of \"%s\": status %d",
+						RelationGetRelationName(target->rel), (int) result)));
+	return found;
 }
 
 /* A column that the image does not have, in a row that is inserted again. */

@@ -102,6 +102,7 @@ publish_global(void)
 	ProcessSlot *slot = my_process_slot();
 
 	SpinLockAcquire(&slot->mutex);
+	slot->role = GetUserId();
 	slot->n = global.active ? global.xid.n : 0;
 	slot->r = global.xid.r;
 	slot->begun_at = GetCurrentTransactionStartTimestamp();

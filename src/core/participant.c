@@ -55,22 +55,24 @@ gid_try_lock(int64 key)
 uint64
 coordinator_horizon(const char *node)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
 	OwnScan		scan;
 	HeapTuple	tuple;
 	uint64		horizon;
 
-	if (horizon_recall(node, &horizon))
+	if (horizon_recall(node, GetUserId(), &horizon))
 		return horizon;
-	ScanKeyInit(&key, Anum_coordinator_node, BTEqualStrategyNumber, F_TEXTEQ,
+	ScanKeyInit(&keys[0], Anum_coordinator_node, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(node));
-	key.sk_collation = C_COLLATION_OID;
-	own_scan_begin(&scan, OWN_COORDINATOR, OWN_COORDINATOR_PKEY, AccessShareLock, 1, &key);
+	keys[0].sk_collation = C_COLLATION_OID;
+	ScanKeyInit(&keys[1], Anum_coordinator_role, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(GetUserId()));
+	own_scan_begin(&scan, OWN_COORDINATOR, OWN_COORDINATOR_PKEY, AccessShareLock, 2, keys);
 	horizon = 0;
 	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 		horizon = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_coordinator_horizon, NULL));
 	own_scan_end(&scan);
-	horizon_remember(node, horizon);
+	horizon_remember(node, GetUserId(), horizon);
 	return horizon;
 }
 
@@ -180,7 +182,8 @@ insert_joined_branch(int64 changes)
 	values[Anum_joined_branch_gid - 1] = CStringGetTextDatum(current_branch.gid_text);
 	nulls[Anum_joined_branch_conflict - 1] = true;
 	nulls[Anum_joined_branch_last_error - 1] = true;
-	own_insert(OWN_JOINED_BRANCH, values, nulls);
+	if (!own_insert_unique(OWN_JOINED_BRANCH, values, nulls))
+		refuse_join(current_branch.gid_text, "It was joined, or rolled back, before.");
 }
 
 void

@@ -47,7 +47,8 @@ extern const char *participant_join(const char *gid_text, const char *mode, int 
 /* Try to have the gid for this transaction alone; false when another has it. */
 extern bool gid_try_lock(int64 key);
 
-/* How far has this coordinator forgotten its transactions? 0: not known. */
+/* How far has this coordinator forgotten its transactions, as the current role
+ * was told? 0: not known. */
 extern uint64 coordinator_horizon(const char *node);
 
 extern void participant_pre_commit(void);

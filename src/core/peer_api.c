@@ -83,6 +83,10 @@ dtx_branch_settle(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("each branch to settle needs one decision")));
+	if (PG_GETARG_INT64(2) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("horizon must not be negative")));
 	requests = palloc0(ngids * sizeof(SettleRequest));
 	for (int i = 0; i < ngids; i++)
 	{

@@ -201,9 +201,11 @@ indexes_of(OwnRelation table)
 }
 
 /* One entry into each index, without the executor's state for indexes. */
-static void
-insert_index_entries(Relation rel, OwnRelation table, ItemPointer tid, Datum *values, bool *nulls)
+static bool
+insert_index_entries(Relation rel, OwnRelation table, ItemPointer tid, Datum *values, bool *nulls,
+					 IndexUniqueCheck check)
 {
+	bool		unique = true;
 	static IndexInfo info = {.type = T_IndexInfo};	/* B-trees do not look at it */
 
 	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
@@ -219,23 +221,38 @@ insert_index_entries(Relation rel, OwnRelation table, ItemPointer tid, Datum *va
 			keys[i] = values[column];
 			key_nulls[i] = nulls[column];
 		}
-		(void) index_insert(index, keys, key_nulls, tid, rel,
-							index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
-							false, &info);
+		unique &= index_insert(index, keys, key_nulls, tid, rel,
+							   index->rd_index->indisunique ? check : UNIQUE_CHECK_NO,
+							   false, &info) || !index->rd_index->indisunique;
 		index_close(index, NoLock);
 	}
+	return unique;
+}
+
+static bool
+insert_row(OwnRelation table, Datum *values, bool *nulls, IndexUniqueCheck check)
+{
+	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	bool		unique;
+
+	simple_heap_insert(rel, tuple);
+	unique = insert_index_entries(rel, table, &tuple->t_self, values, nulls, check);
+	heap_freetuple(tuple);
+	table_close(rel, NoLock);
+	return unique;
 }
 
 void
 own_insert(OwnRelation table, Datum *values, bool *nulls)
 {
-	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	(void) insert_row(table, values, nulls, UNIQUE_CHECK_YES);
+}
 
-	simple_heap_insert(rel, tuple);
-	insert_index_entries(rel, table, &tuple->t_self, values, nulls);
-	heap_freetuple(tuple);
-	table_close(rel, NoLock);
+bool
+own_insert_unique(OwnRelation table, Datum *values, bool *nulls)
+{
+	return insert_row(table, values, nulls, UNIQUE_CHECK_PARTIAL);
 }
 
 void
@@ -261,8 +278,9 @@ own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 	for (int i = 0; i < count; i++)
 	{
 		heap_deform_tuple(tuples[i], desc, values, nulls);
-		insert_index_entries(rel, table, count == 1 ? &tuples[i]->t_self : &slots[i]->tts_tid,
-							 values, nulls);
+		(void) insert_index_entries(rel, table,
+									count == 1 ? &tuples[i]->t_self : &slots[i]->tts_tid,
+									values, nulls, UNIQUE_CHECK_YES);
 		if (count > 1)
 			ExecDropSingleTupleTableSlot(slots[i]);
 	}

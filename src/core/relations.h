@@ -73,13 +73,13 @@ enum
 };
 enum
 {
-	Anum_settled_settled_at = 1, Anum_settled_max_n, Anum_settled_decision,
-	Anum_settled_coordinator, Anum_settled_branches, Natts_settled = 5
+	Anum_settled_settled_at = 1, Anum_settled_max_n, Anum_settled_role, Anum_settled_decision,
+	Anum_settled_coordinator, Anum_settled_branches, Natts_settled = 6
 };
 enum
 {
-	Anum_coordinator_node = 1, Anum_coordinator_horizon, Anum_coordinator_updated_at,
-	Natts_coordinator = 3
+	Anum_coordinator_node = 1, Anum_coordinator_role, Anum_coordinator_horizon,
+	Anum_coordinator_updated_at, Natts_coordinator = 4
 };
 enum
 {
@@ -135,6 +135,10 @@ extern Datum own_column(OwnScan *scan, HeapTuple tuple, int column, bool *isnull
 
 /* Insert a row with its index entries. */
 extern void own_insert(OwnRelation table, Datum *values, bool *nulls);
+
+/* The same, unless a unique index has the key already: then false, and the
+ * transaction has to abort. */
+extern bool own_insert_unique(OwnRelation table, Datum *values, bool *nulls);
 
 /* Insert rows that are formed already, as one. */
 extern void own_insert_many(OwnRelation table, HeapTuple *tuples, int count);

@@ -146,6 +146,8 @@ was_settled(const Gid *gid, int64 key, bool *commit)
 		int			count;
 
 		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) < gid->xid.n ||
+			(DatumGetObjectId(own_column(&scan, tuple, Anum_settled_role, NULL)) != GetUserId() &&
+			 !superuser()) ||
 			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_settled_coordinator, NULL)),
 				   gid->xid.node) != 0)
 			continue;
@@ -184,6 +186,7 @@ remember_settled(const SettleRequest *requests, const JoinedBranch *branches,
 		return;
 	values[Anum_settled_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[Anum_settled_max_n - 1] = Int64GetDatum((int64) max_n);
+	values[Anum_settled_role - 1] = ObjectIdGetDatum(GetUserId());
 	values[Anum_settled_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
 	values[Anum_settled_coordinator - 1] = CStringGetTextDatum(node);
 	values[Anum_settled_branches - 1] =
@@ -323,7 +326,7 @@ examine(SettleRequest *request, JoinedBranch *branch)
 
 /* Undo the branches of one global transaction in a subtransaction. */
 static bool
-roll_back_group(List *branches, bool *conflict, char **message)
+roll_back_group(List *branches, const char **outcome, char **message)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -358,8 +361,13 @@ roll_back_group(List *branches, bool *conflict, char **message)
 			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
 		ok = false;
-		*conflict = error->sqlerrcode == ERRCODE_DTX_CONFLICT ||
-			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION;
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			*outcome = SETTLE_BUSY;
+		else if (error->sqlerrcode == ERRCODE_DTX_CONFLICT ||
+				 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+			*outcome = SETTLE_CONFLICT;
+		else
+			*outcome = SETTLE_FAILED;
 		*message = error->detail == NULL ? pstrdup(error->message) :
 			psprintf("%s: %s", error->message, error->detail);
 	}
@@ -382,7 +390,7 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 					bool *done, int count, int first)
 {
 	List	   *group = NIL;
-	bool		conflict = false;
+	const char *outcome = SETTLE_SETTLED;
 	char	   *message = NULL;
 	uint64		hash = xid_hash(&branches[first].gid.xid);
 	bool		ok;
@@ -394,7 +402,7 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 	list_sort(group, later_first);
 	wake_later(hash);
 	announce_rollback(hash);
-	ok = roll_back_group(group, &conflict, &message);
+	ok = roll_back_group(group, &outcome, &message);
 
 	for (int i = first; i < count; i++)
 	{
@@ -402,19 +410,24 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 			continue;
 		open[i] = false;
 		done[i] = ok;
-		requests[i].outcome = ok ? SETTLE_SETTLED : conflict ? SETTLE_CONFLICT : SETTLE_FAILED;
+		requests[i].outcome = outcome;
 		requests[i].detail = message;
-		if (!ok)
-			mark_joined(&branches[i], conflict, message);
-		if (!ok && conflict)
+		if (strcmp(outcome, SETTLE_CONFLICT) == 0 || strcmp(outcome, SETTLE_FAILED) == 0)
+			mark_joined(&branches[i], strcmp(outcome, SETTLE_CONFLICT) == 0, message);
+		if (strcmp(outcome, SETTLE_CONFLICT) == 0)
 			stat_add(STAT_CONFLICTS, 1);
 	}
 }
 
-/* Keep the coordinator's horizon, and forget what is below it. */
+/*
+ * Keep the coordinator's horizon, and forget what is below it. It is one of
+ * the role that says it, and concerns that role's branches only: nobody can
+ * make others' branches be forgotten or refused.
+ */
 static void
 advance_horizon(const char *node, uint64 horizon)
 {
+	Oid			role = GetUserId();
 	Datum		values[Natts_coordinator] = {0};
 	bool		nulls[Natts_coordinator] = {0};
 	uint64		known = coordinator_horizon(node);
@@ -424,27 +437,26 @@ advance_horizon(const char *node, uint64 horizon)
 
 	if (horizon == 0 || horizon < known + HORIZON_STEP)
 		return;
+	/* one session at a time; whoever comes second leaves it to the first */
+	if (!gid_try_lock((int64) hash_combine(hash_bytes((const unsigned char *) node, strlen(node)), role)))
+		return;
 	/* what the coordinator says holds whether or not this transaction commits */
-	horizon_remember(node, horizon);
+	horizon_remember(node, role, horizon);
+
 	values[Anum_coordinator_node - 1] = CStringGetTextDatum(node);
+	values[Anum_coordinator_role - 1] = ObjectIdGetDatum(role);
 	values[Anum_coordinator_horizon - 1] = Int64GetDatum((int64) horizon);
 	values[Anum_coordinator_updated_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-
-	/* one session at a time; whoever comes second leaves it to the first */
-	if (!gid_try_lock((int64) hash_bytes((const unsigned char *) node, strlen(node))))
-		return;
 	own_scan_all(&scan, OWN_COORDINATOR, RowExclusiveLock);
 	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) != 0)
+		bool		replace[Natts_coordinator] = {false, false, true, true};
+
+		if (DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) != role ||
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) != 0)
 			continue;
 		found = true;
-		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_coordinator_horizon, NULL)) < horizon)
-		{
-			bool		replace[Natts_coordinator] = {false, true, true};
-
-			own_update(&scan, tuple, values, nulls, replace);
-		}
+		own_update(&scan, tuple, values, nulls, replace);
 	}
 	own_scan_end(&scan);
 	if (!found)
@@ -453,6 +465,7 @@ advance_horizon(const char *node, uint64 horizon)
 	own_scan_all(&scan, OWN_SETTLED, RowExclusiveLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) < horizon &&
+			DatumGetObjectId(own_column(&scan, tuple, Anum_settled_role, NULL)) == role &&
 			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_settled_coordinator, NULL)), node) == 0)
 			own_delete(&scan, tuple);
 	own_scan_end(&scan);
@@ -463,6 +476,7 @@ advance_horizon(const char *node, uint64 horizon)
 		Gid			gid;
 
 		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 't' &&
+			DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)) == role &&
 			gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &gid) &&
 			gid.xid.n < horizon && strcmp(gid.xid.node, node) == 0)
 			own_delete(&scan, tuple);

@@ -217,7 +217,7 @@ outcome_push(const Outcome *outcome)
 		return false;
 	SpinLockAcquire(&slot->mutex);
 	/* the worker empties the ring whenever it is awake */
-	first = slot->head == slot->tail;
+	first = slot->head == slot->tail && !slot->dozing;
 	if (slot->head - slot->tail < DTX_OUTCOME_RING)
 		slot->ring[slot->head++ % DTX_OUTCOME_RING] = *outcome;
 	else if (outcome->commit)
@@ -294,22 +294,23 @@ open_rollback_possible(DatabaseSlot *slot, uint64 n)
 }
 
 static KnownHorizon *
-find_horizon(const char *node)
+find_horizon(const char *node, Oid role)
 {
 	for (int i = 0; i < DTX_HORIZONS; i++)
 		if (shared->horizons[i].database == MyDatabaseId &&
+			shared->horizons[i].role == role &&
 			strcmp(shared->horizons[i].node, node) == 0)
 			return &shared->horizons[i];
 	return NULL;
 }
 
 bool
-horizon_recall(const char *node, uint64 *horizon)
+horizon_recall(const char *node, Oid role, uint64 *horizon)
 {
 	KnownHorizon *known;
 
 	SpinLockAcquire(&shared->horizons_mutex);
-	known = find_horizon(node);
+	known = find_horizon(node, role);
 	if (known != NULL)
 		*horizon = known->horizon;
 	SpinLockRelease(&shared->horizons_mutex);
@@ -317,17 +318,18 @@ horizon_recall(const char *node, uint64 *horizon)
 }
 
 void
-horizon_remember(const char *node, uint64 horizon)
+horizon_remember(const char *node, Oid role, uint64 horizon)
 {
 	KnownHorizon *known;
 
 	SpinLockAcquire(&shared->horizons_mutex);
-	known = find_horizon(node);
+	known = find_horizon(node, role);
 	if (known == NULL)
 	{
 		known = &shared->horizons[shared->next_horizon];
 		shared->next_horizon = (shared->next_horizon + 1) % DTX_HORIZONS;
 		known->database = MyDatabaseId;
+		known->role = role;
 		strlcpy(known->node, node, sizeof(known->node));
 		known->horizon = horizon;
 	}

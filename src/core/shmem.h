@@ -85,6 +85,7 @@ typedef struct DatabaseSlot
 
 	uint64		head;			/* next to write; the ring holds [tail, head) */
 	uint64		tail;
+	bool		dozing;			/* the worker wakes by itself, soon */
 	bool		rescan;			/* outcomes were dropped: scan dtx.branch */
 	bool		ask_peers;		/* rollbacks were dropped: ask the peers */
 	Outcome		ring[DTX_OUTCOME_RING];
@@ -117,6 +118,7 @@ typedef struct ProcessSlot
 	pg_atomic_uint64 in_branch_of;	/* hash of the xid of its branch, or 0 */
 	int			nrolling;			/* xids that it is compensating */
 	uint64		rolling[DTX_ROLLING_BACK];
+	Oid			role;
 	uint64		n;					/* the global transaction it coordinates, or 0 */
 	uint64		r;
 	TimestampTz begun_at;
@@ -128,6 +130,7 @@ typedef struct ProcessSlot
 typedef struct KnownHorizon
 {
 	Oid			database;		/* the participant; InvalidOid: free */
+	Oid			role;			/* that it was told by */
 	char		node[DTX_NODE_SIZE];
 	uint64		horizon;
 } KnownHorizon;
@@ -182,8 +185,8 @@ extern void worker_wake(DatabaseSlot *slot);
 extern void launcher_wake(void);
 
 /* The cache of horizons. They only grow; a value never goes back. */
-extern bool horizon_recall(const char *node, uint64 *horizon);
-extern void horizon_remember(const char *node, uint64 horizon);
+extern bool horizon_recall(const char *node, Oid role, uint64 *horizon);
+extern void horizon_remember(const char *node, Oid role, uint64 horizon);
 
 extern void stat_add(StatCounter counter, uint64 amount);
 

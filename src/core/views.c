@@ -9,7 +9,9 @@
 #include "core/shmem.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "catalog/pg_authid.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -36,7 +38,8 @@ static const char *const stat_names[STAT_COUNT] = {
 	[STAT_RECOVERY_PASSES] = "recovery_passes",
 };
 
-/* dtx.sessions(): global transactions that sessions of this database coordinate */
+/* dtx.sessions(): global transactions that sessions of this database coordinate,
+ * as far as the caller may see them */
 Datum
 dtx_sessions(PG_FUNCTION_ARGS)
 {
@@ -56,7 +59,9 @@ dtx_sessions(PG_FUNCTION_ARGS)
 		SpinLockAcquire(&slot->mutex);
 		copy = *slot;
 		SpinLockRelease(&slot->mutex);
-		if (copy.n == 0 || copy.database != MyDatabaseId)
+		if (copy.n == 0 || copy.database != MyDatabaseId ||
+			!(has_privs_of_role(GetUserId(), copy.role) ||
+			  has_privs_of_role(GetUserId(), ROLE_PG_MONITOR)))
 			continue;
 		strlcpy(xid.node, node_self(), sizeof(xid.node));
 		xid.n = copy.n;

@@ -47,7 +47,9 @@ dtx_fdw_validator(PG_FUNCTION_ARGS)
 				 nearest ? errhint("Perhaps you meant the option \"%s\".", nearest) :
 				 peer_option_is_known(def->defname, !in_mapping) ?
 				 errhint("The option belongs to the %s.", in_mapping ? "server" : "user mapping") :
-				 errhint("The options are those of libpq's connection strings.")));
+				 catalog == ForeignServerRelationId || in_mapping ?
+				 errhint("The options are those of libpq's connection strings.") :
+				 errhint("There are no valid options in this context.")));
 	}
 	PG_RETURN_VOID();
 }

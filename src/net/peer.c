@@ -67,6 +67,9 @@ peer_option_nearest(const char *keyword, bool in_mapping)
 
 	if (length > 100)
 		return NULL;
+	if (in_mapping &&
+		varstr_levenshtein_less_equal(keyword, length, "password_required", 17, 1, 1, 1, least, true) < least)
+		return "password_required";
 	for (PQconninfoOption *o = known_options(); o->keyword != NULL; o++)
 	{
 		int			distance;

@@ -30,6 +30,7 @@
 #define FLUSH_DELAY			100		/* ms without a call until a flush is sent */
 #define IDLE_CLOSE			5000	/* ms without work until a connection is closed */
 #define CALL_TIMEOUT		30000	/* ms, where dtx.call_timeout sets none */
+#define BUSY_DELAY			5		/* ms until what was busy is tried again, doubling to 640 */
 #define REPLICATION_POLL	20		/* ms between looks at a standby's progress */
 #define MAX_ROLLBACKS		(DTX_ROLLING_BACK / 2)	/* in one call */
 
@@ -372,7 +373,11 @@ settle_answered(Channel *channel)
 			dlist_push_tail(&channel->answered, &item->link);
 		}
 		else if (strcmp(outcome, SETTLE_BUSY) == 0)
-			item_requeue(channel, item, 10);
+		{
+			/* somebody is at it, or has the rows: mostly for a moment */
+			item->busy = Min(item->busy + 1, 8);
+			item_requeue(channel, item, BUSY_DELAY << (item->busy - 1));
+		}
 		else
 		{
 			char		message[1024];

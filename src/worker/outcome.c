@@ -55,6 +55,7 @@ item_add(const Outcome *outcome, const char *node)
 	item->role = outcome->role;
 	item->decided_at = outcome->decided_at;
 	item->attempts = 0;
+	item->busy = 0;
 	item->next_attempt = 0;
 	strlcpy(item->node, node, sizeof(item->node));
 	item->state = ITEM_QUEUED;
@@ -133,6 +134,7 @@ outcomes_drain(void)
 
 	while ((n = outcome_pop(worker.slot, outcomes, lengthof(outcomes))) > 0)
 	{
+		worker.last_outcome = GetCurrentTimestamp();
 		if (self[0] == '\0')
 		{
 			worker_begin();

@@ -146,6 +146,26 @@ initialize(Oid database)
 	worker.last_work = GetCurrentTimestamp();
 }
 
+#define BUSY_TIME	50			/* ms: outcomes keep coming when the last is younger */
+
+/*
+ * While outcomes keep coming they are settled in batches, dtx.settle_delay
+ * apart: then sessions need not wake the worker for each.
+ */
+static bool
+may_doze(TimestampTz now)
+{
+	dlist_iter	iter;
+
+	if (guc_settle_delay == 0 ||
+		now >= TimestampTzPlusMilliseconds(worker.last_outcome, BUSY_TIME))
+		return false;
+	dlist_foreach(iter, &worker.channels)
+		if (dlist_container(Channel, link, iter.cur)->hurry)
+			return false;
+	return true;
+}
+
 /* Wait for the latch, any socket, or the next due time. */
 static void
 wait_for_work(TimestampTz due)
@@ -154,6 +174,11 @@ wait_for_work(TimestampTz due)
 	dlist_iter	iter;
 	int			n = 2;
 	long		timeout = deadline_remaining(due);
+	bool		doze = may_doze(GetCurrentTimestamp());
+
+	if (doze)
+		timeout = Min(timeout, guc_settle_delay);
+	worker.slot->dozing = doze;
 
 	/* sockets come and go, and so does what is waited for at them: build anew */
 	dlist_foreach(iter, &worker.channels)
@@ -172,6 +197,7 @@ wait_for_work(TimestampTz due)
 	(void) WaitEventSetWait(worker.waits, timeout, events, lengthof(events), PG_WAIT_EXTENSION);
 	FreeWaitEventSet(worker.waits);
 	worker.waits = NULL;
+	worker.slot->dozing = false;
 	ResetLatch(MyLatch);
 }
 

@@ -54,6 +54,7 @@ typedef struct SettleItem
 	XLogRecPtr	decided_at;
 	ItemState	state;
 	int			attempts;
+	int			busy;			/* answers "busy", in a row */
 	TimestampTz next_attempt;
 	uint64		answer;			/* ordinal of the call that answered */
 	dlist_node	link;			/* in its channel's queue, or in one of the lists */
@@ -120,6 +121,7 @@ typedef struct Worker
 	struct WaitEventSet *waits;
 	bool		waits_stale;	/* sockets came or went */
 	TimestampTz last_work;
+	TimestampTz last_outcome;	/* when one was last in the ring */
 	uint64		ended_below;	/* every transaction of this server below it is over */
 	bool		more_rows;		/* rows of dtx.branch wait for room in memory */
 	MemoryContext context;		/* of everything above */
