@@ -104,6 +104,9 @@ BEGIN
         rows := rows || n;
     END LOOP;
     RETURN rows;
+EXCEPTION WHEN OTHERS THEN
+    PERFORM dblink_disconnect('holder');
+    RAISE;
 END
 $$;
 
