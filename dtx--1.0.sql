@@ -384,8 +384,12 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
            'committing'::text AS state, s.srvname AS server, b.participant AS node,
            b.role::regrole AS role, b.mode, b.created_at,
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.created_at AS age,
-           b.attempts, b.last_error, b.next_attempt, NULL::text AS conflict
-    FROM dtx.branch b LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) b.server
+           greatest(b.attempts, c.attempts) AS attempts,
+           coalesce(CASE WHEN c.attempts OPERATOR(pg_catalog.>) 0 THEN c.last_error END, b.last_error) AS last_error,
+           coalesce(c.next_attempt, b.next_attempt) AS next_attempt, NULL::text AS conflict
+    FROM dtx.branch b
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) b.server
+    LEFT JOIN dtx.contact c ON c.server OPERATOR(pg_catalog.=) b.server AND c.role OPERATOR(pg_catalog.=) b.role
     WHERE dtx.may_see(b.role)
     UNION ALL
     SELECT j.gid, dtx.gid_xid(j.gid), 'participant', 'in doubt', NULL,

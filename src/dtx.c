@@ -10,6 +10,7 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_largeobject.h"
+#include "catalog/pg_trigger.h"
 #include "core/callbacks.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -98,6 +99,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 		return;
 	if (class_id == LargeObjectRelationId && current_branch.active)
 		guard_large_object();
+	if (class_id == TriggerRelationId && (access == OAT_DROP || access == OAT_POST_ALTER))
+		guard_trigger_change(object_id);
 	if (access == OAT_DROP)
 	{
 		if (class_id == RelationRelationId && sub_id == 0)

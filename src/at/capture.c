@@ -35,7 +35,7 @@ command_of(HeapTuple old, HeapTuple new)
 
 static void
 capture_change(Relation rel, AttachedRelation *ar, char op, HeapTuple old, HeapTuple new,
-			   int64 old_hash, int64 new_hash)
+			   bool same_key, int64 old_hash, int64 new_hash)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	bytea	   *before = old != NULL ? image_of(old, desc) : NULL;
@@ -43,7 +43,7 @@ capture_change(Relation rel, AttachedRelation *ar, char op, HeapTuple old, HeapT
 	CommandId	cid = command_of(old, new);
 
 	shape_record(rel, ar);
-	if (op == UNDO_UPDATE && old_hash != new_hash)
+	if (op == UNDO_UPDATE && !same_key)
 		undo_add(UNDO_KEY, cid, ar->relid, ar->shape, old_hash, before, NULL);
 	undo_add(op, cid, ar->relid, ar->shape, new != NULL ? new_hash : old_hash, before, after);
 	stat_add(STAT_ROWS_CAPTURED, 1);
@@ -107,6 +107,6 @@ dtx_capture(PG_FUNCTION_ARGS)
 	if (old != NULL && !same_key)
 		row_lock_wait(rel, ar, old, old_hash);
 	if (current_branch.active)
-		capture_change(rel, ar, op, old, new, old_hash, new_hash);
+		capture_change(rel, ar, op, old, new, same_key, old_hash, new_hash);
 	PG_RETURN_POINTER(NULL);
 }

@@ -360,7 +360,11 @@ undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
 		target->map = shape_map(target->rel, target->ar, shape);
 	MemoryContextSwitchTo(old);
 	if (target->map->conflict != NULL)
-		throw_conflict(c, target, after != NULL ? after : before, target->map->conflict);
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_CONFLICT),
+				 errmsg("images of rows of \"%s\" do not fit the table any more: %s",
+						RelationGetRelationName(target->rel), target->map->conflict),
+				 errdetail("Branch \"%s\" cannot be rolled back.", c->gid_text)));
 
 	/* constraints and index expressions run code of the table's owner */
 	GetUserIdAndSecContext(&user, &security);

@@ -5,6 +5,8 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "at/guard.h"
 #include "at/key.h"
@@ -12,6 +14,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_largeobject.h"
+#include "catalog/pg_trigger.h"
 #include "commands/event_trigger.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -22,6 +25,7 @@
 #include "parser/parsetree.h"
 #include "storage/lock.h"
 #include "tcop/pquery.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/portal.h"
@@ -235,6 +239,27 @@ guard_relation_truncate(Oid relid)
 	refuse_in_doubt(relid, "truncate");
 	if (current_branch.active)
 		report_unattached("TRUNCATE", "Use DELETE.");
+}
+
+void
+guard_trigger_change(Oid trigger)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			relid = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) &&
+		strcmp(NameStr(((Form_pg_trigger) GETSTRUCT(tuple))->tgname), "dtx_capture") == 0)
+		relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	if (OidIsValid(relid))
+		refuse_in_doubt(relid, "detach");
 }
 
 /* dtx.guard_rewrite(), an event trigger on table_rewrite. */

@@ -31,4 +31,7 @@ extern void guard_large_object(void);
 extern void guard_relation_drop(Oid relid);
 extern void guard_relation_truncate(Oid relid);
 
+/* Nor does the trigger that locks them go, or change. */
+extern void guard_trigger_change(Oid trigger);
+
 #endif							/* DTX_AT_GUARD_H */

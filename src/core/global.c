@@ -397,6 +397,7 @@ global_xact_end(bool commit)
 		outcome.role = branch->role;
 		outcome.mode = global.mode->letter;
 		outcome.commit = commit && branch->state == BRANCH_PHASE_ONE;
+		outcome.by_savepoint = commit && !outcome.commit;
 		outcome.decided_at = commit ? XactLastCommitEnd : InvalidXLogRecPtr;
 		wake |= outcome_push(&outcome);
 	}

@@ -35,6 +35,7 @@ typedef struct Outcome
 	uint64		r;
 	uint32		b;
 	bool		commit;
+	bool		by_savepoint;	/* rolled back, in a transaction that committed */
 	char		mode;
 	Oid			server;
 	Oid			role;

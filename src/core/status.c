@@ -73,8 +73,8 @@ history_decision(const GlobalXid *xid, uint32 b)
 			{
 				char		found = DatumGetChar(own_column(&scan, tuple, Anum_history_decision, NULL));
 
-				/* a committed transaction may have branches that a savepoint's
-				 * rollback took back: the commit is the transaction's word */
+				/* the commit is the transaction's word, whatever a savepoint
+				 * took back */
 				if (decision != 'c')
 					decision = found;
 			}
@@ -163,16 +163,20 @@ global_status(const GlobalXid *xid)
 	slot = my_database_slot();
 	if (state == XACT_ABORTED)
 		return slot != NULL && open_rollback_possible(slot, xid->n) ? "rolling back" : "rolled back";
-	/* a committed transaction may have branches that a savepoint's rollback took back */
-	if (state == XACT_COMMITTED && slot != NULL && open_rollback_exists(slot, xid->n))
-		return "committing";
 	decision = history_decision(xid, 0);
-	if (decision == 'c' || (decision == 'r' && state == XACT_COMMITTED))
-		return "committed";
 	if (decision == 'r')
 		return "rolled back";
-	/* another transaction has that N, or it is from another time */
-	return "unknown";
+	/* branches that a savepoint's rollback took back are on their way too */
+	if (state == XACT_COMMITTED && slot != NULL && open_rollback_exists(slot, xid->n))
+		return "committing";
+	if (decision == 'c' || decision == 's')
+		return "committed";
+	/*
+	 * No trace of it. N was lost in a crash, and may have been handed out
+	 * again; or the id is from another time. Until all peers have been asked
+	 * they may have branches of it, which will be rolled back.
+	 */
+	return slot != NULL && open_rollback_possible(slot, xid->n) ? "rolling back" : "unknown";
 }
 
 /* dtx_status(xid text) */

@@ -20,7 +20,8 @@ typedef enum TransactionState
 extern TransactionState transaction_state(uint64 n);
 
 /* What dtx.history says of a branch (b 0: of any branch of the xid):
- * 'c', 'r', or 0 when it is not there. */
+ * 'c', 'r', 's' (rolled back by a savepoint of a transaction that committed), or
+ * 0 when it is not there. */
 extern char history_decision(const GlobalXid *xid, uint32 b);
 
 /* Is there a visible row of dtx.branch of the xid (b 0: any; else that one)? */

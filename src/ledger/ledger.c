@@ -10,6 +10,7 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "core/compat.h"
 #include "core/errors.h"
@@ -26,6 +27,8 @@
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(dtx_ledger);
 PG_FUNCTION_INFO_V1(dtx_transfer);
@@ -34,6 +37,8 @@ PG_FUNCTION_INFO_V1(dtx_ledger_credit);
 typedef struct Ledger
 {
 	Oid			relation;
+	NameData	schema;			/* of the relation, now: the plans name it */
+	NameData	table;
 	NameData	account;
 	NameData	balance;
 } Ledger;
@@ -48,6 +53,7 @@ read_ledger(Ledger *ledger)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
+	char	   *name;
 	bool		found;
 
 	memset(ledger, 0, sizeof(*ledger));
@@ -60,7 +66,12 @@ read_ledger(Ledger *ledger)
 		ledger->balance = *DatumGetName(own_column(&scan, tuple, Anum_ledger_balance, NULL));
 	}
 	own_scan_end(&scan);
-	if (!found)
+	if (found && (name = get_rel_name(ledger->relation)) != NULL)
+	{
+		namestrcpy(&ledger->table, name);
+		namestrcpy(&ledger->schema, get_namespace_name(get_rel_namespace(ledger->relation)));
+	}
+	else
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has no ledger"),
@@ -80,24 +91,56 @@ ledger_column(Oid relation, const char *name)
 	return attnum;
 }
 
+/* The type's own equality, whatever the caller's search path has. */
+static char *
+equality_of(Oid type)
+{
+	TypeCacheEntry *entry = lookup_type_cache(getBaseType(type), TYPECACHE_EQ_OPR);
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(entry->eq_opr));
+	Form_pg_operator form;
+	char	   *text;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("could not identify an equality operator for type %s", format_type_be(type))));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	text = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return text;
+}
+
+/*
+ * The statement that adds to, or takes from, a balance. It returns whether the
+ * balance is negative now, and whether the column can hold the amount as it is:
+ * were it rounded, each side would round for itself, and money come or go.
+ */
 static SPIPlanPtr
 make_plan(const Ledger *ledger, char sign)
 {
 	Oid			types[2] = {NUMERICOID, TEXTOID};
+	AttrNumber	account_column = ledger_column(ledger->relation, NameStr(ledger->account));
+	AttrNumber	balance_column = ledger_column(ledger->relation, NameStr(ledger->balance));
+	Oid			account_type = get_atttype(ledger->relation, account_column);
+	Oid			balance_type;
+	int32		typmod;
+	Oid			collation;
 	const char *balance = quote_identifier(NameStr(ledger->balance));
-	Oid			account_type = get_atttype(ledger->relation,
-										   ledger_column(ledger->relation, NameStr(ledger->account)));
-	Oid			balance_type = get_atttype(ledger->relation,
-										   ledger_column(ledger->relation, NameStr(ledger->balance)));
-	char	   *sql = psprintf("UPDATE %s SET %s = (%s OPERATOR(pg_catalog.%c) $1)::%s"
-							   " WHERE %s = $2::%s RETURNING %s OPERATOR(pg_catalog.<) 0",
-							   quote_qualified_identifier(get_namespace_name(get_rel_namespace(ledger->relation)),
-														  get_rel_name(ledger->relation)),
-							   balance, balance, sign, format_type_be_qualified(balance_type),
-							   quote_identifier(NameStr(ledger->account)),
-							   format_type_be_qualified(account_type), balance);
-	SPIPlanPtr	plan = SPI_prepare(sql, 2, types);
+	char	   *sql;
+	SPIPlanPtr	plan;
 
+	get_atttypetypmodcoll(ledger->relation, balance_column, &balance_type, &typmod, &collation);
+	balance_type = getBaseTypeAndTypmod(balance_type, &typmod);
+	sql = psprintf("UPDATE %s SET %s = %s OPERATOR(pg_catalog.%c) $1::%s WHERE %s %s $2::%s"
+				   " RETURNING %s OPERATOR(pg_catalog.<) 0,"
+				   " $1::%s::pg_catalog.numeric OPERATOR(pg_catalog.=) $1",
+				   quote_qualified_identifier(NameStr(ledger->schema), NameStr(ledger->table)),
+				   balance, balance, sign, format_type_with_typemod(balance_type, typmod),
+				   quote_identifier(NameStr(ledger->account)), equality_of(account_type),
+				   format_type_be_qualified(account_type), balance,
+				   format_type_with_typemod(balance_type, typmod));
+	plan = SPI_prepare(sql, 2, types);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -142,7 +185,7 @@ change_balance(bool debit, const char *account, Datum amount)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("account \"%s\" does not exist", account),
-				 errdetail("Table \"%s\" has no such row.", get_rel_name(planned.relation))));
+				 errdetail("Table \"%s\" has no such row.", NameStr(planned.table))));
 	if (SPI_processed > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
@@ -152,6 +195,13 @@ change_balance(bool debit, const char *account, Datum amount)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("account \"%s\" has no balance", account)));
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the ledger cannot hold the amount %s exactly",
+						DatumGetCString(DirectFunctionCall1(numeric_out, amount))),
+				 errdetail("Column \"%s\" of table \"%s\" would round it.",
+						   NameStr(planned.balance), NameStr(planned.table))));
 	if (debit && negative)
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_INSUFFICIENT_FUNDS),
@@ -216,6 +266,10 @@ dtx_ledger(PG_FUNCTION_ARGS)
 	if (!pg_class_ownercheck(relation, GetUserId()))
 #endif
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
 	table_close(rel, NoLock);
 	(void) ledger_column(relation, NameStr(*account));
 	type = getBaseType(get_atttype(relation, ledger_column(relation, NameStr(*balance))));

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 static dlist_head cache = DLIST_STATIC_INIT(cache);
+static dlist_head all = DLIST_STATIC_INIT(all);
 static bool callbacks_registered = false;
 
 /* A server or a mapping changed: connections made from it are not used again. */
@@ -30,9 +31,9 @@ forget_options(Datum arg, int cacheid, uint32 hashvalue)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &cache)
+	dlist_foreach(iter, &all)
 	{
-		PeerConnection *pc = dlist_container(PeerConnection, node, iter.cur);
+		PeerConnection *pc = dlist_container(PeerConnection, all_node, iter.cur);
 
 		if (hashvalue == 0 ||
 			(cacheid == FOREIGNSERVEROID && pc->server_hash == hashvalue) ||
@@ -56,6 +57,12 @@ connection_start(Oid server, Oid role)
 	PeerParams *params = peer_params(server, role);
 	PeerConnection *pc;
 
+	if (!callbacks_registered)
+	{
+		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, forget_options, (Datum) 0);
+		CacheRegisterSyscacheCallback(USERMAPPINGOID, forget_options, (Datum) 0);
+		callbacks_registered = true;
+	}
 	if (!AcquireExternalFD())
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
@@ -64,6 +71,7 @@ connection_start(Oid server, Oid role)
 
 	pc = MemoryContextAllocZero(TopMemoryContext, sizeof(PeerConnection));
 	pc->holds_fd = true;
+	dlist_push_tail(&all, &pc->all_node);
 	pc->server = server;
 	pc->role = role;
 	strlcpy(pc->server_name, params->server_name, NAMEDATALEN);
@@ -94,6 +102,7 @@ connection_password_ok(PeerConnection *pc)
 void
 connection_close(PeerConnection *pc)
 {
+	dlist_delete(&pc->all_node);
 	if (pc->waits != NULL)
 		FreeWaitEventSet(pc->waits);
 	if (pc->conn != NULL)
@@ -290,12 +299,6 @@ connection_get(Oid server, Oid role, TimestampTz deadline)
 
 	if (pc != NULL)
 		return pc;
-	if (!callbacks_registered)
-	{
-		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, forget_options, (Datum) 0);
-		CacheRegisterSyscacheCallback(USERMAPPINGOID, forget_options, (Datum) 0);
-		callbacks_registered = true;
-	}
 	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
 	if (deadline != 0 && deadline < until)
 		until = deadline;

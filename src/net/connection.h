@@ -26,6 +26,7 @@
 typedef struct PeerConnection
 {
 	dlist_node	node;			/* in the session's cache, or unused */
+	dlist_node	all_node;		/* among all connections of this process */
 	Oid			server;
 	Oid			role;			/* whose user mapping it uses */
 	char		server_name[NAMEDATALEN];

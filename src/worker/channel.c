@@ -265,13 +265,53 @@ start_pending(Channel *channel)
 	start_call(channel, CALL_PENDING);
 }
 
+/* Put a queued item into the call that is being made. */
+static void
+call_item(Channel *channel, SettleItem *item)
+{
+	dlist_delete(&item->link);
+	channel->nqueued--;
+	item->state = ITEM_CALLED;
+	dlist_push_tail(&channel->called, &item->link);
+}
+
+/*
+ * Branches of one global transaction that are to be rolled back go together,
+ * due or not: they are undone in their order, last first. Returns their number.
+ */
+static int
+call_siblings(Channel *channel)
+{
+	int			n = 0;
+	dlist_iter	outer;
+	dlist_mutable_iter inner;
+
+	dlist_foreach(outer, &channel->called)
+	{
+		SettleItem *called = dlist_container(SettleItem, link, outer.cur);
+
+		if (called->commit)
+			continue;
+		dlist_foreach_modify(inner, &channel->queue)
+		{
+			SettleItem *item = dlist_container(SettleItem, link, inner.cur);
+
+			if (item->commit || item->key.n != called->key.n || item->key.r != called->key.r)
+				continue;
+			call_item(channel, item);
+			n++;
+		}
+	}
+	return n;
+}
+
 static void
 start_settle(Channel *channel)
 {
 	RemoteCall *call = new_call(channel, 3);
 	MemoryContext old = MemoryContextSwitchTo(channel->call_context);
-	const char **gids = palloc(guc_settle_batch * sizeof(char *));
-	bool	   *commits = palloc(guc_settle_batch * sizeof(bool));
+	const char **gids;
+	bool	   *commits;
 	const char **values = palloc(3 * sizeof(char *));
 	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0,
@@ -281,26 +321,27 @@ start_settle(Channel *channel)
 
 	dlist_foreach_modify(iter, &channel->queue)
 	{
-		SettleItem *	item = dlist_container(SettleItem, link, iter.cur);
-		Gid			gid;
-		char		text[DTX_GID_SIZE];
+		SettleItem *item = dlist_container(SettleItem, link, iter.cur);
 
 		if (n == guc_settle_batch)
 			break;
 		if (!item_is_due(item, now, &gated) || (!item->commit && rollbacks == MAX_ROLLBACKS))
 			continue;
 		rollbacks += !item->commit;
-		strlcpy(gid.xid.node, item->node, sizeof(gid.xid.node));
-		gid.xid.n = item->key.n;
-		gid.xid.r = item->key.r;
-		gid.b = (uint32) item->key.b;
-		gid_format(&gid, text);
-		gids[n] = pstrdup(text);
+		call_item(channel, item);
+		n++;
+	}
+	n += call_siblings(channel);
+	gids = palloc(n * sizeof(char *));
+	commits = palloc(n * sizeof(bool));
+	n = 0;
+	dlist_foreach_modify(iter, &channel->called)
+	{
+		SettleItem *item = dlist_container(SettleItem, link, iter.cur);
+
+		gids[n] = palloc(DTX_GID_SIZE);
+		item_gid(item, (char *) gids[n]);
 		commits[n++] = item->commit;
-		dlist_delete(&item->link);
-		channel->nqueued--;
-		item->state = ITEM_CALLED;
-		dlist_push_tail(&channel->called, &item->link);
 	}
 	values[0] = text_array_literal(gids, n);
 	values[1] = bool_array_literal(commits, n);
@@ -593,7 +634,7 @@ channel_step(Channel *channel)
 				go_on_connecting(channel);
 				break;
 			case CHANNEL_IDLE:
-				if (connection_is_dead(channel->pc))
+				if (channel->pc->invalidated || connection_is_dead(channel->pc))
 					channel_close(channel);
 				else
 					start_next_call(channel);

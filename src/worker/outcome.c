@@ -28,14 +28,16 @@ static TimestampTz next_prune = 0;
 
 static void note_removal(Channel *channel, uint64 n);
 
-static void
-item_gid(const SettleItem *item, Gid *gid, char *text)
+void
+item_gid(const SettleItem *item, char *text)
 {
-	strlcpy(gid->xid.node, item->node, sizeof(gid->xid.node));
-	gid->xid.n = item->key.n;
-	gid->xid.r = item->key.r;
-	gid->b = (uint32) item->key.b;
-	gid_format(gid, text);
+	Gid			gid;
+
+	strlcpy(gid.xid.node, item->node, sizeof(gid.xid.node));
+	gid.xid.n = item->key.n;
+	gid.xid.r = item->key.r;
+	gid.b = (uint32) item->key.b;
+	gid_format(&gid, text);
 }
 
 void
@@ -50,6 +52,7 @@ item_add(const Outcome *outcome, const char *node)
 	if (known)
 		return;
 	item->commit = outcome->commit;
+	item->by_savepoint = outcome->by_savepoint;
 	item->mode = outcome->mode;
 	item->server = outcome->server;
 	item->role = outcome->role;
@@ -100,7 +103,6 @@ item_record_failure(SettleItem *item, const char *message)
 	bool		nulls[Natts_branch] = {0};
 	bool		replace[Natts_branch] = {0};
 	char		text[DTX_GID_SIZE];
-	Gid			gid;
 	OwnScan		scan;
 	HeapTuple	tuple;
 
@@ -108,7 +110,7 @@ item_record_failure(SettleItem *item, const char *message)
 	stat_add(STAT_SETTLE_RETRIES, 1);
 	if (!item->commit)
 		return;					/* a rollback has no row here; the participant keeps its own */
-	item_gid(item, &gid, text);
+	item_gid(item, text);
 	values[Anum_branch_attempts - 1] = Int32GetDatum(item->attempts);
 	replace[Anum_branch_attempts - 1] = true;
 	values[Anum_branch_last_error - 1] = CStringGetTextDatum(message);
@@ -210,9 +212,17 @@ outcomes_rescan(void)
 	worker_commit(false);
 }
 
+/* As dtx.history has it: committed, rolled back, or rolled back by a savepoint
+ * of a transaction that committed. */
+static char
+item_decision(const SettleItem *item)
+{
+	return item->commit ? 'c' : item->by_savepoint ? 's' : 'r';
+}
+
 /* Delete the rows of the items, and collect them into rows of dtx.history. */
 static void
-finish_some(SettleItem **items, int count, bool commit)
+finish_some(SettleItem **items, int count, char decision)
 {
 	Datum		values[Natts_history] = {0};
 	bool		nulls[Natts_history] = {0};
@@ -226,14 +236,13 @@ finish_some(SettleItem **items, int count, bool commit)
 	{
 		SettleItem *	item = items[i];
 
-		if (commit)
+		if (decision == 'c')
 		{
 			char		text[DTX_GID_SIZE];
-			Gid			gid;
 			OwnScan		scan;
 			HeapTuple	tuple;
 
-			item_gid(item, &gid, text);
+			item_gid(item, text);
 			own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) item->key.n);
 			tuple = find_row(&scan, text);
 			if (HeapTupleIsValid(tuple))
@@ -250,7 +259,7 @@ finish_some(SettleItem **items, int count, bool commit)
 		max_n = Max(max_n, item->key.n);
 	}
 	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_history_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
+	values[Anum_history_decision - 1] = CharGetDatum(decision);
 	values[Anum_history_node - 1] = CStringGetTextDatum(items[0]->node);
 	values[Anum_history_min_n - 1] = Int64GetDatum((int64) min_n);
 	values[Anum_history_max_n - 1] = Int64GetDatum((int64) max_n);
@@ -286,7 +295,7 @@ outcomes_finish(void)
 
 			if (item->answer == PG_UINT64_MAX)
 				continue;		/* in a row already */
-			if (count > 0 && (item->commit != items[0]->commit ||
+			if (count > 0 && (item_decision(item) != item_decision(items[0]) ||
 							  strcmp(item->node, items[0]->node) != 0))
 			{
 				more = true;
@@ -296,7 +305,7 @@ outcomes_finish(void)
 		}
 		if (count == 0)
 			break;
-		finish_some(items, count, items[0]->commit);
+		finish_some(items, count, item_decision(items[0]));
 		for (int i = 0; i < count; i++)
 			items[i]->answer = PG_UINT64_MAX;
 	}

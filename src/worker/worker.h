@@ -48,6 +48,7 @@ typedef struct SettleItem
 	ItemKey		key;
 	char		node[DTX_NODE_SIZE];	/* the coordinator's id in the gid */
 	bool		commit;
+	bool		by_savepoint;
 	char		mode;
 	Oid			server;
 	Oid			role;
@@ -137,6 +138,9 @@ extern void worker_commit(bool durable);
 
 /* Queue a branch, unless it is known already. */
 extern void item_add(const Outcome *outcome, const char *node);
+
+/* The gid of an item, into a buffer of DTX_GID_SIZE bytes. */
+extern void item_gid(const SettleItem *item, char *text);
 
 /* Put an item back into its channel's queue, due after a delay in ms. */
 extern void item_requeue(Channel *channel, SettleItem *item, long delay);
