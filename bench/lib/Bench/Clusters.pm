@@ -293,6 +293,37 @@ sub release_snapshots
 	}
 }
 
+# CPU time that both servers have used so far, in s: the postmasters, their
+# children that have ended, and those that live.
+sub cpu_time
+{
+	my ($self) = @_;
+	my $ticks = 0;
+
+	for my $bank (sort keys %PORT)
+	{
+		my ($postmaster) = split /\n/, slurp("$self->{dir}/$bank/postmaster.pid");
+		my $children = slurp("/proc/$postmaster/task/$postmaster/children");
+		my @own = process_times($postmaster);
+
+		$ticks += $_ for @own;
+		for my $child (split ' ', $children)
+		{
+			my @times = process_times($child);
+			$ticks += $times[0] + $times[1];
+		}
+	}
+	return $ticks / POSIX::sysconf(&POSIX::_SC_CLK_TCK);
+}
+
+# utime, stime, and those of the children that have ended
+sub process_times
+{
+	my ($pid) = @_;
+	my ($fields) = slurp("/proc/$pid/stat") =~ /^.*\) (.*)$/s or return (0, 0, 0, 0);
+	return (split ' ', $fields)[ 11 .. 14 ];
+}
+
 # Private memory of a process, in kB.
 sub private_memory
 {

@@ -11,7 +11,7 @@ our @POINTS = (10, 50, 100);
 sub run
 {
 	my ($clusters, $results, $setting) = @_;
-	my $total   = $setting->{transactions};
+	my $total = $setting->{transactions};
 	# some more, so that the session is still there when it has done all
 	my $run = $clusters->pgbench_start('bank1', script => 'dtx', clients => 1,
 		transactions => int($total * 1.1) + 1000);
@@ -19,6 +19,7 @@ sub run
 	for my $point (@POINTS)
 	{
 		wait_for($clusters, $run, $total * $point / 100);
+		die "bench: the session ended before its memory was read\n" if $clusters->pgbench_ended($run);
 		sample_memory($clusters, $results, $setting, $point);
 		sample_tables($clusters, $results, $setting, $point);
 	}

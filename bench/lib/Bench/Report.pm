@@ -46,7 +46,7 @@ sub medians_of
 sub tables
 {
 	my ($self) = @_;
-	return grep { @{ $_->{rows} } } ($self->transfers, $self->ratios, $self->flushes, $self->single_rows,
+	return grep { @{ $_->{rows} } } ($self->transfers, $self->ratios, $self->cpu, $self->flushes, $self->single_rows,
 		$self->bulk, $self->snapshot, $self->memory, $self->own_tables);
 }
 
@@ -84,7 +84,7 @@ sub transfers
 		rows   => \@rows,
 		note   => 'In brackets the least and the most. "unsafe", "2PC by hand" and "dtx" send BEGIN, a local UPDATE, '
 		  . 'the remote statement, and COMMIT; the other two one SELECT. "Settled after" is how long after the last commit '
-		  . 'every branch was settled (1 / 4 / 16 clients).',
+		  . 'every branch was settled (1 / 4 / 16 clients); what it says of variants without dtx is how long asking takes.',
 	};
 }
 
@@ -105,6 +105,23 @@ sub ratios
 		title  => 'Ratios of medians',
 		header => [ 'of', map { $_ == 1 ? '1 client' : "$_ clients" } @CLIENTS ],
 		rows   => \@rows,
+	};
+}
+
+sub cpu
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+
+	return {
+		title  => 'CPU time of both servers a transfer, microseconds',
+		header => [ 'variant', map { $_ == 1 ? '1 client' : "$_ clients" } @CLIENTS ],
+		rows   => [
+			map { my $variant = $_; [ $NAME{$variant}, map { number('%.0f', $results->median("cpu/$variant/$_")) } @CLIENTS ] }
+			grep { my $variant = $_; grep { $results->has("cpu/$variant/$_") } @CLIENTS }
+			qw(unsafe prepared dtx unsafe_call dtx_call)
+		],
+		note => 'All processes of both servers, from the first transfer until every branch is settled; the clients not.',
 	};
 }
 
@@ -172,12 +189,15 @@ sub snapshot
 
 		push @rows, [ $NAME{$variant}, $held eq 'held' ? 'held' : '-', map({ sprintf '%.0f', $_ } @tps),
 			sprintf('%.2f', $tps[-1] / $tps[0]) ];
+		my @cpu = $results->all("snapshot/$key/cpu") or next;
+		push @rows, [ "$NAME{$variant}, CPU", $held eq 'held' ? 'held' : '-', map({ sprintf '%.0f', $_ } @cpu),
+			sprintf('%.2f', $cpu[-1] / $cpu[0]) ];
 	}
 	return {
 		title  => 'A snapshot held open on both sides, 4 clients',
 		header => [ 'variant', 'snapshot', map({ $part ? sprintf('to %d s', $_ * $part) : '' } 1 .. 6), 'last / first' ],
 		rows   => \@rows,
-		note   => 'Transfers a second. What the accounts themselves lose, because their old versions cannot be '
+		note   => 'Transfers a second, and CPU time of both servers a transfer, microseconds. What the accounts themselves lose, because their old versions cannot be '
 		  . 'removed either, is in the rows of "unsafe".',
 	};
 }
@@ -295,8 +315,10 @@ sub machine
 {
 	my ($self) = @_;
 	my $results = $self->{results};
-	my ($postgresql, $cpu, $cores, $flush, $date) =
-	  map { ($results->all("machine/$_"))[0] // '?' } qw(postgresql cpu cores flush date);
+	my ($postgresql, $cpu, $cores, $date) =
+	  map { ($results->all("machine/$_"))[0] // '?' } qw(postgresql cpu cores date);
+	my @flush = map { $results->all($_) } grep { m{^flush/} } $results->names;
+	my $flush = !@flush ? '?' : min(@flush) == max(@flush) ? $flush[0] : min(@flush) . ' to ' . max(@flush);
 
 	$postgresql =~ s/ .*//;
 	return "PostgreSQL $postgresql, two clusters and all clients on one machine: $cpu, $cores cores, "

@@ -66,7 +66,7 @@ sub describe_machine
 	$self->add('machine/postgresql', $clusters->psql('bank1', 'SHOW server_version'));
 	$self->add('machine/cpu', $cpu || 'unknown');
 	$self->add('machine/cores', $cores || 1);
-	$self->add('machine/flush', flush_time($clusters->{dir}));
+	$self->add("flush/$part", flush_time($clusters->{dir}));
 	$self->add("setting/$part", $setting->{runs}, $setting->{seconds});
 	$self->add('machine/date', POSIX::strftime('%Y-%m-%d', gmtime));
 }

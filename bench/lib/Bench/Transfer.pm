@@ -23,16 +23,19 @@ sub run
 			for my $i (0 .. $#variants)
 			{
 				my $variant = $variants[ ($i + $round) % @variants ];
+				my $cpu = $clusters->cpu_time;
 				# round 0 warms up, and is not counted
 				my $run = $clusters->pgbench('bank1', script => $variant, clients => $clients,
 					seconds => $round == 0 ? $setting->{warm_up} : $setting->{seconds});
 				my $drain = $clusters->drain;
+				$cpu = ($clusters->cpu_time - $cpu) / $run->{transactions} * 1e6;
 
 				next if $round == 0;
 				$results->add("tps/$variant/$clients", $run->{tps});
 				$results->add("drain/$variant/$clients", $drain);
-				$setting->{say}->("round %d, %2d clients, %-12s %8.0f tps, settled after %.2f s",
-					$round, $clients, $variant, $run->{tps}, $drain);
+				$results->add("cpu/$variant/$clients", $cpu);
+				$setting->{say}->("round %d, %2d clients, %-12s %8.0f tps, settled after %.2f s, %4.0f us of CPU each",
+					$round, $clients, $variant, $run->{tps}, $drain, $cpu);
 			}
 		}
 	}
