@@ -82,7 +82,6 @@ sub new_bank
 shared_preload_libraries = 'dtx'
 log_statement = none
 log_replication_commands = off
-log_min_messages = log
 max_connections = 60
 shared_buffers = 16MB
 wal_level = replica
