@@ -41,7 +41,7 @@ CREATE FUNCTION api.at_peer(statement text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(answer, ', ') FROM dblink(api.dsn('dtx_regression_peer'), $1) AS d(answer text)
 $$;
 
--- Waits until a condition, evaluated anew each time, holds; false after 20 seconds.
+-- Waits until a condition, evaluated anew each time, holds; ERROR after 20 seconds.
 CREATE PROCEDURE api.wait_until(condition text) LANGUAGE plpgsql AS $$
 DECLARE
   deadline timestamptz := clock_timestamp() + interval '20 seconds';
@@ -70,6 +70,23 @@ CREATE FUNCTION api.in_doubt_at_peer() RETURNS text LANGUAGE sql AS
 $$ SELECT api.at_peer('SELECT count(*)::text FROM dtx_branches') $$;
 CREATE FUNCTION api.peer_accounts() RETURNS text LANGUAGE sql AS
 $$ SELECT api.at_peer('SELECT no || '' has '' || balance FROM api.account ORDER BY no') $$;
+-- In the session of dblink's connection "holder": begins a global transaction
+-- with a branch in doubt; returns its xid.
+CREATE FUNCTION api.hold() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM dblink_exec('holder', 'BEGIN');
+  PERFORM * FROM dblink('holder', $q$SELECT dtx_exec('peer', 'UPDATE api.account SET balance = balance + 1 WHERE no = 1')$q$) AS t(n bigint);
+  RETURN (SELECT xid FROM dblink('holder', 'SELECT dtx_xid()') AS t(xid text));
+END $$;
+-- The peer's database lets nobody in, nor keeps anybody.
+CREATE PROCEDURE api.close_peer() LANGUAGE plpgsql AS $$
+BEGIN
+  ALTER DATABASE dtx_regression_peer ALLOW_CONNECTIONS false;
+  COMMIT;
+  PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = 'dtx_regression_peer' AND backend_type = 'client backend';
+END $$;
+CREATE PROCEDURE api.open_peer() LANGUAGE plpgsql AS $$ BEGIN ALTER DATABASE dtx_regression_peer ALLOW_CONNECTIONS true; END $$;
 -- puts the peer's accounts back
 CREATE FUNCTION api.reset_peer() RETURNS text LANGUAGE sql AS $$
   SELECT dblink_exec(api.dsn('dtx_regression_peer'),

@@ -8,23 +8,8 @@ SET client_min_messages = warning;
 SELECT api.reset_peer() AS ok \gset
 -- the other session, whose global transactions are looked at
 SELECT dblink_connect('holder', api.dsn('dtx_regression')) AS ok \gset
-CREATE FUNCTION api.hold() RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM dblink_exec('holder', 'BEGIN');
-  PERFORM * FROM dblink('holder', $q$SELECT dtx_exec('peer', 'UPDATE api.account SET balance = balance + 1 WHERE no = 1')$q$) AS t(n bigint);
-  RETURN (SELECT xid FROM dblink('holder', 'SELECT dtx_xid()') AS t(xid text));
-END $$;
 CREATE FUNCTION api.status_at_peer(xid text) RETURNS text LANGUAGE sql AS
 $$ SELECT api.at_peer(format('SELECT dtx_status(%L)', xid)) $$;
--- The peer's database lets nobody in, nor keeps anybody.
-CREATE PROCEDURE api.close_peer() LANGUAGE plpgsql AS $$
-BEGIN
-  ALTER DATABASE dtx_regression_peer ALLOW_CONNECTIONS false;
-  COMMIT;
-  PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-    WHERE datname = 'dtx_regression_peer' AND backend_type = 'client backend';
-END $$;
-CREATE PROCEDURE api.open_peer() LANGUAGE plpgsql AS $$ BEGIN ALTER DATABASE dtx_regression_peer ALLOW_CONNECTIONS true; END $$;
 
 -- active, here; in doubt, there
 SELECT api.hold() AS xid \gset
