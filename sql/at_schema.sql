@@ -62,6 +62,7 @@ SELECT test.at_peer('SELECT contents(''altered'')');
 -- columns dropped: the others come back
 SELECT test.hold('UPDATE altered SET a = 10 * a, b = ''changed'', c = ''changed'' WHERE id <= 2', 'DELETE FROM altered WHERE id = 3');
 SELECT test.at_peer('ALTER TABLE altered DROP b, DROP number');
+SELECT test.at_peer('SELECT concat_ws('' '', op, before, after) FROM dtx_undo ORDER BY gid, seq');
 SELECT dtx_wait(test.let_go('ROLLBACK'));
 SELECT test.at_peer('SELECT contents(''altered'')');
 -- and between two branches of one transaction, so that the log has two shapes
@@ -120,6 +121,30 @@ SELECT dtx_wait(:'xid');
 SELECT test.at_peer('ALTER TABLE altered ALTER a TYPE text');
 SELECT test.at_peer('ALTER TABLE altered ALTER c TYPE varchar(10)');
 SELECT test.undone(:'xid', 'altered');
+
+-- another key: the rows are found by that
+SELECT test.hold('UPDATE altered SET a = 100, id = 50 WHERE id = 5', 'DELETE FROM altered WHERE id = 2', 'INSERT INTO altered (id, a) VALUES (9, 9)');
+SELECT test.at_peer('ALTER TABLE altered DROP CONSTRAINT altered_pkey');
+SELECT test.at_peer('ALTER TABLE altered ADD PRIMARY KEY (a, id)');
+SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT test.at_peer('SELECT test.differences(''altered'')');
+
+-- Inheritance: each table is attached by itself
+\c dtx_regression_peer
+CREATE TABLE ancestor (id integer PRIMARY KEY, v text);
+CREATE TABLE descendant (extra integer, PRIMARY KEY (id)) INHERITS (ancestor);
+INSERT INTO ancestor VALUES (1, 'a'), (2, 'a');
+INSERT INTO descendant VALUES (1, 'd', 1), (3, 'd', 3);
+SELECT dtx_attach('ancestor'), dtx_attach('descendant');
+SELECT test.keep('ancestor', 'descendant');
+\c dtx_regression
+BEGIN;
+SELECT dtx_exec('peer', 'UPDATE ancestor SET v = v || id');
+SELECT dtx_exec('peer', 'DELETE FROM ancestor WHERE id = 1');
+SELECT dtx_exec('peer', 'UPDATE ONLY ancestor SET id = 1');
+SELECT dtx_xid() AS xid \gset
+ROLLBACK;
+SELECT test.undone(:'xid', 'ancestor', 'descendant');
 
 -- A table of the same name in another schema, and one that hides it on the search path
 \c dtx_regression_peer
@@ -291,6 +316,20 @@ SELECT test.at_peer('REVOKE ALL ON secret FROM dtx_regress_app');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
 SELECT test.undone(:'xid', 'secret');
+-- code of the table's owner runs as the owner while a superuser's branch is undone
+\c dtx_regression_peer
+CREATE FUNCTION public.as_owner() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN public.dtx_xid() IS NOT NULL OR current_user = 'dtx_regress_owner';
+END $$;
+ALTER TABLE secret ADD CONSTRAINT as_owner CHECK (public.as_owner()) NOT VALID;
+\c dtx_regression
+BEGIN;
+SELECT dtx_exec('peer', 'UPDATE secret SET v = ''changed'' WHERE id = 1');
+SELECT dtx_exec('peer', 'DELETE FROM secret WHERE id = 2');
+SELECT dtx_xid() AS xid \gset
+ROLLBACK;
+SELECT test.undone(:'xid', 'secret');
 SET client_min_messages = warning;
 DROP SERVER peer_app CASCADE;
 DROP SERVER peer_owner CASCADE;
@@ -372,9 +411,9 @@ RESET enable_seqscan;
 
 SELECT count(*) FROM dtx.joined_branch WHERE state = 'd';
 SELECT count(*) FROM dtx.undo_log;
-DROP TABLE shrunk, altered, twin, other.twin, attendance, part_child, event, secret, deferred, unique_now, booking, indexed;
+DROP TABLE shrunk, altered, ancestor, descendant, twin, other.twin, attendance, part_child, event, secret, deferred, unique_now, booking, indexed;
 DROP SCHEMA other;
 DROP SEQUENCE altered_seq;
-DROP FUNCTION contents;
+DROP FUNCTION contents, public.as_owner;
 DROP OWNED BY dtx_regress_app, dtx_regress_owner;
 DROP ROLE dtx_regress_app, dtx_regress_owner;

@@ -270,6 +270,61 @@ SELECT test.at_peer('SELECT count(*) || '' entries'' FROM dtx.undo_log');
 ROLLBACK;
 SELECT test.undone(:'xid', 'stock', 'audit');
 
+-- more rows than are written to the log at a time, in and around blocks that are taken back
+\c dtx_regression_peer
+CREATE TABLE counter (id integer PRIMARY KEY, v integer);
+INSERT INTO counter SELECT i, 0 FROM generate_series(1, 2000) AS i;
+SELECT dtx_attach('counter');
+SELECT test.keep('counter');
+\c dtx_regression
+BEGIN;
+SELECT dtx_exec('peer', $$DO $do$ BEGIN
+    UPDATE counter SET v = 1 WHERE id <= 700;
+    BEGIN
+        UPDATE counter SET v = 2 WHERE id <= 1200;
+        BEGIN
+            UPDATE counter SET v = 3;
+            DELETE FROM counter WHERE id > 600;
+        EXCEPTION WHEN division_by_zero THEN NULL;
+        END;
+        RAISE division_by_zero;
+    EXCEPTION WHEN division_by_zero THEN
+        UPDATE counter SET v = v + 4 WHERE id BETWEEN 600 AND 1300;
+    END;
+    FOR i IN 1 .. 300 LOOP
+        BEGIN
+            UPDATE counter SET v = v + 5 WHERE id = i;
+            IF i % 3 = 0 THEN RAISE division_by_zero; END IF;
+        EXCEPTION WHEN division_by_zero THEN NULL;
+        END;
+    END LOOP;
+    DELETE FROM counter WHERE id BETWEEN 650 AND 1400;
+END $do$ $$);
+SELECT dtx_xid() AS xid \gset
+SELECT test.at_peer('SELECT concat_ws('' '', v, count(*)) FROM counter GROUP BY v ORDER BY v');
+SELECT test.at_peer('SELECT count(*) || '' entries'' FROM dtx.undo_log');
+ROLLBACK;
+SELECT test.undone(:'xid', 'counter');
+
+-- a cursor, and rows that were locked first
+BEGIN;
+SELECT dtx_exec('peer', $$DO $do$
+DECLARE
+    c CURSOR FOR SELECT * FROM stock ORDER BY item FOR UPDATE;
+BEGIN
+    PERFORM FROM stock WHERE item = 'pear' FOR KEY SHARE;
+    PERFORM FROM stock WHERE item IN ('pear', 'plum') FOR NO KEY UPDATE;
+    FOR r IN c LOOP
+        IF r.item = 'plum' THEN DELETE FROM stock WHERE CURRENT OF c;
+        ELSE UPDATE stock SET quantity = quantity + 1 WHERE CURRENT OF c;
+        END IF;
+    END LOOP;
+END $do$ $$);
+SELECT dtx_xid() AS xid \gset
+SELECT test.at_peer('SELECT concat_ws('' '', item, quantity) FROM stock ORDER BY item');
+ROLLBACK;
+SELECT test.undone(:'xid', 'stock');
+
 -- a statement that fails leaves nothing, and no branch
 SELECT test.branch_error($$INSERT INTO stock SELECT 'x' || i, i FROM generate_series(1, 3) AS i UNION ALL SELECT 'apple', 1$$);
 SELECT test.at_peer($$SELECT test.differences('stock')$$);
@@ -316,7 +371,7 @@ SELECT * FROM audit ORDER BY id;
 SELECT count(*), min(v), max(v) FROM big;
 SELECT count(*) FROM dtx.undo_log;
 SELECT count(*) FROM dtx.joined_branch WHERE state = 'd';
-DROP TABLE big, stairs;
+DROP TABLE big, stairs, counter;
 DROP PROCEDURE take_all;
 DROP FUNCTION take;
 DROP VIEW plenty;
