@@ -70,6 +70,7 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 
 	if (current_branch.active)
 		guard_utility(statement, &context);
+	worker_guard_utility(statement);
 	held = worker_hold_for(statement);
 	PG_TRY();
 	{

@@ -218,7 +218,7 @@ undo_relation_in_doubt(Oid relid)
 	HeapTuple	tuple;
 	bool		found = false;
 
-	if (!OidIsValid(own_relid_if_any(OWN_UNDO_LOG)))
+	if (!own_table_exists(OWN_UNDO_LOG))
 		return false;
 	own_scan_all(&scan, OWN_UNDO_LOG, AccessShareLock);
 	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))

@@ -19,6 +19,9 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/errors.h"
@@ -33,6 +36,7 @@
 #include "guc.h"
 #include "lib/ilist.h"
 #include "net/peer.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -190,12 +194,12 @@ branch_gid(const Branch *branch, Gid *gid, char *text)
 }
 
 /*
- * Have the peer roll back the branches there that a savepoint's rollback
- * doomed, before anything more of this global transaction runs there: what
- * comes next may touch the same rows.
+ * Have the peers roll back the branches that a savepoint's rollback doomed,
+ * before anything more of this global transaction runs there: what comes next
+ * may touch the same rows. All of them, since two servers may name one node.
  */
 static void
-settle_doomed(Oid server)
+settle_doomed(void)
 {
 	dlist_iter	iter;
 
@@ -205,10 +209,10 @@ settle_doomed(Oid server)
 		Gid			gid;
 		char		text[DTX_GID_SIZE];
 
-		if (branch->state != BRANCH_DOOMED || branch->server != server)
+		if (branch->state != BRANCH_DOOMED)
 			continue;
 		branch_gid(branch, &gid, text);
-		settle_rollback_now(connection_get(server, branch->role, global.deadline), text,
+		settle_rollback_now(connection_get(branch->server, branch->role, global.deadline), text,
 							global.deadline);
 		branch_advance(branch, BRANCH_SETTLED);
 	}
@@ -313,6 +317,37 @@ try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
 	return result;
 }
 
+/*
+ * A connection to a server as a role, with locks to the end of the transaction
+ * that keep the server, the user mapping and the role from being dropped. What
+ * is dropped after that finds the branch's row.
+ */
+static PeerConnection *
+lock_peer(Oid server, Oid role)
+{
+	PeerConnection *pc;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &global.branches)
+	{
+		Branch	   *branch = dlist_container(Branch, node, iter.cur);
+
+		/* locked in a subtransaction that is gone, it would not be any more */
+		if (branch->server == server && branch->role == role &&
+			branch->state == BRANCH_PHASE_ONE)
+			return connection_get(server, role, global.deadline);
+	}
+	LockDatabaseObject(ForeignServerRelationId, server, 0, AccessShareLock);
+	LockSharedObject(AuthIdRelationId, role, 0, AccessShareLock);
+	for (;;)
+	{
+		pc = connection_get(server, role, global.deadline);
+		LockDatabaseObject(UserMappingRelationId, pc->mapping, 0, AccessShareLock);
+		if (!pc->invalidated)
+			return pc;
+	}
+}
+
 PGresult *
 global_run_branch(const char *server_name, const RemoteStatement *statement, int join_flags)
 {
@@ -325,7 +360,10 @@ global_run_branch(const char *server_name, const RemoteStatement *statement, int
 	check_deadline();
 	for (int attempt = 0; attempt < 3 && result == NULL; attempt++)
 	{
-		PeerConnection *pc = connection_get(server, role, global.deadline);
+		PeerConnection *pc;
+
+		settle_doomed();
+		pc = lock_peer(server, role);
 
 		if (node_is_self(pc->peer_node))
 			ereport(ERROR,
@@ -333,7 +371,6 @@ global_run_branch(const char *server_name, const RemoteStatement *statement, int
 					 errmsg("server \"%s\" is this very database", server_name),
 					 errhint("Run the statement without dtx: the local transaction is part of the global one.")));
 		contact_ensure(server, role, global.deadline);
-		settle_doomed(server);
 		result = try_branch(pc, statement, join_flags | JOIN_ONE_STATEMENT);
 	}
 	if (result == NULL)

@@ -83,6 +83,14 @@ own_relid_if_any(OwnRelation which)
 	return oids[which];
 }
 
+bool
+own_table_exists(OwnRelation which)
+{
+	Oid			oid = own_relid_if_any(which);
+
+	return OidIsValid(oid) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(oid));
+}
+
 Oid
 own_relid(OwnRelation which)
 {

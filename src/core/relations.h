@@ -107,6 +107,9 @@ extern Oid	own_relid(OwnRelation which);
 /* The OID of one of dtx's tables, without an error: InvalidOid. */
 extern Oid	own_relid_if_any(OwnRelation which);
 
+/* Is the table there still? While DROP EXTENSION runs it may be gone already. */
+extern bool own_table_exists(OwnRelation which);
+
 extern Oid	own_schema(void);
 
 /*

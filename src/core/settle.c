@@ -33,6 +33,7 @@
 #include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -384,6 +385,46 @@ later_first(const ListCell *a, const ListCell *b)
 	return la > lb ? -1 : la < lb ? 1 : 0;
 }
 
+/*
+ * Where the last branch of this global transaction ends that is in doubt here
+ * and not in the group: it came through another server or another role.
+ * Branches before it have to wait until it is settled.
+ */
+static XLogRecPtr
+last_other_branch(List *group)
+{
+	JoinedBranch *first = linitial(group);
+	int64		low = first->key & ~INT64CONST(0xffffffff);
+	ScanKeyData keys[2];
+	OwnScan		scan;
+	HeapTuple	tuple;
+	XLogRecPtr	last = InvalidXLogRecPtr;
+
+	/* keys of branches of one N lie together */
+	ScanKeyInit(&keys[0], Anum_joined_branch_branch, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(low));
+	ScanKeyInit(&keys[1], Anum_joined_branch_branch, BTLessEqualStrategyNumber, F_INT8LE,
+				Int64GetDatum(low | INT64CONST(0xffffffff)));
+	own_scan_begin(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, AccessShareLock, 2, keys);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		int64		key = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_branch, NULL));
+		bool		member = false;
+		ListCell   *cell;
+		Gid			gid;
+
+		foreach(cell, group)
+			member |= ((JoinedBranch *) lfirst(cell))->key == key;
+		if (!member &&
+			DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd' &&
+			gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &gid) &&
+			xid_equal(&gid.xid, &first->gid.xid))
+			last = Max(last, DatumGetLSN(own_column(&scan, tuple, Anum_joined_branch_lsn, NULL)));
+	}
+	own_scan_end(&scan);
+	return last;
+}
+
 /* Settle with rollback all requests of the batch that share first's xid and mode. */
 static void
 settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
@@ -393,12 +434,25 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 	const char *outcome = SETTLE_SETTLED;
 	char	   *message = NULL;
 	uint64		hash = xid_hash(&branches[first].gid.xid);
+	XLogRecPtr	other;
 	bool		ok;
 
 	for (int i = first; i < count; i++)
 		if (open[i] && !requests[i].commit && branches[i].mode == branches[first].mode &&
 			xid_equal(&branches[i].gid.xid, &branches[first].gid.xid))
 			group = lappend(group, &branches[i]);
+	other = last_other_branch(group);
+	for (int i = first; i < count; i++)
+	{
+		if (!list_member_ptr(group, &branches[i]) || branches[i].lsn > other)
+			continue;
+		group = list_delete_ptr(group, &branches[i]);
+		open[i] = false;
+		requests[i].outcome = SETTLE_BUSY;
+		requests[i].detail = pstrdup("A later branch of its global transaction is in doubt here.");
+	}
+	if (group == NIL)
+		return;
 	list_sort(group, later_first);
 	wake_later(hash);
 	announce_rollback(hash);

@@ -74,6 +74,7 @@ connection_start(Oid server, Oid role)
 	dlist_push_tail(&all, &pc->all_node);
 	pc->server = server;
 	pc->role = role;
+	pc->mapping = params->mapping;
 	strlcpy(pc->server_name, params->server_name, NAMEDATALEN);
 	pc->needs_password = params->needs_password;
 	pc->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(server));

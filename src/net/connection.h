@@ -29,6 +29,7 @@ typedef struct PeerConnection
 	dlist_node	all_node;		/* among all connections of this process */
 	Oid			server;
 	Oid			role;			/* whose user mapping it uses */
+	Oid			mapping;		/* that mapping */
 	char		server_name[NAMEDATALEN];
 	uint32		server_hash;	/* of the catalog rows it was made from */
 	uint32		mapping_hash;

@@ -427,8 +427,19 @@ settle_answered(Channel *channel)
 				worker_begin();
 			in_transaction = true;
 			snprintf(message, sizeof(message), "%s: %s", outcome, detail);
-			item_record_failure(item, message);
-			item_requeue(channel, item, backoff_delay(item->attempts));
+			if (!item->commit && strcmp(outcome, SETTLE_LOST) == 0)
+			{
+				char		gid[DTX_GID_SIZE];
+
+				item_gid(item, gid);
+				ereport(WARNING,
+						(errmsg("branch \"%s\" was to be rolled back, and had been settled with commit at the participant", gid)));
+				item_drop(item);
+			}
+			else if (item_record_failure(item, message))
+				item_requeue(channel, item, backoff_delay(item->attempts));
+			else
+				item_drop(item);
 		}
 	}
 	if (in_transaction)

@@ -5,12 +5,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_authid.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
-#include "commands/extension.h"
 #include "core/compat.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -137,8 +135,8 @@ worker_forget(Oid database)
 	database_slot_free(database);
 }
 
-/* Is there a row of dtx.branch that needs this object? Rows that are not
- * committed yet count: their transaction may. */
+/* Is there a row of dtx.branch that needs this object? A transaction that may
+ * yet commit one holds a lock that the DROP has waited for. */
 static bool
 branches_need(int column, Oid value)
 {
@@ -196,9 +194,9 @@ void
 worker_guard_drop(Oid class_id, Oid object_id)
 {
 	if (class_id != ForeignServerRelationId && class_id != UserMappingRelationId &&
-		class_id != AuthIdRelationId && class_id != ExtensionRelationId)
+		class_id != AuthIdRelationId)
 		return;
-	if (shared == NULL || !OidIsValid(own_relid_if_any(OWN_BRANCH)))
+	if (shared == NULL || !own_table_exists(OWN_BRANCH))
 		return;
 	if (class_id == ForeignServerRelationId &&
 		(branches_need(Anum_branch_server, object_id) || outcomes_under_way(object_id)))
@@ -218,10 +216,25 @@ worker_guard_drop(Oid class_id, Oid object_id)
 	}
 	if (class_id == AuthIdRelationId && branches_need(Anum_branch_role, object_id))
 		refuse_drop("the role");
-	if (class_id == ExtensionRelationId)
+}
+
+/*
+ * The extension's tables are dropped before the extension, so the object access
+ * hook would come too late.
+ */
+void
+worker_guard_utility(PlannedStmt *statement)
+{
+	DropStmt   *drop = (DropStmt *) statement->utilityStmt;
+	ListCell   *cell;
+
+	if (!IsA(drop, DropStmt) || drop->removeType != OBJECT_EXTENSION ||
+		shared == NULL || !own_table_exists(OWN_BRANCH))
+		return;
+	foreach(cell, drop->objects)
 	{
-		if (object_id != get_extension_oid("dtx", true))
-			return;
+		if (strcmp(strVal(lfirst(cell)), "dtx") != 0)
+			continue;
 		if (branches_need(0, InvalidOid) || branches_in_doubt_here() || outcomes_under_way(InvalidOid))
 			refuse_drop("extension dtx");
 		wake_at_commit = true;

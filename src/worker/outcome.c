@@ -97,6 +97,15 @@ find_row(OwnScan *scan, const char *gid_text)
 }
 
 void
+item_drop(SettleItem *item)
+{
+	dlist_delete(&item->link);
+	if (!item->commit)
+		open_rollback_remove(worker.slot, item->key.n, (uint32) item->key.b);
+	(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
+}
+
+bool
 item_record_failure(SettleItem *item, const char *message)
 {
 	Datum		values[Natts_branch] = {0};
@@ -109,7 +118,7 @@ item_record_failure(SettleItem *item, const char *message)
 	item->attempts++;
 	stat_add(STAT_SETTLE_RETRIES, 1);
 	if (!item->commit)
-		return;					/* a rollback has no row here; the participant keeps its own */
+		return true;			/* a rollback has no row here; the participant keeps its own */
 	item_gid(item, text);
 	values[Anum_branch_attempts - 1] = Int32GetDatum(item->attempts);
 	replace[Anum_branch_attempts - 1] = true;
@@ -123,6 +132,7 @@ item_record_failure(SettleItem *item, const char *message)
 	if (HeapTupleIsValid(tuple))
 		own_update(&scan, tuple, values, nulls, replace);
 	own_scan_end(&scan);
+	return HeapTupleIsValid(tuple);
 }
 
 void

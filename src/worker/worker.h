@@ -145,8 +145,12 @@ extern void item_gid(const SettleItem *item, char *text);
 /* Put an item back into its channel's queue, due after a delay in ms. */
 extern void item_requeue(Channel *channel, SettleItem *item, long delay);
 
-/* Record why an item could not be settled; shown in dtx_branches. */
-extern void item_record_failure(SettleItem *item, const char *message);
+/* Record why an item could not be settled; shown in dtx_branches. False when a
+ * commit's row is gone: an operator has removed it. */
+extern bool item_record_failure(SettleItem *item, const char *message);
+
+/* Forget an item: there is nothing left to do for it. */
+extern void item_drop(SettleItem *item);
 
 /* Take the outcomes out of the ring, or scan dtx.branch where they were lost. */
 extern void outcomes_drain(void);
