@@ -56,15 +56,6 @@ sub arm_server
 	return;
 }
 
-# Connections made before the options were changed.
-sub hang_up
-{
-	value($bank2, <<'SQL');
-SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = 'dtx'
-SQL
-	return;
-}
-
 sub disarm_server
 {
 	my ($server) = @_;
@@ -183,7 +174,6 @@ sub run_scenario
 		else
 		{
 			arm_server($server, $setting);
-			hang_up() if $point->{side} eq 'participant-settle';
 		}
 	};
 	my $seen = transfer($end, $arm, $branch);
@@ -195,18 +185,8 @@ sub run_scenario
 	# disarm first: who comes back runs into the point again
 	disarm_server($server) if $victim == $bank2;
 	set_in_file('') if $point->{side} eq 'worker';
-	if ($crashes && $reached)
-	{
-		revive($victim);
-	}
-	elsif ($victim == $bank2)
-	{
-		hang_up();
-	}
-	else
-	{
-		$bank1->reload;
-	}
+	revive($victim) if $crashes && $reached;
+	$bank1->reload if $point->{side} eq 'worker' && !$crashes;
 
 	if (settled($bank1, $bank2))
 	{
