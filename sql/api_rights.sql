@@ -258,6 +258,18 @@ SELECT count(*) FROM dtx_transactions WHERE state = 'active';
 RESET ROLE;
 SELECT dblink_disconnect('holder') AS ok \gset
 
+-- whom dtx_admit admits
+DROP ROLE IF EXISTS "dtx_api Quoted";
+CREATE ROLE "dtx_api Quoted";
+SELECT dtx_admit('"dtx_api Quoted"');
+SELECT has_schema_privilege('dtx_api Quoted', 'dtx', 'USAGE'), has_function_privilege('dtx_api Quoted', 'dtx.branch_flush()', 'EXECUTE');
+-- twice does no harm
+SELECT dtx_admit('"dtx_api Quoted"');
+SELECT left(api.try($$ SELECT dtx_admit('dtx_api_nobody') $$), 5);
+SELECT left(api.try($$ SELECT dtx_admit(0::regrole) $$), 2) <> 'ok', left(api.try($$ SELECT dtx_admit(NULL) $$), 5) IN ('22004', 'ok: N');
+DROP OWNED BY "dtx_api Quoted";
+DROP ROLE "dtx_api Quoted";
+
 -- calls that no coordinator makes
 \c dtx_regression_peer
 SET client_min_messages = warning;
