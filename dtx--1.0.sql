@@ -119,6 +119,9 @@ BEGIN ATOMIC
     RETURNING name::pg_catalog.text OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) tag;
 END;
 
+CREATE FUNCTION dtx.not_in_branch() RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_not_in_branch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION dtx_node_adopt() RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -128,6 +131,7 @@ DECLARE
     former record;
     id     text;
 BEGIN
+    PERFORM dtx.not_in_branch();
     LOCK TABLE dtx.node IN EXCLUSIVE MODE;
     SELECT c.system_identifier, d.oid AS database INTO STRICT here
     FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
@@ -162,6 +166,7 @@ AS $$
 DECLARE
     id text;
 BEGIN
+    PERFORM dtx.not_in_branch();
     LOCK TABLE dtx.node IN EXCLUSIVE MODE;
     IF dtx.identity_is_trusted()
        AND (EXISTS (SELECT FROM dtx.branch) OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.state = 'd')) THEN
@@ -176,13 +181,16 @@ BEGIN
     DELETE FROM dtx.undo_log;
     DELETE FROM dtx.settled;
     DELETE FROM dtx.coordinator;
+    IF dtx_node_reset.name = '' THEN
+        RAISE EXCEPTION 'name of a node must not be empty' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     id := dtx.node_insert(coalesce(dtx_node_reset.name, pg_catalog.current_database()));
     PERFORM dtx.node_changed();
     RETURN id;
 END
 $$;
 COMMENT ON FUNCTION dtx_node_reset(name) IS
-    'makes this database a new node without a past, named name or as the database. Returns its id. ERROR 55006 when branches are not settled and the identity is not in doubt.';
+    'makes this database a new node without a past, named name or as the database. Returns its id. ERROR 22023 for an empty name, 55006 when branches are not settled and the identity is not in doubt.';
 
 CREATE FUNCTION dtx.identity_is_trusted() RETURNS boolean
     AS 'MODULE_PATHNAME', 'dtx_identity_is_trusted' LANGUAGE C VOLATILE PARALLEL UNSAFE
@@ -240,7 +248,7 @@ CREATE FUNCTION dtx.branch_flush() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION dtx_admit(role regrole) RETURNS void
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -327,7 +335,8 @@ BEGIN
         SELECT c.oid FROM pg_catalog.pg_class c
         WHERE c.relnamespace OPERATOR(pg_catalog.=) schema::pg_catalog.oid
           AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND NOT c.relispartition
-          AND NOT dtx.is_attached(c.oid)
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                          WHERE t.tgrelid = c.oid AND t.tgname = 'dtx_capture')
         ORDER BY c.oid
     LOOP
         BEGIN

@@ -34,6 +34,9 @@ static ExecutorStart_hook_type next_executor_start = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 static object_access_hook_type next_object_access = NULL;
 
+/* The utility command that runs drops more than triggers. */
+static bool dropping_relations = false;
+
 static void
 on_shmem_request(void)
 {
@@ -67,11 +70,14 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 				   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
 	Oid			held;
+	bool		outer = dropping_relations;
 
 	if (current_branch.active)
 		guard_utility(statement, &context);
 	worker_guard_utility(statement);
 	held = worker_hold_for(statement);
+	if (IsA(statement->utilityStmt, DropStmt))
+		dropping_relations = ((DropStmt *) statement->utilityStmt)->removeType != OBJECT_TRIGGER;
 	PG_TRY();
 	{
 		if (next_process_utility)
@@ -83,6 +89,7 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 	}
 	PG_FINALLY();
 	{
+		dropping_relations = outer;
 		if (OidIsValid(held))
 			worker_release(held);
 	}
@@ -101,7 +108,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 	if (class_id == LargeObjectRelationId && current_branch.active)
 		guard_large_object();
 	if (class_id == TriggerRelationId && (access == OAT_DROP || access == OAT_POST_ALTER))
-		guard_trigger_change(object_id);
+		guard_trigger_change(object_id, dropping_relations ? "drop" : "detach");
 	if (access == OAT_DROP)
 	{
 		if (class_id == RelationRelationId && sub_id == 0)

@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 #include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(dtx_attach);
@@ -103,14 +104,21 @@ warn_of_cascades(Oid relid)
 {
 	Oid			types[1] = {OIDOID};
 	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	Oid			user;
+	int			security;
+	int			result;
 
-	if (SPI_execute_with_args("SELECT c.conrelid::pg_catalog.regclass::pg_catalog.text, c.conname::pg_catalog.text"
-							  " FROM pg_catalog.pg_constraint c"
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security | SECURITY_LOCAL_USERID_CHANGE);
+	result = SPI_execute_with_args("SELECT r.relname::pg_catalog.text, c.conname::pg_catalog.text"
+							  " FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) c.conrelid"
 							  " WHERE c.confrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'"
 							  " AND c.conparentid OPERATOR(pg_catalog.=) 0"
 							  " AND (c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}') OR c.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'))"
 							  " AND NOT dtx.is_attached(c.conrelid) AND c.conrelid OPERATOR(pg_catalog.<>) $1",
-							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  1, types, values, NULL, true, 0);
+	SetUserIdAndSecContext(user, security);
+	if (result != SPI_OK_SELECT)
 		return;
 	for (uint64 i = 0; i < SPI_processed; i++)
 		ereport(WARNING,
@@ -166,6 +174,11 @@ dtx_detach(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" is not attached", RelationGetRelationName(rel))));
+	if (rel->rd_rel->relispartition && capture_trigger(rel)->tgisclone)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition \"%s\" is attached with its parent", RelationGetRelationName(rel)),
+				 errhint("Detach the partitioned table.")));
 	foreach(cell, parts)
 		if (undo_relation_in_doubt(lfirst_oid(cell)))
 			ereport(ERROR,

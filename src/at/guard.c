@@ -48,6 +48,20 @@ report_unattached(const char *what, const char *hint)
 			 errhint("%s", hint)));
 }
 
+PG_FUNCTION_INFO_V1(dtx_not_in_branch);
+
+/* dtx.not_in_branch(): an ERROR inside a branch */
+Datum
+dtx_not_in_branch(PG_FUNCTION_ARGS)
+{
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("this function is not allowed inside a branch"),
+				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
+	PG_RETURN_VOID();
+}
+
 /* Is that the statement that came with the join, and does it return rows? */
 static bool
 is_callers_statement(PlannedStmt *statement)
@@ -242,7 +256,7 @@ guard_relation_truncate(Oid relid)
 }
 
 void
-guard_trigger_change(Oid trigger)
+guard_trigger_change(Oid trigger, const char *what)
 {
 	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -259,7 +273,7 @@ guard_trigger_change(Oid trigger)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	if (OidIsValid(relid))
-		refuse_in_doubt(relid, "detach");
+		refuse_in_doubt(relid, what);
 }
 
 /* dtx.guard_rewrite(), an event trigger on table_rewrite. */

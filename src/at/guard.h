@@ -31,7 +31,8 @@ extern void guard_large_object(void);
 extern void guard_relation_drop(Oid relid);
 extern void guard_relation_truncate(Oid relid);
 
-/* Nor does the trigger that locks them go, or change. */
-extern void guard_trigger_change(Oid trigger);
+/* Nor does the trigger that locks them go, or change. what: of the table, for
+ * the message. */
+extern void guard_trigger_change(Oid trigger, const char *what);
 
 #endif							/* DTX_AT_GUARD_H */

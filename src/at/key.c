@@ -54,6 +54,12 @@ key_index_of(Relation rel)
 bool
 has_capture_trigger(Relation rel)
 {
+	return capture_trigger(rel) != NULL;
+}
+
+Trigger *
+capture_trigger(Relation rel)
+{
 	TriggerDesc *triggers = rel->trigdesc;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
@@ -64,9 +70,9 @@ has_capture_trigger(Relation rel)
 		if (trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
 			strcmp(trigger->tgname, "dtx_capture") == 0 &&
 			get_func_namespace(trigger->tgfoid) == own_schema())
-			return true;
+			return trigger;
 	}
-	return false;
+	return NULL;
 }
 
 static int32

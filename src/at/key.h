@@ -47,6 +47,9 @@ extern Oid	key_index_of(Relation rel);
 /* Has the relation AT's capture trigger, enabled in every role of the session? */
 extern bool has_capture_trigger(Relation rel);
 
+/* That trigger, or NULL. */
+extern struct Trigger *capture_trigger(Relation rel);
+
 /* The hash under which a row's key is locked. */
 extern int64 key_hash(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc);
 

@@ -161,6 +161,23 @@ participant_join(const char *gid_text, const char *mode, int flags, int lock_tim
 	return self;
 }
 
+/* There is a row with this branch's key already: tell which. */
+static void
+refuse_second_join(void)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		tombstone = false;
+
+	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, AccessShareLock,
+				  current_branch.key);
+	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		tombstone = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 't';
+	own_scan_end(&scan);
+	refuse_join(current_branch.gid_text,
+				tombstone ? "It was rolled back before it came." : "It was joined before.");
+}
+
 /*
  * Insert the row that says: this branch is in doubt here. A row that is there
  * already was left by a rollback that came first; the unique index says so.
@@ -183,7 +200,7 @@ insert_joined_branch(int64 changes)
 	nulls[Anum_joined_branch_conflict - 1] = true;
 	nulls[Anum_joined_branch_last_error - 1] = true;
 	if (!own_insert_unique(OWN_JOINED_BRANCH, values, nulls))
-		refuse_join(current_branch.gid_text, "It was joined, or rolled back, before.");
+		refuse_second_join();
 }
 
 void

@@ -226,7 +226,7 @@ outcome_push(const Outcome *outcome)
 		slot->ask_peers = true;
 	SpinLockRelease(&slot->mutex);
 	if (!outcome->commit)
-		open_rollback_add(slot, outcome->n, outcome->b);
+		open_rollback_add(slot, outcome->n, outcome->r, outcome->b);
 	return first;
 }
 
@@ -243,16 +243,17 @@ outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most)
 }
 
 void
-open_rollback_add(DatabaseSlot *slot, uint64 n, uint32 b)
+open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b)
 {
 	bool		known = false;
 
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < slot->nopen; i++)
-		known |= slot->open[i].n == n && slot->open[i].b == b;
+		known |= slot->open[i].n == n && slot->open[i].r == r && slot->open[i].b == b;
 	if (!known && slot->nopen < DTX_OPEN_ROLLBACKS)
 	{
 		slot->open[slot->nopen].n = n;
+		slot->open[slot->nopen].r = r;
 		slot->open[slot->nopen++].b = b;
 	}
 	else if (!known)
@@ -261,12 +262,12 @@ open_rollback_add(DatabaseSlot *slot, uint64 n, uint32 b)
 }
 
 void
-open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b)
+open_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b)
 {
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < slot->nopen; i++)
 	{
-		if (slot->open[i].n == n && slot->open[i].b == b)
+		if (slot->open[i].n == n && slot->open[i].r == r && slot->open[i].b == b)
 		{
 			slot->open[i] = slot->open[--slot->nopen];
 			break;
@@ -276,21 +277,21 @@ open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b)
 }
 
 bool
-open_rollback_exists(DatabaseSlot *slot, uint64 n)
+open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r)
 {
 	bool		found = false;
 
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < slot->nopen; i++)
-		found |= slot->open[i].n == n;
+		found |= slot->open[i].n == n && slot->open[i].r == r;
 	SpinLockRelease(&slot->mutex);
 	return found;
 }
 
 bool
-open_rollback_possible(DatabaseSlot *slot, uint64 n)
+open_rollback_possible(DatabaseSlot *slot, uint64 n, uint64 r)
 {
-	return slot->open_overflow || !slot->recovered || open_rollback_exists(slot, n);
+	return slot->open_overflow || !slot->recovered || open_rollback_exists(slot, n, r);
 }
 
 static KnownHorizon *

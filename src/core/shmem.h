@@ -97,6 +97,7 @@ typedef struct DatabaseSlot
 	struct
 	{
 		uint64		n;
+		uint64		r;
 		uint32		b;
 	}			open[DTX_OPEN_ROLLBACKS];
 
@@ -174,12 +175,12 @@ extern bool outcome_push(const Outcome *outcome);
 extern int	outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most);
 
 /* Branches of this node on their way to be rolled back. */
-extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint32 b);
-extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint32 b);
-extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n);
+extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
+extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
+extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r);
 
 /* The same, or not known: the list overflowed, or not all peers were asked yet. */
-extern bool open_rollback_possible(DatabaseSlot *slot, uint64 n);
+extern bool open_rollback_possible(DatabaseSlot *slot, uint64 n, uint64 r);
 
 /* Wake the worker of this slot, or the launcher to start one. Never throws. */
 extern void worker_wake(DatabaseSlot *slot);

@@ -162,12 +162,12 @@ global_status(const GlobalXid *xid)
 		return "committing";
 	slot = my_database_slot();
 	if (state == XACT_ABORTED)
-		return slot != NULL && open_rollback_possible(slot, xid->n) ? "rolling back" : "rolled back";
+		return slot != NULL && open_rollback_possible(slot, xid->n, xid->r) ? "rolling back" : "rolled back";
 	decision = history_decision(xid, 0);
 	if (decision == 'r')
 		return "rolled back";
 	/* branches that a savepoint's rollback took back are on their way too */
-	if (state == XACT_COMMITTED && slot != NULL && open_rollback_exists(slot, xid->n))
+	if (state == XACT_COMMITTED && slot != NULL && open_rollback_exists(slot, xid->n, xid->r))
 		return "committing";
 	if (decision == 'c' || decision == 's')
 		return "committed";
@@ -176,7 +176,7 @@ global_status(const GlobalXid *xid)
 	 * again; or the id is from another time. Until all peers have been asked
 	 * they may have branches of it, which will be rolled back.
 	 */
-	return slot != NULL && open_rollback_possible(slot, xid->n) ? "rolling back" : "unknown";
+	return slot != NULL && open_rollback_possible(slot, xid->n, xid->r) ? "rolling back" : "unknown";
 }
 
 /* dtx_status(xid text) */

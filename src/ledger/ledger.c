@@ -41,12 +41,28 @@ typedef struct Ledger
 	NameData	table;
 	NameData	account;
 	NameData	balance;
+	Oid			account_type;
+	Oid			balance_type;
+	int32		balance_typmod;
 } Ledger;
 
 /* The plans that move money, for the ledger that they were made for. */
 static Ledger planned = {InvalidOid};
 static SPIPlanPtr debit_plan = NULL;
 static SPIPlanPtr credit_plan = NULL;
+
+/* A column of the ledger's table, or an ERROR. */
+static AttrNumber
+ledger_column(Oid relation, const char *name)
+{
+	AttrNumber	attnum = get_attnum(relation, name);
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, get_rel_name(relation))));
+	return attnum;
+}
 
 static void
 read_ledger(Ledger *ledger)
@@ -55,6 +71,7 @@ read_ledger(Ledger *ledger)
 	HeapTuple	tuple;
 	char	   *name;
 	bool		found;
+	Oid			collation;
 
 	memset(ledger, 0, sizeof(*ledger));
 	own_scan_all(&scan, OWN_LEDGER, AccessShareLock);
@@ -76,19 +93,11 @@ read_ledger(Ledger *ledger)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has no ledger"),
 				 errhint("Name the table of accounts: SELECT dtx_ledger('account_info').")));
-}
-
-/* A column of the ledger's table, or an ERROR. */
-static AttrNumber
-ledger_column(Oid relation, const char *name)
-{
-	AttrNumber	attnum = get_attnum(relation, name);
-
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, get_rel_name(relation))));
-	return attnum;
+	ledger->account_type = get_atttype(ledger->relation,
+									   ledger_column(ledger->relation, NameStr(ledger->account)));
+	get_atttypetypmodcoll(ledger->relation, ledger_column(ledger->relation, NameStr(ledger->balance)),
+						  &ledger->balance_type, &ledger->balance_typmod, &collation);
+	ledger->balance_type = getBaseTypeAndTypmod(ledger->balance_type, &ledger->balance_typmod);
 }
 
 /* The type's own equality, whatever the caller's search path has. */
@@ -120,26 +129,18 @@ static SPIPlanPtr
 make_plan(const Ledger *ledger, char sign)
 {
 	Oid			types[2] = {NUMERICOID, TEXTOID};
-	AttrNumber	account_column = ledger_column(ledger->relation, NameStr(ledger->account));
-	AttrNumber	balance_column = ledger_column(ledger->relation, NameStr(ledger->balance));
-	Oid			account_type = get_atttype(ledger->relation, account_column);
-	Oid			balance_type;
-	int32		typmod;
-	Oid			collation;
+	const char *type = format_type_with_typemod(ledger->balance_type, ledger->balance_typmod);
 	const char *balance = quote_identifier(NameStr(ledger->balance));
 	char	   *sql;
 	SPIPlanPtr	plan;
 
-	get_atttypetypmodcoll(ledger->relation, balance_column, &balance_type, &typmod, &collation);
-	balance_type = getBaseTypeAndTypmod(balance_type, &typmod);
 	sql = psprintf("UPDATE %s SET %s = %s OPERATOR(pg_catalog.%c) $1::%s WHERE %s %s $2::%s"
 				   " RETURNING %s OPERATOR(pg_catalog.<) 0,"
 				   " $1::%s::pg_catalog.numeric OPERATOR(pg_catalog.=) $1",
 				   quote_qualified_identifier(NameStr(ledger->schema), NameStr(ledger->table)),
-				   balance, balance, sign, format_type_with_typemod(balance_type, typmod),
-				   quote_identifier(NameStr(ledger->account)), equality_of(account_type),
-				   format_type_be_qualified(account_type), balance,
-				   format_type_with_typemod(balance_type, typmod));
+				   balance, balance, sign, type,
+				   quote_identifier(NameStr(ledger->account)), equality_of(ledger->account_type),
+				   format_type_be_qualified(ledger->account_type), balance, type);
 	plan = SPI_prepare(sql, 2, types);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		ereport(ERROR,

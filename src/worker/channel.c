@@ -146,12 +146,21 @@ flush_due(Channel *channel)
 		TimestampTzPlusMilliseconds(channel->answered_at, FLUSH_DELAY);
 }
 
+/* When the peer is to be asked for branches in doubt. */
+static TimestampTz
+recovery_due(Channel *channel)
+{
+	return channel->asked_at == 0 ? 0 :
+		TimestampTzPlusMilliseconds(channel->asked_at,
+									(int64) (guc_recovery_interval * channel->jitter));
+}
+
 static bool
 wants_connection(Channel *channel, TimestampTz now)
 {
 	TimestampTz next = 0;
 
-	return now >= channel->recovery_due || has_due_item(channel, now, &next);
+	return now >= recovery_due(channel) || has_due_item(channel, now, &next);
 }
 
 TimestampTz
@@ -172,8 +181,8 @@ channel_due(Channel *channel)
 		return channel->not_before;
 	if (has_due_item(channel, now, &next))
 		return now;
-	if (next == 0 || channel->recovery_due < next)
-		next = channel->recovery_due;
+	if (next == 0 || recovery_due(channel) < next)
+		next = recovery_due(channel);
 	if (!dlist_is_empty(&channel->answered) && flush_due(channel) < next)
 		next = flush_due(channel);
 	return next;
@@ -489,12 +498,10 @@ greeting_answered(Channel *channel)
 static void
 pending_answered(Channel *channel)
 {
-	double		jitter = 0.9 + 0.2 * pg_prng_double(&pg_global_prng_state);
-
 	recovery_decide(channel, channel->call.results[0]);
 	channel->recovered = true;
-	channel->recovery_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														(int64) (guc_recovery_interval * jitter));
+	channel->asked_at = GetCurrentTimestamp();
+	channel->jitter = 0.9 + 0.2 * pg_prng_double(&pg_global_prng_state);
 	contact_record(channel, NULL, 0);
 	stat_add(STAT_RECOVERY_PASSES, 1);
 }
@@ -614,7 +621,7 @@ start_next_call(Channel *channel)
 
 	if (!channel->greeted)
 		start_greeting(channel);
-	else if (now >= channel->recovery_due)
+	else if (now >= recovery_due(channel))
 		start_pending(channel);
 	else if (settle)
 		start_settle(channel);

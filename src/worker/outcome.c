@@ -101,7 +101,7 @@ item_drop(SettleItem *item)
 {
 	dlist_delete(&item->link);
 	if (!item->commit)
-		open_rollback_remove(worker.slot, item->key.n, (uint32) item->key.b);
+		open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
 	(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
 }
 
@@ -170,7 +170,7 @@ outcomes_drain(void)
 		{
 			Channel    *channel = dlist_container(Channel, link, iter.cur);
 
-			channel->recovery_due = 0;
+			channel->asked_at = 0;
 			channel->recovered = false;
 		}
 		worker.slot->recovered = false;
@@ -334,7 +334,7 @@ outcomes_finish(void)
 		dlist_delete(&item->link);
 		note_removal(channel_get(item->server, item->role), item->key.n);
 		if (!item->commit)
-			open_rollback_remove(worker.slot, item->key.n, (uint32) item->key.b);
+			open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
 		(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
 	}
 	worker.nconfirmed = 0;

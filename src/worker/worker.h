@@ -103,7 +103,8 @@ typedef struct Channel
 	TimestampTz not_before;		/* backoff after a failure of the whole channel */
 	int			failures;
 	bool		failure_recorded;
-	TimestampTz recovery_due;
+	TimestampTz asked_at;		/* for branches in doubt; 0: to be asked at once */
+	double		jitter;			/* of the time until it is asked again */
 	bool		recovered;		/* asked at least once */
 	char		node[DTX_NODE_SIZE];	/* who is there, as far as known */
 	uint64		unread_n;		/* least N of rows of dtx.branch left for later; 0: none */
