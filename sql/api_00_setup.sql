@@ -83,6 +83,7 @@ CREATE PROCEDURE api.close_peer() LANGUAGE plpgsql AS $$
 BEGIN
   ALTER DATABASE dtx_regression_peer ALLOW_CONNECTIONS false;
   COMMIT;
+  PERFORM set_config('client_min_messages', 'error', true);
   PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = 'dtx_regression_peer' AND backend_type = 'client backend';
 END $$;

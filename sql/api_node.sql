@@ -19,16 +19,28 @@ SELECT name, tag ~ '^[0-9a-f]{8}$', database = (SELECT oid FROM pg_database WHER
 SELECT api.at_peer('SELECT tag FROM dtx.node') <> tag FROM dtx.node;
 -- it is not in doubt, so there is nothing to adopt
 SELECT dtx_node_adopt();
--- nor can it be given up while branches are pending, here or as a participant
+-- nor can it be given up while branches are pending, as a participant or here
 SELECT dblink_connect('holder', api.dsn('dtx_regression')) AS ok \gset
-SELECT dblink_exec('holder', 'BEGIN') AS ok \gset
-SELECT * FROM dblink('holder', $$SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 1 WHERE no = 1')$$) AS t(n bigint);
-\c dtx_regression_peer
+SELECT api.hold() AS xid \gset
+SELECT api.try($$ SELECT dblink_exec(api.dsn('dtx_regression_peer'), 'BEGIN; DO $x$ BEGIN PERFORM dtx_node_reset(); END $x$; ROLLBACK') $$);
+SELECT api.try($$ SELECT dblink_exec(api.dsn('dtx_regression_peer'), 'BEGIN; DO $x$ BEGIN PERFORM dtx_node_reset(''other''); END $x$; ROLLBACK') $$);
+CALL api.close_peer();
+SELECT dblink_exec('holder', 'COMMIT');
+BEGIN;
 SELECT dtx_node_reset();
-SELECT dtx_node_reset('other');
-\c dtx_regression
-SET client_min_messages = warning;
-CALL api.settle();
+ROLLBACK;
+CALL api.open_peer();
+SELECT dtx_wait(:'xid', '30 s');
+-- a branch in an open transaction counts as well
+SELECT api.hold() AS xid \gset
+SET lock_timeout = '100ms';
+BEGIN;
+SELECT left(api.try('SELECT dtx_node_reset()'), 5) IN ('55006', '55P03');
+ROLLBACK;
+RESET lock_timeout;
+SELECT dblink_exec('holder', 'COMMIT');
+SELECT dtx_wait(:'xid', '30 s');
+SELECT dblink_disconnect('holder') AS ok \gset
 
 -- a database to copy
 CREATE DATABASE dtx_regression_original;
