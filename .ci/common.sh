@@ -74,8 +74,13 @@ install_packages()
 	# one at a time; another run may just have done it
 	# shellcheck disable=SC2086,SC2016
 	$sudo env DEBIAN_FRONTEND=noninteractive flock "$(command -v apt-get)" sh -c '
-		apt-get -q update &&
-		apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"' \
+		log=$(mktemp)
+		apt-get -q update >"$log" 2>&1 &&
+		apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" >>"$log" 2>&1
+		status=$?
+		[ $status -eq 0 ] || tail -n 30 "$log"
+		rm "$log"
+		exit $status' \
 		install $missing </dev/null >&2 ||
 		die "could not install: $missing"
 	missing=$(missing_packages)
