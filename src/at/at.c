@@ -10,6 +10,7 @@
 #include "at/at.h"
 #include "at/compensate.h"
 #include "at/guard.h"
+#include "at/image.h"
 #include "at/undo_log.h"
 #include "core/mode.h"
 
@@ -27,6 +28,21 @@ at_settle_commit(const JoinedBranch *branch)
 		undo_delete(branch->key);
 }
 
+static void
+at_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
+{
+	undo_subxact_end(commit, id, parent);
+	if (!commit)
+		shape_forget();
+}
+
+static void
+at_xact_end(bool commit)
+{
+	undo_xact_end(commit);
+	shape_forget();
+}
+
 static const BranchMode at_mode = {
 	.letter = 'a',
 	.name = "at",
@@ -34,8 +50,8 @@ static const BranchMode at_mode = {
 	.settle_commit = at_settle_commit,
 	.settle_rollback = compensate,
 	.worker_start = undo_filter_load,
-	.subxact_end = undo_subxact_end,
-	.xact_end = undo_xact_end,
+	.subxact_end = at_subxact_end,
+	.xact_end = at_xact_end,
 };
 
 void

@@ -21,6 +21,14 @@
 /* The part of a tuple's header that tells only where it is and who sees it. */
 #define STRIPPED	offsetof(HeapTupleHeaderData, t_infomask2)
 
+static uint64 shape_epoch = 1;
+
+void
+shape_forget(void)
+{
+	shape_epoch++;
+}
+
 bytea *
 image_of(HeapTuple tuple, TupleDesc desc)
 {
@@ -89,15 +97,16 @@ shape_record(Relation rel, AttachedRelation *ar)
 	bool		committed = false;
 	int			n = 0;
 
-	if (ar->shape_recorded)
+	if (ar->shape_recorded || ar->shape_epoch == shape_epoch)
 		return;
 	tuple = find_shape(&scan, ar->relid, ar->shape);
 	there = HeapTupleIsValid(tuple);
 	if (there)
 		committed = !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	own_scan_end(&scan);
-	/* an own row may yet be rolled back: look again next time */
+	/* an own row may yet be rolled back: it is good until then */
 	ar->shape_recorded = there && committed;
+	ar->shape_epoch = shape_epoch;
 	if (there)
 		return;
 

@@ -44,6 +44,10 @@ extern ShapeMap *shape_map(Relation rel, AttachedRelation *ar, int32 shape);
 /* Record the present shape of a relation, if that was not done yet. */
 extern void shape_record(Relation rel, AttachedRelation *ar);
 
+/* A transaction ended, or a subtransaction aborted: what was recorded in it may
+ * be gone. Never throws. */
+extern void shape_forget(void);
+
 /* Are the columns that map shares equal, to the bit, in image and slot? */
 extern bool image_equals_slot(HeapTuple image, TupleTableSlot *slot, const ShapeMap *map);
 

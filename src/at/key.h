@@ -35,6 +35,7 @@ typedef struct AttachedRelation
 	KeyColumn	keys[INDEX_MAX_KEYS];
 	int32		shape;			/* hash of the columns' numbers and types */
 	bool		shape_recorded; /* dtx.relation_shape has it, committed */
+	uint64		shape_epoch;	/* or it has it as long as this epoch lasts */
 	MemoryContext context;
 } AttachedRelation;
 

@@ -21,8 +21,8 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 
-#define FLUSH_ENTRIES	500
-#define FLUSH_BYTES		(512 * 1024)
+#define FLUSH_ENTRIES	1000
+#define FLUSH_BYTES		(1024 * 1024)
 
 typedef struct PendingEntry
 {

@@ -208,33 +208,25 @@ indexes_of(OwnRelation table)
 	}
 }
 
-/* One entry into each index, without the executor's state for indexes. */
+/* A row's entry in an index, without the executor's state for indexes. */
 static bool
-insert_index_entries(Relation rel, OwnRelation table, ItemPointer tid, Datum *values, bool *nulls,
-					 IndexUniqueCheck check)
+insert_index_entry(Relation rel, Relation index, ItemPointer tid, Datum *values, bool *nulls,
+				   IndexUniqueCheck check)
 {
-	bool		unique = true;
 	static IndexInfo info = {.type = T_IndexInfo};	/* B-trees do not look at it */
+	Datum		keys[INDEX_MAX_KEYS];
+	bool		key_nulls[INDEX_MAX_KEYS];
+	bool		unique = index->rd_index->indisunique;
 
-	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
+	for (int i = 0; i < index->rd_index->indnatts; i++)
 	{
-		Relation	index = index_open(own_relid(*which), RowExclusiveLock);
-		Datum		keys[INDEX_MAX_KEYS];
-		bool		key_nulls[INDEX_MAX_KEYS];
+		int			column = index->rd_index->indkey.values[i] - 1;
 
-		for (int i = 0; i < index->rd_index->indnatts; i++)
-		{
-			int			column = index->rd_index->indkey.values[i] - 1;
-
-			keys[i] = values[column];
-			key_nulls[i] = nulls[column];
-		}
-		unique &= index_insert(index, keys, key_nulls, tid, rel,
-							   index->rd_index->indisunique ? check : UNIQUE_CHECK_NO,
-							   false, &info) || !index->rd_index->indisunique;
-		index_close(index, NoLock);
+		keys[i] = values[column];
+		key_nulls[i] = nulls[column];
 	}
-	return unique;
+	return index_insert(index, keys, key_nulls, tid, rel, unique ? check : UNIQUE_CHECK_NO,
+						false, &info) || !unique;
 }
 
 static bool
@@ -242,10 +234,16 @@ insert_row(OwnRelation table, Datum *values, bool *nulls, IndexUniqueCheck check
 {
 	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
-	bool		unique;
+	bool		unique = true;
 
 	simple_heap_insert(rel, tuple);
-	unique = insert_index_entries(rel, table, &tuple->t_self, values, nulls, check);
+	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
+	{
+		Relation	index = index_open(own_relid(*which), RowExclusiveLock);
+
+		unique &= insert_index_entry(rel, index, &tuple->t_self, values, nulls, check);
+		index_close(index, NoLock);
+	}
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
 	return unique;
@@ -263,36 +261,58 @@ own_insert_unique(OwnRelation table, Datum *values, bool *nulls)
 	return insert_row(table, values, nulls, UNIQUE_CHECK_PARTIAL);
 }
 
+static void
+insert_heap_tuples(Relation rel, HeapTuple *tuples, int count)
+{
+	TupleTableSlot **slots;
+
+	if (count == 1)
+	{
+		simple_heap_insert(rel, tuples[0]);
+		return;
+	}
+	slots = palloc(count * sizeof(TupleTableSlot *));
+	for (int i = 0; i < count; i++)
+	{
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		ExecStoreHeapTuple(tuples[i], slots[i], false);
+	}
+	heap_multi_insert(rel, slots, count, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		/* where a value was toasted, the tuple on the page is a copy of this one */
+		tuples[i]->t_self = slots[i]->tts_tid;
+		ExecDropSingleTupleTableSlot(slots[i]);
+	}
+	pfree(slots);
+}
+
 void
 own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 {
 	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	TupleTableSlot **slots = palloc(count * sizeof(TupleTableSlot *));
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
 	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 
-	if (count == 1)
-		simple_heap_insert(rel, tuples[0]);
-	else
+	insert_heap_tuples(rel, tuples, count);
+	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
 	{
+		Relation	index = index_open(own_relid(*which), RowExclusiveLock);
+
 		for (int i = 0; i < count; i++)
 		{
-			slots[i] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-			ExecStoreHeapTuple(tuples[i], slots[i], false);
+			for (int j = 0; j < index->rd_index->indnatts; j++)
+			{
+				int			column = index->rd_index->indkey.values[j];
+
+				values[column - 1] = heap_getattr(tuples[i], column, desc, &nulls[column - 1]);
+			}
+			(void) insert_index_entry(rel, index, &tuples[i]->t_self, values, nulls,
+									  UNIQUE_CHECK_YES);
 		}
-		heap_multi_insert(rel, slots, count, GetCurrentCommandId(true), 0, NULL);
+		index_close(index, NoLock);
 	}
-	for (int i = 0; i < count; i++)
-	{
-		heap_deform_tuple(tuples[i], desc, values, nulls);
-		(void) insert_index_entries(rel, table,
-									count == 1 ? &tuples[i]->t_self : &slots[i]->tts_tid,
-									values, nulls, UNIQUE_CHECK_YES);
-		if (count > 1)
-			ExecDropSingleTupleTableSlot(slots[i]);
-	}
-	pfree(slots);
 	pfree(values);
 	pfree(nulls);
 	table_close(rel, NoLock);

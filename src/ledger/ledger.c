@@ -24,6 +24,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
@@ -48,6 +49,8 @@ typedef struct Ledger
 
 /* The plans that move money, for the ledger that they were made for. */
 static Ledger planned = {InvalidOid};
+static Oid	planned_table = InvalidOid; /* dtx.ledger, when the ledger was read */
+static bool planned_valid = false;
 static SPIPlanPtr debit_plan = NULL;
 static SPIPlanPtr credit_plan = NULL;
 
@@ -149,14 +152,31 @@ make_plan(const Ledger *ledger, char sign)
 	return plan;
 }
 
+/* The ledger was named anew, or its table altered. */
+static void
+forget_ledger(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == planned.relation || relid == planned_table)
+		planned_valid = false;
+}
+
 static void
 ensure_plans(void)
 {
+	static bool registered = false;
 	Ledger		ledger;
 
+	if (planned_valid)
+		return;
+	if (!registered)
+		CacheRegisterRelcacheCallback(forget_ledger, (Datum) 0);
+	registered = true;
+	planned_table = own_relid(OWN_LEDGER);
 	read_ledger(&ledger);
+	planned_valid = true;
 	if (memcmp(&ledger, &planned, sizeof(ledger)) == 0)
 		return;
+	planned_valid = false;
 	planned.relation = InvalidOid;
 	if (debit_plan != NULL)
 		SPI_freeplan(debit_plan);
@@ -167,6 +187,7 @@ ensure_plans(void)
 	debit_plan = make_plan(&ledger, '-');
 	credit_plan = make_plan(&ledger, '+');
 	planned = ledger;
+	planned_valid = true;
 }
 
 /* Change one account's balance, in an SPI connection. */
@@ -288,6 +309,7 @@ dtx_ledger(PG_FUNCTION_ARGS)
 	values[Anum_ledger_account - 1] = NameGetDatum(account);
 	values[Anum_ledger_balance - 1] = NameGetDatum(balance);
 	own_insert(OWN_LEDGER, values, nulls);
+	CacheInvalidateRelcacheByRelid(own_relid(OWN_LEDGER));
 	PG_RETURN_VOID();
 }
 
