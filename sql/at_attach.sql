@@ -247,7 +247,9 @@ DROP SCHEMA gone CASCADE;
 ROLLBACK;
 BEGIN;
 ALTER TABLE "Doubted" OWNER TO dtx_regress_bob;
+\set VERBOSITY sqlstate
 DROP OWNED BY dtx_regress_bob;
+\set VERBOSITY default
 ROLLBACK;
 DROP TRIGGER dtx_capture ON "Doubted";
 ALTER TABLE "Doubted" DISABLE TRIGGER dtx_capture;
