@@ -4,12 +4,12 @@
 --
 \pset format unaligned
 \pset tuples_only on
-SET client_min_messages = warning;
+SET client_min_messages = error;
 SELECT api.reset_peer() AS ok \gset
 
 -- an error of the peer: SQLSTATE, message, detail, hint; the server in the context
 \c dtx_regression_peer
-SET client_min_messages = warning;
+SET client_min_messages = error;
 CREATE FUNCTION api.complains() RETURNS integer LANGUAGE plpgsql AS $$
 BEGIN
   RAISE 'the message, 100%%' USING ERRCODE = 'ZZ123', DETAIL = 'the detail', HINT = 'the %s hint';
@@ -17,7 +17,7 @@ END $$;
 CREATE FUNCTION api.complains_shortly() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE 'P0001'; END $$;
 CREATE FUNCTION api.warns() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'a warning of the peer'; RETURN 1; END $$;
 \c dtx_regression
-SET client_min_messages = warning;
+SET client_min_messages = error;
 SELECT * FROM dtx_query('peer', 'SELECT api.complains()') AS t(a integer);
 \echo :LAST_ERROR_SQLSTATE
 SELECT api.try($$ SELECT * FROM dtx_query('peer', 'SELECT api.complains()') AS t(a integer) $$);

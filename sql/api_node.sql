@@ -159,6 +159,11 @@ SELECT dtx_node_adopt() LIKE 'moved.%';
 SELECT dtx_begin() LIKE 'moved.%';
 -- what the former identity decided is not known here: nobody is told "rolled back"
 SELECT dtx_status('moved.0badcafe:3.0123456789abcdef');
+-- not even when a transaction of that number was rolled back here
+BEGIN;
+SELECT pg_current_xact_id() AS n \gset
+ROLLBACK;
+SELECT dtx_status('moved.0badcafe:' || :'n' || '.0123456789abcdef');
 -- none at all
 DELETE FROM dtx.node;
 \c dtx_regression_restored
