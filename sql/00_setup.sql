@@ -124,7 +124,7 @@ END
 $$;
 
 -- Waits until a rollback has run into a conflict at the peer, and returns what is shown there.
-CREATE FUNCTION test.conflict(xid text) RETURNS SETOF text
+CREATE FUNCTION test.conflict(xid text, what text DEFAULT 'conflict') RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
     started  timestamptz := clock_timestamp();
@@ -133,7 +133,7 @@ DECLARE
 BEGIN
     LOOP
         status := dtx_wait(xid, '20ms');
-        SELECT test.at_peer(format('SELECT max(conflict) FROM dtx_branches WHERE xid = %L AND side = ''participant''', xid))
+        SELECT test.at_peer(format('SELECT max(%I) FROM dtx_branches WHERE xid = %L AND side = ''participant''', what, xid))
             INTO conflict;
         EXIT WHEN conflict IS NOT NULL OR status = 'rolled back'
             OR clock_timestamp() > started + interval '30s';

@@ -171,6 +171,18 @@ SELECT test.at_peer('CALL by_force(''UPDATE account SET balance = 1000 WHERE id 
 SELECT test.undone(:'xid', 'account');
 DROP FUNCTION dtx_regress_obstacle;
 
+-- an undo log that is not whole any more: nothing is claimed to be undone
+SELECT test.hold('UPDATE account SET balance = balance + 1000');
+SELECT test.at_peer('CREATE TABLE test.stolen AS SELECT * FROM dtx.undo_log');
+SELECT test.at_peer('DELETE FROM dtx.undo_log WHERE seq = 1');
+SELECT test.let_go('ROLLBACK') AS xid \gset
+SELECT count(*) FROM test.conflict(:'xid', 'last_error') AS c WHERE c IS NULL OR c = 'rolled back';
+SELECT test.at_peer('TABLE accounts');
+-- made whole
+SELECT test.at_peer('INSERT INTO dtx.undo_log SELECT * FROM test.stolen WHERE seq = 1');
+SELECT test.undone(:'xid', 'account');
+SELECT test.at_peer('DROP TABLE test.stolen');
+
 -- a dirty row is no matter to a commit
 SELECT test.hold('UPDATE account SET balance = 1000 WHERE id = 1');
 SELECT test.at_peer('CALL by_force(''UPDATE account SET balance = 1001 WHERE id = 1'')');
