@@ -148,7 +148,7 @@ sub client
 		print $note join("\t", $id, $seen, $error // '', join '; ', @statements) . "\n";
 		delete $sessions{$name} if $lost;
 	}
-	$_->close foreach values %sessions;
+	$_->close foreach grep { defined } values %sessions;
 	return;
 }
 
