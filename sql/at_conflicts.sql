@@ -14,6 +14,9 @@ SET client_min_messages = error;
 SELECT dtx_attach('account'), dtx_attach('attached_movement'), dtx_attach('parent');
 RESET client_min_messages;
 SELECT test.keep('account', 'movement', 'attached_movement', 'parent', 'child');
+CREATE TABLE whole (id integer PRIMARY KEY, v integer);
+INSERT INTO whole VALUES (1, 0), (2, 0), (3, 0);
+SELECT dtx_attach('whole');
 CREATE VIEW accounts AS SELECT string_agg(concat_ws('/', id, code, balance), ' ' ORDER BY id) AS accounts FROM account;
 -- changes rows past dtx, which only surgery on the catalog can
 CREATE PROCEDURE by_force(statement text) LANGUAGE plpgsql AS $$
@@ -172,15 +175,18 @@ SELECT test.undone(:'xid', 'account');
 DROP FUNCTION dtx_regress_obstacle;
 
 -- an undo log that is not whole any more: nothing is claimed to be undone
-SELECT test.hold('UPDATE account SET balance = balance + 1000');
+SELECT test.at_peer('UPDATE whole SET v = 0');
+SELECT test.at_peer('SELECT test.keep(''whole'')');
+SELECT test.hold('UPDATE whole SET v = 1');
 SELECT test.at_peer('CREATE TABLE test.stolen AS SELECT * FROM dtx.undo_log');
 SELECT test.at_peer('DELETE FROM dtx.undo_log WHERE seq = 1');
 SELECT test.let_go('ROLLBACK') AS xid \gset
 SELECT count(*) FROM test.conflict(:'xid', 'last_error') AS c WHERE c IS NULL OR c = 'rolled back';
-SELECT test.at_peer('TABLE accounts');
+SELECT test.at_peer('SELECT sum(v)::text FROM whole');
 -- made whole
 SELECT test.at_peer('INSERT INTO dtx.undo_log SELECT * FROM test.stolen WHERE seq = 1');
-SELECT test.undone(:'xid', 'account');
+SELECT test.undone(:'xid', 'whole');
+SELECT test.at_peer('DELETE FROM dtx.undo_log');
 SELECT test.at_peer('DROP TABLE test.stolen');
 
 -- a dirty row is no matter to a commit
@@ -194,4 +200,4 @@ SELECT count(*) FROM dtx.joined_branch WHERE state = 'd';
 SELECT count(*) FROM dtx.undo_log;
 DROP PROCEDURE by_force;
 DROP VIEW accounts;
-DROP TABLE account, movement, attached_movement, parent, child;
+DROP TABLE account, movement, attached_movement, parent, child, whole;
