@@ -169,7 +169,8 @@ BEGIN
     PERFORM dtx.not_in_branch();
     LOCK TABLE dtx.node IN EXCLUSIVE MODE;
     IF dtx.identity_is_trusted()
-       AND (EXISTS (SELECT FROM dtx.branch) OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.state = 'd')) THEN
+       AND (EXISTS (SELECT FROM dtx.branch) OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.state = 'd')
+            OR EXISTS (SELECT FROM dtx.sessions() s WHERE s.branches > 0)) THEN
         RAISE EXCEPTION 'this node has branches that are not settled'
             USING ERRCODE = 'object_in_use', HINT = 'See the view dtx_branches.';
     END IF;

@@ -69,7 +69,7 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 				   ProcessUtilityContext context, ParamListInfo params,
 				   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
-	Oid			held;
+	volatile Oid held;
 	bool		outer = dropping_relations;
 
 	if (current_branch.active)
@@ -86,6 +86,11 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 		else
 			standard_ProcessUtility(statement, text, read_only, context, params, environment,
 									dest, completion);
+		if (OidIsValid(held) && IsA(statement->utilityStmt, DropdbStmt))
+		{
+			worker_forget(held);
+			held = InvalidOid;
+		}
 	}
 	PG_FINALLY();
 	{
@@ -94,8 +99,6 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 			worker_release(held);
 	}
 	PG_END_TRY();
-	if (OidIsValid(held) && IsA(statement->utilityStmt, DropdbStmt))
-		worker_forget(held);
 }
 
 static void

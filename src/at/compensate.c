@@ -393,8 +393,9 @@ undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
 
 /* A branch's entries, sorted by command, then sequence, last first. */
 static Tuplesortstate *
-sorted_entries(int64 branch, TupleDesc *desc)
+sorted_entries(const JoinedBranch *branch, TupleDesc *desc)
 {
+	int64		found = 0;
 	AttrNumber	columns[2] = {Anum_undo_log_cid, Anum_undo_log_seq};
 	Oid			operators[2] = {INT8_GREATER, INT8_GREATER};
 	Oid			collations[2] = {InvalidOid, InvalidOid};
@@ -404,13 +405,14 @@ sorted_entries(int64 branch, TupleDesc *desc)
 	OwnScan		scan;
 	HeapTuple	tuple;
 
-	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_BRANCH_IDX, RowExclusiveLock, branch);
+	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_BRANCH_IDX, RowExclusiveLock, branch->key);
 	*desc = CreateTupleDescCopy(RelationGetDescr(scan.rel));
 	sort = tuplesort_begin_heap(*desc, 2, columns, operators, collations, nulls_first,
 								work_mem, NULL, TUPLESORT_NONE);
 	slot = MakeSingleTupleTableSlot(*desc, &TTSOpsHeapTuple);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
+		found++;
 		if (DatumGetChar(own_column(&scan, tuple, Anum_undo_log_op, NULL)) == UNDO_KEY)
 			continue;
 		ExecStoreHeapTuple(tuple, slot, false);
@@ -419,6 +421,12 @@ sorted_entries(int64 branch, TupleDesc *desc)
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	own_scan_end(&scan);
+	if (found != branch->changes)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the undo log of branch \"%s\" is not whole", branch->gid_text),
+				 errdetail("It has %lld entries, and the branch wrote %lld.",
+						   (long long) found, (long long) branch->changes)));
 	tuplesort_performsort(sort);
 	return sort;
 }
@@ -430,7 +438,7 @@ compensate_branch(Compensation *c, const JoinedBranch *branch)
 	MemoryContext per_entry = AllocSetContextCreate(long_lived, "dtx compensation",
 													ALLOCSET_DEFAULT_SIZES);
 	TupleDesc	desc;
-	Tuplesortstate *sort = sorted_entries(branch->key, &desc);
+	Tuplesortstate *sort = sorted_entries(branch, &desc);
 	TupleTableSlot *entry = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	uint64		rows = 0;
 

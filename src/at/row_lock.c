@@ -187,15 +187,18 @@ wait_once(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash,
 
 	if (!find_holder(rel, ar, row, hash, &holder))
 		return true;
-	if (pg_atomic_exchange_u64(&slot->waits_for, holder.xid_hash) == 0)
+	if (pg_atomic_read_u64(&slot->waits_for) != holder.xid_hash)
 	{
-		pg_atomic_fetch_add_u32(&shared->waiters, 1);
+		pg_atomic_write_u64(&slot->give_up_for, 0);
+		if (pg_atomic_exchange_u64(&slot->waits_for, holder.xid_hash) == 0)
+			pg_atomic_fetch_add_u32(&shared->waiters, 1);
 		stat_add(STAT_LOCK_WAITS, 1);
 		/* look again, now that those who settle can see this process */
 		pg_memory_barrier();
 		return false;
 	}
-	if (is_rolling_back(holder.xid_hash))
+	if (is_rolling_back(holder.xid_hash) ||
+		pg_atomic_read_u64(&slot->give_up_for) == holder.xid_hash)
 		give_up(rel, ar, row, &holder, "The global transaction that holds the row is being rolled back.");
 	if (holder_needs_me(holder.xid_hash, &others))
 		give_up(rel, ar, row, &holder, "Another branch of the global transaction that holds the row waits for this transaction.");

@@ -47,7 +47,7 @@ static FilterCount *counts = NULL;	/* TopMemoryContext */
 static int	ncounts = 0;
 static int	counts_room = 0;
 
-static int64 branch_entries = 0;	/* entries of the current branch so far */
+static int64 next_seq = 0;		/* of the current branch's entries */
 
 static pg_atomic_uint32 *
 filter_cell(int64 key_hash)
@@ -145,7 +145,7 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 	Relation	rel;
 	int			first;
 
-	if (branch_entries == 0)
+	if (next_seq == 0)
 		undo_filter_load();
 	if (pending_context == NULL)
 		pending_context = AllocSetContextCreate(TopMemoryContext, "dtx pending undo entries",
@@ -153,7 +153,7 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 
 	values[Anum_undo_log_branch - 1] = Int64GetDatum(current_branch.key);
 	values[Anum_undo_log_key_hash - 1] = Int64GetDatum(key_hash);
-	values[Anum_undo_log_seq - 1] = Int64GetDatum(branch_entries++);
+	values[Anum_undo_log_seq - 1] = Int64GetDatum(next_seq++);
 	values[Anum_undo_log_cid - 1] = Int64GetDatum((int64) cid);
 	values[Anum_undo_log_relation - 1] = ObjectIdGetDatum(relid);
 	values[Anum_undo_log_shape - 1] = Int32GetDatum(shape);
@@ -192,7 +192,8 @@ int64
 undo_flush(void)
 {
 	write_pending(0);
-	return branch_entries;
+	/* a branch only adds; what a subtransaction took back is not counted */
+	return ncounts;
 }
 
 void
@@ -272,5 +273,5 @@ undo_xact_end(bool commit)
 	pending_bytes = 0;
 	if (pending_context != NULL)
 		MemoryContextReset(pending_context);
-	branch_entries = 0;
+	next_seq = 0;
 }

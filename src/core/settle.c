@@ -126,8 +126,12 @@ announce_rollback(uint64 xid)
 	{
 		ProcessSlot *slot = process_slot(i);
 
-		if (pg_atomic_read_u64(&slot->waits_for) == xid && slot->latch != NULL)
-			SetLatch(slot->latch);
+		if (pg_atomic_read_u64(&slot->waits_for) != xid || slot->latch == NULL)
+			continue;
+		/* the decision is final: it holds even if this attempt is over before
+		 * the waiter gets to run */
+		pg_atomic_write_u64(&slot->give_up_for, xid);
+		SetLatch(slot->latch);
 	}
 }
 
@@ -672,6 +676,12 @@ settle_rollback_now(PeerConnection *pc, const char *gid, TimestampTz deadline)
 
 		if (strcmp(outcome, SETTLE_SETTLED) == 0)
 			return;
+		if (strcmp(outcome, SETTLE_BUSY) == 0 && remaining == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not roll back branch \"%s\" at server \"%s\" in time", gid, pc->server_name),
+					 errdetail_internal("%s", detail[0] != '\0' ? detail : "Another connection is working on it."),
+					 errhint("Roll the whole transaction back; the branch is settled when its obstacle is gone.")));
 		if ((strcmp(outcome, SETTLE_BUSY) != 0 && strcmp(outcome, SETTLE_FAILED) != 0) ||
 			remaining == 0)
 			ereport(ERROR,

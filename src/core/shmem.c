@@ -68,6 +68,7 @@ shmem_startup(void)
 
 			SpinLockInit(&slot->mutex);
 			pg_atomic_init_u64(&slot->waits_for, 0);
+			pg_atomic_init_u64(&slot->give_up_for, 0);
 			pg_atomic_init_u64(&slot->in_branch_of, 0);
 		}
 		for (int i = 0; i < shared->ndatabases; i++)
@@ -226,7 +227,7 @@ outcome_push(const Outcome *outcome)
 		slot->ask_peers = true;
 	SpinLockRelease(&slot->mutex);
 	if (!outcome->commit)
-		open_rollback_add(slot, outcome->n, outcome->r, outcome->b);
+		open_rollback_add(slot, outcome->n, outcome->r, outcome->b, outcome->by_savepoint);
 	return first;
 }
 
@@ -243,7 +244,7 @@ outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most)
 }
 
 void
-open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b)
+open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b, bool by_savepoint)
 {
 	bool		known = false;
 
@@ -254,6 +255,7 @@ open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b)
 	{
 		slot->open[slot->nopen].n = n;
 		slot->open[slot->nopen].r = r;
+		slot->open[slot->nopen].by_savepoint = by_savepoint;
 		slot->open[slot->nopen++].b = b;
 	}
 	else if (!known)
@@ -277,13 +279,14 @@ open_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b)
 }
 
 bool
-open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r)
+open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r, bool by_savepoint)
 {
 	bool		found = false;
 
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < slot->nopen; i++)
-		found |= slot->open[i].n == n && slot->open[i].r == r;
+		found |= slot->open[i].n == n && slot->open[i].r == r &&
+			slot->open[i].by_savepoint == by_savepoint;
 	SpinLockRelease(&slot->mutex);
 	return found;
 }
@@ -291,7 +294,7 @@ open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r)
 bool
 open_rollback_possible(DatabaseSlot *slot, uint64 n, uint64 r)
 {
-	return slot->open_overflow || !slot->recovered || open_rollback_exists(slot, n, r);
+	return slot->open_overflow || !slot->recovered || open_rollback_exists(slot, n, r, false);
 }
 
 static KnownHorizon *

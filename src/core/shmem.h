@@ -99,6 +99,7 @@ typedef struct DatabaseSlot
 		uint64		n;
 		uint64		r;
 		uint32		b;
+		bool		by_savepoint;	/* of a transaction that committed */
 	}			open[DTX_OPEN_ROLLBACKS];
 
 	int			nrequests;
@@ -117,6 +118,7 @@ typedef struct ProcessSlot
 	int			pid;
 	Latch	   *latch;
 	pg_atomic_uint64 waits_for;		/* hash of the xid whose row it waits for, or 0 */
+	pg_atomic_uint64 give_up_for;	/* hash of the xid for whose rollback it has to give way */
 	pg_atomic_uint64 in_branch_of;	/* hash of the xid of its branch, or 0 */
 	int			nrolling;			/* xids that it is compensating */
 	uint64		rolling[DTX_ROLLING_BACK];
@@ -175,9 +177,9 @@ extern bool outcome_push(const Outcome *outcome);
 extern int	outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most);
 
 /* Branches of this node on their way to be rolled back. */
-extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
+extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b, bool by_savepoint);
 extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
-extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r);
+extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r, bool by_savepoint);
 
 /* The same, or not known: the list overflowed, or not all peers were asked yet. */
 extern bool open_rollback_possible(DatabaseSlot *slot, uint64 n, uint64 r);

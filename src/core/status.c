@@ -161,22 +161,24 @@ global_status(const GlobalXid *xid)
 	if (branch_row_exists(xid, 0))
 		return "committing";
 	slot = my_database_slot();
-	if (state == XACT_ABORTED)
-		return slot != NULL && open_rollback_possible(slot, xid->n, xid->r) ? "rolling back" : "rolled back";
 	decision = history_decision(xid, 0);
-	if (decision == 'r')
-		return "rolled back";
+	if (slot != NULL && open_rollback_exists(slot, xid->n, xid->r, false))
+		return "rolling back";
 	/* branches that a savepoint's rollback took back are on their way too */
-	if (state == XACT_COMMITTED && slot != NULL && open_rollback_exists(slot, xid->n, xid->r))
+	if (slot != NULL && open_rollback_exists(slot, xid->n, xid->r, true))
 		return "committing";
-	if (decision == 'c' || decision == 's')
-		return "committed";
+	if (decision != 0)
+		return decision == 'r' ? "rolled back" : "committed";
+	if (xid->n < node_memory_from(xid->node))
+		return "unknown";
 	/*
-	 * No trace of it. N was lost in a crash, and may have been handed out
-	 * again; or the id is from another time. Until all peers have been asked
-	 * they may have branches of it, which will be rolled back.
+	 * No trace of it. It was rolled back before it had a branch; or N was lost
+	 * in a crash, and may have been handed out again; or the id is from another
+	 * time. Until all peers have been asked they may have branches of it.
 	 */
-	return slot != NULL && open_rollback_possible(slot, xid->n, xid->r) ? "rolling back" : "unknown";
+	if (slot != NULL && open_rollback_possible(slot, xid->n, xid->r))
+		return "rolling back";
+	return state == XACT_ABORTED ? "rolled back" : "unknown";
 }
 
 /* dtx_status(xid text) */
