@@ -25,6 +25,7 @@
 #include "parser/parsetree.h"
 #include "storage/lock.h"
 #include "tcop/pquery.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -95,8 +96,8 @@ check_result_relation(Oid relid)
 	{
 		char	   *what = psprintf("a write to table \"%s\", which is not attached,",
 									RelationGetRelationName(rel));
-		char	   *hint = psprintf("Run SELECT dtx_attach('%s') in that database, or see dtx.unattached.",
-									RelationGetRelationName(rel));
+		char	   *hint = psprintf("Run SELECT dtx_attach(%s) in that database, or see dtx.unattached.",
+									quote_literal_cstr(quote_identifier(RelationGetRelationName(rel))));
 
 		RelationClose(rel);
 		report_unattached(what, hint);
