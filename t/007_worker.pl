@@ -134,10 +134,12 @@ sub wait_for_worker
 
 transfer($bank1, 1, 2);
 ok(wait_for_worker('bank1'), 'a worker is there');
+my $mark = log_mark($bank1);
 command_succeeds($bank1, 'CREATE DATABASE copy TEMPLATE bank1', 'CREATE DATABASE ... TEMPLATE with a worker in the template');
 $s = session($bank1, database => 'copy');
 is($s->run('SELECT dtx_begin()')->{state}, 'DX002', 'the copy does not coordinate');
 is($s->run("SELECT dtx_transfer('bank2', '1', '2', 1)")->{state}, 'DX002', 'and makes no transfers');
+ok(wait_for_log_line($bank1, qr/dtx does nothing in this database, whose identity/, $mark), 'its worker says so');
 $s->must("SELECT dtx_node_reset('copy')");
 $s->close;
 transfer($bank1, 1, 2, database => 'copy');
