@@ -26,7 +26,7 @@
 #define DTX_CONTACT_REQUESTS	16
 #define DTX_ROLLING_BACK		64
 #define DTX_HORIZONS			32
-#define DTX_FILTER_CELLS		65536
+#define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 
 /* A branch of this node's own whose decision is made, on its way to the worker. */
 typedef struct Outcome

@@ -29,7 +29,8 @@ static void
 vacuum_table(OwnRelation which, MemoryContext context)
 {
 	VacuumParams params = {0};
-	VacuumRelation *target;
+	List	   *targets;
+	BufferAccessStrategy strategy;
 	MemoryContext old;
 	Oid			relid;
 
@@ -47,10 +48,13 @@ vacuum_table(OwnRelation which, MemoryContext context)
 	params.index_cleanup = VACOPTVALUE_ENABLED;
 	params.truncate = VACOPTVALUE_DISABLED;
 	params.nworkers = -1;
+	/* vacuum ends this transaction and begins others: what it is given must
+	 * not live in it */
 	old = MemoryContextSwitchTo(context);
-	target = makeVacuumRelation(NULL, relid, NIL);
+	targets = list_make1(makeVacuumRelation(NULL, relid, NIL));
+	strategy = GetAccessStrategy(BAS_VACUUM);
 	MemoryContextSwitchTo(old);
-	dtx_vacuum(list_make1(target), &params, GetAccessStrategy(BAS_VACUUM), context);
+	dtx_vacuum(targets, &params, strategy, context);
 	CommitTransactionCommand();
 }
 
