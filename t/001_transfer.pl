@@ -148,6 +148,23 @@ $bank1->start;
 ok($back->wait->{state} =~ /^(00000|40001)$/, 'a waiter gives way to the compensation, or comes after it');
 balances_are(9800, 10200, 'coordinator stopped before its commit');
 
+# --- the participant restarts with a branch in doubt: its rows stay locked
+
+$s->close;
+$s = session($bank1);
+$s->must('BEGIN', debit(1, 100));
+$s->must("SELECT dtx_exec('bank2', '$credit', 100, '2')");
+crash($bank2);
+$bank2->start;
+$back = session($bank2);
+$back->must(qq{SET dtx.lock_timeout = '100ms'});
+is($back->run(debit(2, 1))->{state}, '55P03', 'a row in doubt is still locked after a restart');
+is($back->run(qq{DELETE FROM account_info WHERE account_no = '2'})->{state}, '55P03', 'and cannot be deleted');
+is($back->run('TRUNCATE account_info')->{state}, '55006', 'nor can the table be truncated');
+$s->must('ROLLBACK');
+balances_are(9800, 10200, 'participant restarted with a branch in doubt');
+$back->must(debit(2, 0));
+
 # --- and just after it
 
 $s->close;

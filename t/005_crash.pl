@@ -92,22 +92,36 @@ sub arm_worker
 
 # --- a scenario
 
-# The transfer, statement by statement, as far as it gets: one branch, then
-# another, over either server. arm_at is the number of the branch before which arm is called. What
-# the client saw is 'acknowledged', 'refused' or 'unknown'.
+my $credit = 'UPDATE account_info SET account_balance = account_balance + $1 WHERE account_no = $2';
+
+sub branch
+{
+	my ($server, $part) = @_;
+	return "SELECT dtx_exec('$server', '$credit', $part, '2')";
+}
+
+# A transfer in two branches, over either server; or with a branch that a
+# savepoint takes back, which is rolled back at the peer before the next one
+# goes there.
+my %transfers = (
+	'' => [ branch('bank2', 4), branch('bank2_too', $amount - 4) ],
+	savepoint => [ 'SAVEPOINT a', branch('bank2', 4), 'ROLLBACK TO a', branch('bank2', $amount) ]);
+
+# The transfer, statement by statement, as far as it gets. arm_at is the number
+# of the branch before which arm is called. What the client saw is
+# 'acknowledged', 'refused' or 'unknown'.
 sub transfer
 {
-	my ($end, $arm, $arm_at) = @_;
+	my ($kind, $end, $arm, $arm_at) = @_;
 	my $s = session($bank1);
-	my $credit = 'UPDATE account_info SET account_balance = account_balance + $1 WHERE account_no = $2';
-	my @parts = (4, $amount - 4);
 	my @statements = ('BEGIN',
-		"UPDATE account_info SET account_balance = account_balance - $amount WHERE account_no = '1'");
-	push @statements, "SELECT dtx_exec('$_', '$credit', " . shift(@parts) . ", '2')" foreach @servers;
-	push @statements, $end;
+		"UPDATE account_info SET account_balance = account_balance - $amount WHERE account_no = '1'",
+		@{ $transfers{$kind} }, $end);
 	my $branches = 0;
 	my $seen;
 
+	# what cannot be rolled back at once is given up soon
+	$s->must("SET dtx.lock_timeout = '500ms'");
 	foreach my $sql (@statements)
 	{
 		$arm->($s) if $sql =~ /dtx_exec/ && ++$branches == $arm_at;
@@ -148,11 +162,11 @@ sub expected_move
 
 sub run_scenario
 {
-	my ($point, $action, $end, $branch) = @_;
+	my ($point, $action, $end, $branch, $kind) = @_;
 	my $name = $point->{name};
 	my $setting = "$name:$action";
 	my $what = $setting . ($end eq 'COMMIT' ? '' : ', rolling back')
-	  . ($branch == 1 ? '' : ', second branch');
+	  . ($branch == 1 ? '' : ', second branch') . ($kind eq '' ? '' : ", $kind");
 	my $victim = $point->{side} =~ /^participant/ ? $bank2 : $bank1;
 	my $silent = !$point->{throws} && $action =~ /^(error|cut)$/;
 	my $crashes = $action =~ /^(kill|stop)$/;
@@ -176,7 +190,7 @@ sub run_scenario
 			arm_server($server, $setting);
 		}
 	};
-	my $seen = transfer($end, $arm, $branch);
+	my $seen = transfer($kind, $end, $arm, $branch);
 
 	my $reached = $silent
 	  || wait_until(sub { was_reached($name, $victim, $mark) }, "$what is reached", 20);
@@ -219,13 +233,13 @@ SCENARIO: foreach my $point (@points)
 	@ends = ('ROLLBACK') if $point->{name} eq 'participant-during-compensation';
 	foreach my $action (@actions)
 	{
-		foreach my $end (@ends)
+		my @scenarios = map { [ $_, 1, '' ] } @ends;
+		push @scenarios, map { [ $_, 2, '' ] } @ends if $point->{side} ne 'worker';
+		push @scenarios, [ 'COMMIT', 1, 'savepoint' ] if $point->{side} eq 'participant-settle';
+		foreach my $scenario (@scenarios)
 		{
-			foreach my $branch ($point->{side} eq 'worker' ? 1 : (1, 2))
-			{
-				run_scenario($point, $action, $end, $branch);
-				last SCENARIO if $unsettled == $give_up_after;
-			}
+			run_scenario($point, $action, @$scenario);
+			last SCENARIO if $unsettled == $give_up_after;
 		}
 	}
 }
