@@ -31,9 +31,10 @@ SHLIB_LINK_INTERNAL = $(libpq)
 SHLIB_LINK = -lpq
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-REGRESS_OPTS = --dbname=dtx_regression
 ISOLATION = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/*.spec)))
-ISOLATION_OPTS = --dbname=dtx_isolation
+# PGXS appends --dbname with these, and the last one counts
+override CONTRIB_TESTDB = dtx_regression
+override ISOLATION_TESTDB = dtx_isolation
 
 # The extension gains nothing from inlining by the JIT compiler.
 override with_llvm = no
