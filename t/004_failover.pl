@@ -105,6 +105,48 @@ is_settled($total, 'the coordinator has failed over after its commit', $standby3
 $bank1 = $standby3;
 is(balance($bank2, 2), '10500', 'the money has come');
 
+# --- a decision that synchronous standbys do not have yet
+
+sub passes
+{
+	return value($bank1, "SELECT value FROM dtx_stats WHERE name = 'recovery_passes'");
+}
+
+sub stays_in_doubt
+{
+	my ($what) = @_;
+	my $start = passes();
+	ok(wait_until(sub { passes() >= $start + 3 }, 'recovery passes'), "$what: the peer is asked");
+	is(value($bank2, 'SELECT xid FROM dtx_branches'), $xid, "$what: the branch stays in doubt");
+	is(value($bank1, "SELECT dtx_status('$xid')"), 'committing', "$what: it is committing");
+	return;
+}
+
+$bank1->append_conf('test.conf', "synchronous_standby_names = 'late'");
+$bank1->reload;
+$s = session($bank1);
+ok(wait_until(sub { $s->must('SHOW synchronous_standby_names') eq 'late' }, 'the setting'), 'a standby is waited for');
+$s->must('BEGIN', q{SELECT dtx_transfer('bank2', '1', '2', 100)});
+$xid = $s->must('SELECT dtx_xid()');
+$s->send('COMMIT');
+ok( wait_for_value($bank1, 'SELECT wait_event FROM pg_stat_activity WHERE pid = ' . $s->backend, 'SyncRep'),
+	'the commit waits for the standby');
+is(value($bank2, 'SELECT xid FROM dtx_branches'), $xid, 'and phase 2 waits for it');
+value($bank1, 'SELECT pg_cancel_backend(' . $s->backend . ')');
+like($s->wait->{err}, qr/might not have been replicated/, 'the wait is canceled: the commit is local');
+stays_in_doubt('canceled');
+$s->close;
+crash($bank1);
+$bank1->start;
+stays_in_doubt('restarted');
+my $late = make_standby($bank1, 'late');
+is_settled($total, 'the standby has come', $bank1, $bank2);
+is(balance($bank2, 2), '10600', 'the decision is carried out');
+is(value($late, 'SELECT count(*) FROM pg_stat_wal_receiver'), '1', 'which the standby has');
+$late->stop('fast');
+$bank1->append_conf('test.conf', "synchronous_standby_names = ''");
+$bank1->reload;
+
 # --- a participant that lost a branch
 
 my $lagging = make_standby($bank2, 'lagging');
@@ -120,7 +162,7 @@ $s->must('COMMIT');
 ok( wait_for_value($bank1, q{SELECT count(*) FROM dtx_branches WHERE last_error LIKE 'lost%'}, '1'),
 	'a branch that the participant lost is shown as lost');
 is(value($bank1, "SELECT dtx_status('$xid')"), 'committing', 'and not counted as done');
-is(balance($lagging, 2), '10500', 'as indeed it is not');
+is(balance($lagging, 2), '10600', 'as indeed it is not');
 ok(wait_for_value($lagging, q{SELECT value > 0 FROM dtx_stats WHERE name = 'lost_branches'}, 't'),
 	'dtx_stats counts it');
 
