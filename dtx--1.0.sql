@@ -78,10 +78,13 @@ CREATE TABLE dtx.joined_branch (
     mode       "char" NOT NULL,
     state      "char" NOT NULL,
     gid        text COLLATE "C" NOT NULL,
+    first_entry tid,
+    last_entry tid,
     conflict   text,
     last_error text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.joined_branch IS 'branches of other nodes'' global transactions, in doubt here';
+COMMENT ON COLUMN dtx.joined_branch.first_entry IS 'its rows in dtx.undo_log lie between this one and last_entry';
 COMMENT ON COLUMN dtx.joined_branch.state IS 'd: in doubt; t: rolled back before it came';
 
 CREATE TABLE dtx.settled (
@@ -287,7 +290,6 @@ CREATE TABLE dtx.undo_log (
     before   bytea,
     after    bytea
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-CREATE INDEX undo_log_branch_idx ON dtx.undo_log (branch);
 CREATE INDEX undo_log_key_idx ON dtx.undo_log (key_hash);
 COMMENT ON TABLE dtx.undo_log IS 'what branches in doubt have changed: the images, and the row locks';
 
@@ -378,6 +380,8 @@ CREATE FUNCTION dtx.ledger_credit(account text, amount numeric) RETURNS void
 
 CREATE FUNCTION dtx.sessions(OUT pid integer, OUT xid text, OUT begun_at timestamptz, OUT deadline timestamptz, OUT branches integer) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_sessions' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION dtx.rollbacks(OUT xid text, OUT branch integer, OUT server oid) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_rollbacks' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 CREATE FUNCTION dtx.stats(OUT name text, OUT value bigint) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_stats' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 CREATE FUNCTION dtx.gid_xid(gid text) RETURNS text
@@ -417,12 +421,15 @@ CREATE VIEW dtx_transactions WITH (security_barrier) AS
            s.deadline
     FROM dtx.sessions() s
     UNION ALL
+    SELECT r.xid, 'rolling back', NULL, pg_catalog.count(*), NULL, NULL
+    FROM dtx.rollbacks() r GROUP BY r.xid
+    UNION ALL
     SELECT b.xid, b.state, NULL, pg_catalog.count(*), pg_catalog.min(b.created_at), NULL
     FROM dtx_branches b
     WHERE b.xid OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT s.xid FROM dtx.sessions() s))
     GROUP BY b.xid, b.state;
 COMMENT ON VIEW dtx_transactions IS
-    'global transactions that are not over: active in a session here, committing, or in doubt';
+    'global transactions that are not over: active in a session here, rolling back, committing, or in doubt';
 
 CREATE VIEW dtx_peers AS
     SELECT s.srvname AS server, c.role::regrole AS role, c.node, c.version,
@@ -472,7 +479,7 @@ COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transact
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
-GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
+GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(oid, integer, bytea), dtx.is_attached(regclass) TO PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole) FROM PUBLIC;
 GRANT SELECT ON dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;

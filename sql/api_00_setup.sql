@@ -62,6 +62,7 @@ END $$;
 CREATE PROCEDURE api.settle() LANGUAGE plpgsql AS $$
 BEGIN
   CALL api.wait_until($c$ NOT EXISTS (SELECT FROM dtx_branches)
+    AND NOT EXISTS (SELECT FROM dtx_transactions WHERE state = 'rolling back')
     AND api.at_peer('SELECT count(*)::text FROM dtx_branches') = '0' $c$);
 END $$;
 

@@ -338,6 +338,7 @@ DROP OWNED BY dtx_api_plain, dtx_api_other;
 \c dtx_regression
 SET client_min_messages = warning;
 -- a role with a mapping and a past can be dropped once nothing is pending
+CALL api.settle();
 DROP OWNED BY dtx_api_plain, dtx_api_other;
 DROP USER MAPPING IF EXISTS FOR dtx_api_plain SERVER peer;
 DROP USER MAPPING IF EXISTS FOR dtx_api_other SERVER peer;

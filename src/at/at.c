@@ -14,18 +14,18 @@
 #include "at/undo_log.h"
 #include "core/mode.h"
 
-static int64
-at_phase_one(int64 key)
+static void
+at_phase_one(PhaseOne *result)
 {
 	guard_before_phase_one();
-	return undo_flush();
+	undo_flush(result);
 }
 
 static void
 at_settle_commit(const JoinedBranch *branch)
 {
 	if (branch->changes > 0)
-		undo_delete(branch->key);
+		undo_delete(branch);
 }
 
 static void

@@ -391,44 +391,59 @@ undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
 	CommandCounterIncrement();
 }
 
+/* Put a branch's entries into a sort. Returns how many there are, those that
+ * only lock included. */
+static int64
+collect_entries(const JoinedBranch *branch, Tuplesortstate *sort, TupleDesc desc, bool whole)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	int64		found = 0;
+	UndoScan	scan;
+	HeapTuple	entry;
+
+	undo_scan_begin(&scan, branch, whole);
+	while (HeapTupleIsValid(entry = undo_scan_next(&scan)))
+	{
+		found++;
+		if (DatumGetChar(undo_scan_column(&scan, entry, Anum_undo_log_op)) == UNDO_KEY)
+			continue;
+		ExecStoreHeapTuple(entry, slot, false);
+		tuplesort_puttupleslot(sort, slot);
+		ExecClearTuple(slot);
+	}
+	undo_scan_end(&scan);
+	ExecDropSingleTupleTableSlot(slot);
+	return found;
+}
+
 /* A branch's entries, sorted by command, then sequence, last first. */
 static Tuplesortstate *
-sorted_entries(const JoinedBranch *branch, TupleDesc *desc)
+sorted_entries(const JoinedBranch *branch, TupleDesc desc)
 {
-	int64		found = 0;
 	AttrNumber	columns[2] = {Anum_undo_log_cid, Anum_undo_log_seq};
 	Oid			operators[2] = {INT8_GREATER, INT8_GREATER};
 	Oid			collations[2] = {InvalidOid, InvalidOid};
 	bool		nulls_first[2] = {false, false};
-	Tuplesortstate *sort;
-	TupleTableSlot *slot;
-	OwnScan		scan;
-	HeapTuple	tuple;
+	int64		found = 0;
 
-	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_BRANCH_IDX, RowExclusiveLock, branch->key);
-	*desc = CreateTupleDescCopy(RelationGetDescr(scan.rel));
-	sort = tuplesort_begin_heap(*desc, 2, columns, operators, collations, nulls_first,
-								work_mem, NULL, TUPLESORT_NONE);
-	slot = MakeSingleTupleTableSlot(*desc, &TTSOpsHeapTuple);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	for (int whole = 0; whole < 2; whole++)
 	{
-		found++;
-		if (DatumGetChar(own_column(&scan, tuple, Anum_undo_log_op, NULL)) == UNDO_KEY)
-			continue;
-		ExecStoreHeapTuple(tuple, slot, false);
-		tuplesort_puttupleslot(sort, slot);
-		ExecClearTuple(slot);
+		Tuplesortstate *sort = tuplesort_begin_heap(desc, 2, columns, operators, collations,
+													nulls_first, work_mem, NULL, TUPLESORT_NONE);
+
+		found = collect_entries(branch, sort, desc, whole);
+		if (found == branch->changes)
+		{
+			tuplesort_performsort(sort);
+			return sort;
+		}
+		tuplesort_end(sort);
 	}
-	ExecDropSingleTupleTableSlot(slot);
-	own_scan_end(&scan);
-	if (found != branch->changes)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the undo log of branch \"%s\" is not whole", branch->gid_text),
-				 errdetail("It has %lld entries, and the branch wrote %lld.",
-						   (long long) found, (long long) branch->changes)));
-	tuplesort_performsort(sort);
-	return sort;
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the undo log of branch \"%s\" is not whole", branch->gid_text),
+			 errdetail("It has %lld entries, and the branch wrote %lld.",
+					   (long long) found, (long long) branch->changes)));
 }
 
 static void
@@ -437,8 +452,8 @@ compensate_branch(Compensation *c, const JoinedBranch *branch)
 	MemoryContext long_lived = CurrentMemoryContext;
 	MemoryContext per_entry = AllocSetContextCreate(long_lived, "dtx compensation",
 													ALLOCSET_DEFAULT_SIZES);
-	TupleDesc	desc;
-	Tuplesortstate *sort = sorted_entries(branch, &desc);
+	TupleDesc	desc = undo_log_descriptor();
+	Tuplesortstate *sort = sorted_entries(branch, desc);
 	TupleTableSlot *entry = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	uint64		rows = 0;
 
@@ -457,7 +472,7 @@ compensate_branch(Compensation *c, const JoinedBranch *branch)
 	tuplesort_end(sort);
 	ExecDropSingleTupleTableSlot(entry);
 	MemoryContextDelete(per_entry);
-	undo_delete(branch->key);
+	undo_delete(branch);
 	stat_add(STAT_ROWS_COMPENSATED, rows);
 }
 

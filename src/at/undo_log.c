@@ -11,8 +11,10 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "at/undo_log.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -20,9 +22,10 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
-#define FLUSH_ENTRIES	1000
-#define FLUSH_BYTES		(1024 * 1024)
+#define FLUSH_ENTRIES	10000
+#define FLUSH_BYTES		(4 * 1024 * 1024)
 
 typedef struct PendingEntry
 {
@@ -47,6 +50,8 @@ static FilterCount *counts = NULL;	/* TopMemoryContext */
 static int	ncounts = 0;
 static int	counts_room = 0;
 
+static ItemPointerData first_entry; /* where the current branch's entries lie */
+static ItemPointerData last_entry;
 static int64 next_seq = 0;		/* of the current branch's entries */
 
 static pg_atomic_uint32 *
@@ -124,6 +129,15 @@ write_pending(int first)
 	for (int i = 0; i < n; i++)
 		tuples[i] = pending[first + i].tuple;
 	own_insert_many(OWN_UNDO_LOG, tuples, n);
+	for (int i = 0; i < n; i++)
+	{
+		ItemPointer tid = &tuples[i]->t_self;
+
+		if (!ItemPointerIsValid(&first_entry) || ItemPointerCompare(tid, &first_entry) < 0)
+			first_entry = *tid;
+		if (!ItemPointerIsValid(&last_entry) || ItemPointerCompare(tid, &last_entry) > 0)
+			last_entry = *tid;
+	}
 	pfree(tuples);
 
 	for (int i = first; i < npending; i++)
@@ -188,28 +202,116 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 		write_pending(first);
 }
 
-int64
-undo_flush(void)
+void
+undo_flush(PhaseOne *result)
 {
 	write_pending(0);
 	/* a branch only adds; what a subtransaction took back is not counted */
-	return ncounts;
+	result->changes = ncounts;
+	result->first = first_entry;
+	result->last = last_entry;
 }
 
 void
-undo_delete(int64 branch)
+undo_scan_begin(UndoScan *scan, const JoinedBranch *branch, bool whole)
 {
-	OwnScan		scan;
-	HeapTuple	tuple;
+	ItemPointerData first = branch->first;
+	ItemPointerData last = branch->last;
+
+	scan->branch = branch;
+	scan->rel = table_open(own_relid(OWN_UNDO_LOG), RowExclusiveLock);
+	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan->slot = table_slot_create(scan->rel, NULL);
+	scan->scan = NULL;
+	scan->done = false;
+	if (whole)
+		scan->scan = table_beginscan(scan->rel, scan->snapshot, 0, NULL);
+	else if (branch->changes > 1)
+		scan->scan = table_beginscan_tidrange(scan->rel, scan->snapshot, &first, &last);
+	else if (branch->changes < 1)
+		scan->done = true;
+}
+
+HeapTuple
+undo_scan_next(UndoScan *scan)
+{
+	while (!scan->done)
+	{
+		HeapTuple	tuple;
+		bool		isnull;
+		bool		found;
+
+		if (scan->scan == NULL)
+		{
+			ItemPointerData tid = scan->branch->first;
+
+			scan->done = true;
+			found = table_tuple_fetch_row_version(scan->rel, &tid, scan->snapshot, scan->slot);
+		}
+		else if (scan->scan->rs_flags & SO_TYPE_TIDRANGESCAN)
+			found = table_scan_getnextslot_tidrange(scan->scan, ForwardScanDirection, scan->slot);
+		else
+			found = table_scan_getnextslot(scan->scan, ForwardScanDirection, scan->slot);
+		if (!found)
+			break;
+		tuple = ExecFetchSlotHeapTuple(scan->slot, false, NULL);
+		if (DatumGetInt64(heap_getattr(tuple, Anum_undo_log_branch, RelationGetDescr(scan->rel),
+									   &isnull)) == scan->branch->key)
+			return tuple;
+	}
+	return NULL;
+}
+
+Datum
+undo_scan_column(UndoScan *scan, HeapTuple entry, int column)
+{
+	bool		isnull;
+
+	return heap_getattr(entry, column, RelationGetDescr(scan->rel), &isnull);
+}
+
+void
+undo_scan_end(UndoScan *scan)
+{
+	if (scan->scan != NULL)
+		table_endscan(scan->scan);
+	ExecDropSingleTupleTableSlot(scan->slot);
+	UnregisterSnapshot(scan->snapshot);
+	table_close(scan->rel, NoLock);
+}
+
+TupleDesc
+undo_log_descriptor(void)
+{
+	Relation	rel = table_open(own_relid(OWN_UNDO_LOG), AccessShareLock);
+	TupleDesc	desc = CreateTupleDescCopy(RelationGetDescr(rel));
+
+	table_close(rel, NoLock);
+	return desc;
+}
+
+void
+undo_delete(const JoinedBranch *branch)
+{
+	int64		deleted = 0;
 
 	undo_filter_load();
-	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_BRANCH_IDX, RowExclusiveLock, branch);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	for (int whole = 0; whole < 2 && deleted < branch->changes; whole++)
 	{
-		remember_count(DatumGetInt64(own_column(&scan, tuple, Anum_undo_log_key_hash, NULL)), false);
-		own_delete(&scan, tuple);
+		UndoScan	scan;
+		HeapTuple	entry;
+
+		undo_scan_begin(&scan, branch, whole);
+		while (HeapTupleIsValid(entry = undo_scan_next(&scan)))
+		{
+			remember_count(DatumGetInt64(undo_scan_column(&scan, entry, Anum_undo_log_key_hash)), false);
+			simple_heap_delete(scan.rel, &entry->t_self);
+			deleted++;
+		}
+		undo_scan_end(&scan);
+		if (deleted < branch->changes)
+			CommandCounterIncrement();
 	}
-	own_scan_end(&scan);
 }
 
 bool
@@ -274,4 +376,6 @@ undo_xact_end(bool commit)
 	if (pending_context != NULL)
 		MemoryContextReset(pending_context);
 	next_seq = 0;
+	ItemPointerSetInvalid(&first_entry);
+	ItemPointerSetInvalid(&last_entry);
 }

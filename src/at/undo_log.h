@@ -15,7 +15,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "core/mode.h"
+#include "executor/tuptable.h"
 #include "utils/rel.h"
+#include "utils/snapshot.h"
 
 /* what was done to the row */
 #define UNDO_INSERT		'i'
@@ -30,11 +33,35 @@
 extern void undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 					 bytea *before, bytea *after);
 
-/* Write what is still in memory. Returns the number of entries of the branch. */
-extern int64 undo_flush(void);
+/* Write what is still in memory, and tell how many entries the branch has and
+ * where they are. */
+extern void undo_flush(PhaseOne *result);
+
+/*
+ * A scan of a branch's entries, in no order. They lie between two TIDs that the
+ * branch's row names, which saves an index; whole: look everywhere, should the
+ * table have been rewritten since.
+ */
+typedef struct UndoScan
+{
+	const JoinedBranch *branch;
+	Relation	rel;
+	Snapshot	snapshot;
+	TupleTableSlot *slot;
+	struct TableScanDescData *scan; /* NULL: there is only one, at branch->first */
+	bool		done;
+} UndoScan;
+
+extern void undo_scan_begin(UndoScan *scan, const JoinedBranch *branch, bool whole);
+extern HeapTuple undo_scan_next(UndoScan *scan);
+extern Datum undo_scan_column(UndoScan *scan, HeapTuple entry, int column);
+extern void undo_scan_end(UndoScan *scan);
+
+/* A copy of the table's row descriptor. */
+extern TupleDesc undo_log_descriptor(void);
 
 /* Delete a branch's entries. */
-extern void undo_delete(int64 branch);
+extern void undo_delete(const JoinedBranch *branch);
 
 /* Make the filter know what is in the log, if it does not. In a transaction. */
 extern void undo_filter_load(void);

@@ -26,17 +26,26 @@ typedef struct JoinedBranch
 	char		mode;
 	XLogRecPtr	lsn;			/* where phase 1 ended: the order of branches */
 	int64		changes;
-	ItemPointerData tid;		/* of the row */
+	ItemPointerData first;		/* where the mode's own rows of the branch lie: between */
+	ItemPointerData last;		/* these; not valid when there are none */
+	ItemPointerData tid;		/* of the row itself */
 } JoinedBranch;
+
+/* What phase 1 wrote, to be kept in the row. */
+typedef struct PhaseOne
+{
+	int64		changes;
+	ItemPointerData first;
+	ItemPointerData last;
+} PhaseOne;
 
 typedef struct BranchMode
 {
 	char		letter;			/* in dtx.branch and dtx.joined_branch */
 	const char *name;			/* 'at' */
 
-	/* Phase 1 is about to commit: write what phase 2 needs. Returns the number
-	 * of changes. May throw. */
-	int64		(*phase_one) (int64 key);
+	/* Phase 1 is about to commit: write what phase 2 needs. May throw. */
+	void		(*phase_one) (PhaseOne *result);
 
 	/* Carry out a commit: forget how to undo. May throw. */
 	void		(*settle_commit) (const JoinedBranch *branch);

@@ -183,14 +183,18 @@ refuse_second_join(void)
  * already was left by a rollback that came first; the unique index says so.
  */
 static void
-insert_joined_branch(int64 changes)
+insert_joined_branch(PhaseOne *phase_one)
 {
 	Datum		values[Natts_joined_branch] = {0};
 	bool		nulls[Natts_joined_branch] = {0};
 
 	values[Anum_joined_branch_branch - 1] = Int64GetDatum(current_branch.key);
 	values[Anum_joined_branch_lsn - 1] = LSNGetDatum(GetXLogInsertRecPtr());
-	values[Anum_joined_branch_changes - 1] = Int64GetDatum(changes);
+	values[Anum_joined_branch_changes - 1] = Int64GetDatum(phase_one->changes);
+	values[Anum_joined_branch_first_entry - 1] = PointerGetDatum(&phase_one->first);
+	nulls[Anum_joined_branch_first_entry - 1] = phase_one->changes == 0;
+	values[Anum_joined_branch_last_entry - 1] = PointerGetDatum(&phase_one->last);
+	nulls[Anum_joined_branch_last_entry - 1] = phase_one->changes == 0;
 	values[Anum_joined_branch_joined_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[Anum_joined_branch_role - 1] = ObjectIdGetDatum(current_branch.role);
 	values[Anum_joined_branch_attempts - 1] = Int32GetDatum(0);
@@ -206,13 +210,13 @@ insert_joined_branch(int64 changes)
 void
 participant_pre_commit(void)
 {
-	int64		changes;
+	PhaseOne	phase_one = {0};
 
 	if (!current_branch.active)
 		return;
 	DTX_FAULT_POINT("participant-before-phase-one");
-	changes = current_branch.mode->phase_one(current_branch.key);
-	insert_joined_branch(changes);
+	current_branch.mode->phase_one(&phase_one);
+	insert_joined_branch(&phase_one);
 	AtEOXact_GUC(false, current_branch.guc_nest);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);

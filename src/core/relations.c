@@ -10,6 +10,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_type_d.h"
 #include "commands/extension.h"
 #include "core/relations.h"
 #include "executor/tuptable.h"
@@ -33,7 +34,6 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_COORDINATOR] = "coordinator",
 	[OWN_COORDINATOR_PKEY] = "coordinator_pkey",
 	[OWN_UNDO_LOG] = "undo_log",
-	[OWN_UNDO_LOG_BRANCH_IDX] = "undo_log_branch_idx",
 	[OWN_UNDO_LOG_KEY_IDX] = "undo_log_key_idx",
 	[OWN_RELATION_SHAPE] = "relation_shape",
 	[OWN_RELATION_SHAPE_IDX] = "relation_shape_idx",
@@ -132,7 +132,7 @@ own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lock
 			column = Anum_undo_log_key_hash;
 			break;
 		default:
-			Assert(index == OWN_JOINED_BRANCH_PKEY || index == OWN_UNDO_LOG_BRANCH_IDX);
+			Assert(index == OWN_JOINED_BRANCH_PKEY);
 			column = 1;
 			break;
 	}
@@ -186,7 +186,7 @@ indexes_of(OwnRelation table)
 	static const OwnRelation branch[] = {OWN_BRANCH_N_IDX, OWN_COUNT};
 	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
 	static const OwnRelation coordinator[] = {OWN_COORDINATOR_PKEY, OWN_COUNT};
-	static const OwnRelation undo_log[] = {OWN_UNDO_LOG_BRANCH_IDX, OWN_UNDO_LOG_KEY_IDX, OWN_COUNT};
+	static const OwnRelation undo_log[] = {OWN_UNDO_LOG_KEY_IDX, OWN_COUNT};
 	static const OwnRelation relation_shape[] = {OWN_RELATION_SHAPE_IDX, OWN_COUNT};
 
 	switch (table)
@@ -265,16 +265,19 @@ static void
 insert_heap_tuples(Relation rel, HeapTuple *tuples, int count)
 {
 	TupleTableSlot **slots;
+	TupleDesc	desc;
 
 	if (count == 1)
 	{
 		simple_heap_insert(rel, tuples[0]);
 		return;
 	}
+	/* a copy, which is not counted: each slot would count the relation's own */
+	desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	slots = palloc(count * sizeof(TupleTableSlot *));
 	for (int i = 0; i < count; i++)
 	{
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		slots[i] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 		ExecStoreHeapTuple(tuples[i], slots[i], false);
 	}
 	heap_multi_insert(rel, slots, count, GetCurrentCommandId(true), 0, NULL);
@@ -285,6 +288,22 @@ insert_heap_tuples(Relation rel, HeapTuple *tuples, int count)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	}
 	pfree(slots);
+	FreeTupleDesc(desc);
+}
+
+typedef struct IndexEntry
+{
+	int64		key;
+	ItemPointerData tid;
+} IndexEntry;
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	int64		ka = ((const IndexEntry *) a)->key;
+	int64		kb = ((const IndexEntry *) b)->key;
+
+	return ka < kb ? -1 : ka > kb ? 1 : 0;
 }
 
 void
@@ -293,26 +312,35 @@ own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
-	bool	   *nulls = palloc(desc->natts * sizeof(bool));
+	bool	   *nulls = palloc0(desc->natts * sizeof(bool));
+	IndexEntry *entries = palloc(count * sizeof(IndexEntry));
 
 	insert_heap_tuples(rel, tuples, count);
 	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
 	{
 		Relation	index = index_open(own_relid(*which), RowExclusiveLock);
+		int			column = index->rd_index->indkey.values[0];
 
+		Assert(index->rd_index->indnatts == 1 &&
+			   TupleDescAttr(desc, column - 1)->atttypid == INT8OID);
 		for (int i = 0; i < count; i++)
 		{
-			for (int j = 0; j < index->rd_index->indnatts; j++)
-			{
-				int			column = index->rd_index->indkey.values[j];
+			bool		isnull;
 
-				values[column - 1] = heap_getattr(tuples[i], column, desc, &nulls[column - 1]);
-			}
-			(void) insert_index_entry(rel, index, &tuples[i]->t_self, values, nulls,
-									  UNIQUE_CHECK_YES);
+			entries[i].key = DatumGetInt64(heap_getattr(tuples[i], column, desc, &isnull));
+			entries[i].tid = tuples[i]->t_self;
+		}
+		/* in the index's order: neighbours go to pages that are at hand */
+		if (count > 1)
+			qsort(entries, count, sizeof(IndexEntry), compare_entries);
+		for (int i = 0; i < count; i++)
+		{
+			values[column - 1] = Int64GetDatum(entries[i].key);
+			(void) insert_index_entry(rel, index, &entries[i].tid, values, nulls, UNIQUE_CHECK_YES);
 		}
 		index_close(index, NoLock);
 	}
+	pfree(entries);
 	pfree(values);
 	pfree(nulls);
 	table_close(rel, NoLock);

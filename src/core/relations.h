@@ -30,7 +30,6 @@ typedef enum OwnRelation
 	OWN_COORDINATOR,
 	OWN_COORDINATOR_PKEY,
 	OWN_UNDO_LOG,
-	OWN_UNDO_LOG_BRANCH_IDX,
 	OWN_UNDO_LOG_KEY_IDX,
 	OWN_RELATION_SHAPE,
 	OWN_RELATION_SHAPE_IDX,
@@ -69,7 +68,8 @@ enum
 	Anum_joined_branch_branch = 1, Anum_joined_branch_lsn, Anum_joined_branch_changes,
 	Anum_joined_branch_joined_at, Anum_joined_branch_role, Anum_joined_branch_attempts,
 	Anum_joined_branch_mode, Anum_joined_branch_state, Anum_joined_branch_gid,
-	Anum_joined_branch_conflict, Anum_joined_branch_last_error, Natts_joined_branch = 11
+	Anum_joined_branch_first_entry, Anum_joined_branch_last_entry,
+	Anum_joined_branch_conflict, Anum_joined_branch_last_error, Natts_joined_branch = 13
 };
 enum
 {
@@ -143,7 +143,8 @@ extern void own_insert(OwnRelation table, Datum *values, bool *nulls);
  * transaction has to abort. */
 extern bool own_insert_unique(OwnRelation table, Datum *values, bool *nulls);
 
-/* Insert rows that are formed already, as one. */
+/* Insert rows that are formed already, as one; sets their t_self. The table's
+ * indexes are each on one column of type int8. */
 extern void own_insert_many(OwnRelation table, HeapTuple *tuples, int count);
 
 /* Replace columns of a row that a scan returned. */

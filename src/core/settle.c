@@ -206,6 +206,8 @@ find_joined(const char *gid_text, int64 key, JoinedBranch *branch, char *state)
 	OwnScan		scan;
 	HeapTuple	tuple;
 	bool		found = false;
+	bool		isnull;
+	Datum		entry;
 
 	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, RowExclusiveLock, key);
 	if (HeapTupleIsValid(tuple = own_scan_next(&scan)) &&
@@ -217,6 +219,14 @@ find_joined(const char *gid_text, int64 key, JoinedBranch *branch, char *state)
 		branch->lsn = DatumGetLSN(own_column(&scan, tuple, Anum_joined_branch_lsn, NULL));
 		branch->changes = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_changes, NULL));
 		branch->tid = tuple->t_self;
+		entry = own_column(&scan, tuple, Anum_joined_branch_first_entry, &isnull);
+		ItemPointerSetInvalid(&branch->first);
+		if (!isnull)
+			branch->first = *(ItemPointer) DatumGetPointer(entry);
+		entry = own_column(&scan, tuple, Anum_joined_branch_last_entry, &isnull);
+		ItemPointerSetInvalid(&branch->last);
+		if (!isnull)
+			branch->last = *(ItemPointer) DatumGetPointer(entry);
 		*state = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL));
 		found = true;
 	}
@@ -266,6 +276,8 @@ insert_tombstone(const JoinedBranch *branch)
 	values[Anum_joined_branch_mode - 1] = CharGetDatum('-');
 	values[Anum_joined_branch_state - 1] = CharGetDatum('t');
 	values[Anum_joined_branch_gid - 1] = CStringGetTextDatum(branch->gid_text);
+	nulls[Anum_joined_branch_first_entry - 1] = true;
+	nulls[Anum_joined_branch_last_entry - 1] = true;
 	nulls[Anum_joined_branch_conflict - 1] = true;
 	nulls[Anum_joined_branch_last_error - 1] = true;
 	own_insert(OWN_JOINED_BRANCH, values, nulls);

@@ -227,7 +227,7 @@ outcome_push(const Outcome *outcome)
 		slot->ask_peers = true;
 	SpinLockRelease(&slot->mutex);
 	if (!outcome->commit)
-		open_rollback_add(slot, outcome->n, outcome->r, outcome->b, outcome->by_savepoint);
+		open_rollback_add(slot, outcome);
 	return first;
 }
 
@@ -244,23 +244,31 @@ outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most)
 }
 
 void
-open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b, bool by_savepoint)
+open_rollback_add(DatabaseSlot *slot, const Outcome *outcome)
 {
 	bool		known = false;
 
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < slot->nopen; i++)
-		known |= slot->open[i].n == n && slot->open[i].r == r && slot->open[i].b == b;
+		known |= slot->open[i].n == outcome->n && slot->open[i].r == outcome->r &&
+			slot->open[i].b == outcome->b;
 	if (!known && slot->nopen < DTX_OPEN_ROLLBACKS)
-	{
-		slot->open[slot->nopen].n = n;
-		slot->open[slot->nopen].r = r;
-		slot->open[slot->nopen].by_savepoint = by_savepoint;
-		slot->open[slot->nopen++].b = b;
-	}
+		slot->open[slot->nopen++] = *outcome;
 	else if (!known)
 		slot->open_overflow = true;
 	SpinLockRelease(&slot->mutex);
+}
+
+int
+open_rollbacks_copy(DatabaseSlot *slot, Outcome *outcomes)
+{
+	int			n;
+
+	SpinLockAcquire(&slot->mutex);
+	n = slot->nopen;
+	memcpy(outcomes, slot->open, n * sizeof(Outcome));
+	SpinLockRelease(&slot->mutex);
+	return n;
 }
 
 void

@@ -94,13 +94,7 @@ typedef struct DatabaseSlot
 	int			nopen;			/* rollbacks on their way to be settled */
 	bool		open_overflow;	/* there are more than nopen */
 	bool		recovered;		/* every contact was asked since the start */
-	struct
-	{
-		uint64		n;
-		uint64		r;
-		uint32		b;
-		bool		by_savepoint;	/* of a transaction that committed */
-	}			open[DTX_OPEN_ROLLBACKS];
+	Outcome		open[DTX_OPEN_ROLLBACKS];
 
 	int			nrequests;
 	ContactRequest requests[DTX_CONTACT_REQUESTS];
@@ -177,9 +171,12 @@ extern bool outcome_push(const Outcome *outcome);
 extern int	outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most);
 
 /* Branches of this node on their way to be rolled back. */
-extern void open_rollback_add(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b, bool by_savepoint);
+extern void open_rollback_add(DatabaseSlot *slot, const Outcome *outcome);
 extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
 extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r, bool by_savepoint);
+
+/* A copy of them into an array of DTX_OPEN_ROLLBACKS. Returns their number. */
+extern int	open_rollbacks_copy(DatabaseSlot *slot, Outcome *outcomes);
 
 /* The same, or not known: the list overflowed, or not all peers were asked yet. */
 extern bool open_rollback_possible(DatabaseSlot *slot, uint64 n, uint64 r);

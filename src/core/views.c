@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dtx_sessions);
+PG_FUNCTION_INFO_V1(dtx_rollbacks);
 PG_FUNCTION_INFO_V1(dtx_stats);
 
 static const char *const stat_names[STAT_COUNT] = {
@@ -37,6 +38,13 @@ static const char *const stat_names[STAT_COUNT] = {
 	[STAT_LOCK_GIVE_UPS] = "row_lock_give_ups",
 	[STAT_RECOVERY_PASSES] = "recovery_passes",
 };
+
+static bool
+may_see(Oid role)
+{
+	return has_privs_of_role(GetUserId(), role) ||
+		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
 
 /* dtx.sessions(): global transactions that sessions of this database coordinate,
  * as far as the caller may see them */
@@ -60,8 +68,7 @@ dtx_sessions(PG_FUNCTION_ARGS)
 		copy = *slot;
 		SpinLockRelease(&slot->mutex);
 		if (copy.n == 0 || copy.database != MyDatabaseId ||
-			!(has_privs_of_role(GetUserId(), copy.role) ||
-			  has_privs_of_role(GetUserId(), ROLE_PG_MONITOR)))
+			!may_see(copy.role))
 			continue;
 		strlcpy(xid.node, node_self(), sizeof(xid.node));
 		xid.n = copy.n;
@@ -73,6 +80,41 @@ dtx_sessions(PG_FUNCTION_ARGS)
 		values[3] = TimestampTzGetDatum(copy.deadline);
 		nulls[3] = copy.deadline == 0;
 		values[4] = Int32GetDatum(copy.branches);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* dtx.rollbacks(): branches of this node that are being rolled back, as far as
+ * the caller may see them */
+Datum
+dtx_rollbacks(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Outcome    *outcomes = palloc(DTX_OPEN_ROLLBACKS * sizeof(Outcome));
+	DatabaseSlot *slot;
+	int			n;
+
+	shmem_require();
+	slot = my_database_slot();
+	InitMaterializedSRF(fcinfo, 0);
+	n = slot == NULL ? 0 : open_rollbacks_copy(slot, outcomes);
+	for (int i = 0; i < n; i++)
+	{
+		GlobalXid	xid;
+		char		id[DTX_GID_SIZE];
+		Datum		values[3];
+		bool		nulls[3] = {0};
+
+		if (!may_see(outcomes[i].role))
+			continue;
+		strlcpy(xid.node, node_self(), sizeof(xid.node));
+		xid.n = outcomes[i].n;
+		xid.r = outcomes[i].r;
+		xid_format(&xid, id);
+		values[0] = CStringGetTextDatum(id);
+		values[1] = Int32GetDatum((int32) outcomes[i].b);
+		values[2] = ObjectIdGetDatum(outcomes[i].server);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -176,7 +176,8 @@ outcomes_under_way(Oid server)
 	SpinLockAcquire(&slot->mutex);
 	for (uint64 i = slot->tail; i < slot->head; i++)
 		any |= !OidIsValid(server) || slot->ring[i % DTX_OUTCOME_RING].server == server;
-	any |= slot->nopen > 0;
+	for (int i = 0; i < slot->nopen; i++)
+		any |= !OidIsValid(server) || slot->open[i].server == server;
 	SpinLockRelease(&slot->mutex);
 	return any;
 }

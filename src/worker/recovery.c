@@ -96,7 +96,7 @@ recovery_decide(Channel *channel, PGresult *pending)
 		outcome.server = channel->server;
 		outcome.role = channel->role;
 		if (!outcome.commit)
-			open_rollback_add(worker.slot, outcome.n, outcome.r, outcome.b, false);
+			open_rollback_add(worker.slot, &outcome);
 		item_add(&outcome, gid.xid.node);
 	}
 	if (undecided > 0)
