@@ -31,7 +31,13 @@ diag "SEED=$seed DURATION=$duration";
 srand($seed);
 
 my $rows = [ map { "('$_', 'Owner of $_', $initial)" } @accounts ];
-my @banks = two_banks(accounts => $rows, conf => "restart_after_crash = on\nlog_checkpoints = off\n");
+# what is not flushed by a commit is flushed soon, or rarely
+my $delay = (qw(1ms 200ms 10s))[ int rand 3 ];
+my @banks = two_banks(accounts => $rows, conf => <<"CONF");
+restart_after_crash = on
+log_checkpoints = off
+wal_writer_delay = '$delay'
+CONF
 foreach my $bank (@banks)
 {
 	$bank->safe_psql($bank->{bank}, <<'SQL');
@@ -210,6 +216,12 @@ my %actions = (
 		$_->stop('immediate') foreach @banks;
 		$_->start foreach @banks;
 	},
+	down => sub {
+		my ($bank) = @_;
+		$bank->stop('immediate');
+		progress(20);
+		$bank->start;
+	},
 	cut => sub {
 		my ($bank) = @_;
 		my $pid = random_process($bank, pick($busy, $client_or_call));
@@ -232,7 +244,7 @@ my %actions = (
 		progress(1);
 		kill 'CONT', $pid;
 	});
-my %weights = (kill => 4, stop => 3, stop_both => 1, cut => 6, cancel => 4, end_worker => 2, freeze => 2);
+my %weights = (kill => 4, stop => 3, stop_both => 1, down => 2, cut => 6, cancel => 4, end_worker => 2, freeze => 2);
 my @plan = map { ($_) x $weights{$_} } sort keys %weights;
 my %done;
 
