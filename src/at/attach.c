@@ -36,11 +36,7 @@ PG_FUNCTION_INFO_V1(dtx_image_decode);
 static void
 check_owner(Relation rel)
 {
-#if PG_VERSION_NUM >= 160000
-	if (!object_ownercheck(RelationRelationId, RelationGetRelid(rel), GetUserId()))
-#else
-	if (!pg_class_ownercheck(RelationGetRelid(rel), GetUserId()))
-#endif
+	if (!dtx_table_ownercheck(RelationGetRelid(rel), GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
 }
 

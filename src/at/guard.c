@@ -16,6 +16,7 @@
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_trigger.h"
 #include "commands/event_trigger.h"
+#include "core/compat.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "fmgr.h"
@@ -227,7 +228,7 @@ guard_before_phase_one(void)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, LargeObjectRelationId);
-	if (LockHeldByMe(&tag, RowExclusiveLock))
+	if (dtx_lock_held(&tag, RowExclusiveLock))
 		guard_large_object();
 }
 

@@ -8,6 +8,8 @@
 #include "access/htup_details.h"
 #include "access/nbtree.h"
 #include "at/key.h"
+#include "catalog/pg_am_d.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
@@ -43,12 +45,29 @@ forget_relation(Datum arg, Oid relid)
 		ar->valid = false;
 }
 
+static Oid
+get_index_am(Oid index)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
+	Oid			am = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		am = ((Form_pg_class) GETSTRUCT(tuple))->relam;
+		ReleaseSysCache(tuple);
+	}
+	return am;
+}
+
 Oid
 key_index_of(Relation rel)
 {
 	Oid			index = RelationGetReplicaIndex(rel);
 
-	return OidIsValid(index) ? index : dtx_primary_key_index(rel);
+	if (!OidIsValid(index))
+		index = dtx_primary_key_index(rel);
+	/* equality is the operator class's third strategy in a B-tree only */
+	return OidIsValid(index) && get_index_am(index) == BTREE_AM_OID ? index : InvalidOid;
 }
 
 bool

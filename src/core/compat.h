@@ -10,6 +10,7 @@
 #include "access/genam.h"
 #include "access/tableam.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
 #include "commands/vacuum.h"
 #include "executor/executor.h"
@@ -20,11 +21,17 @@
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
 #endif
 #include "utils/acl.h"
 #include "utils/wait_event.h"
+
+/* before a function's declaration, as since version 18 */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
 
 /* Does a commit here wait for synchronous standbys? */
 static inline bool
@@ -76,6 +83,28 @@ dtx_server_aclcheck(Oid server, Oid role)
 	return object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE);
 #else
 	return pg_foreign_server_aclcheck(server, role, ACL_USAGE);
+#endif
+}
+
+/* Does this role own that table? */
+static inline bool
+dtx_table_ownercheck(Oid table, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(RelationRelationId, table, role);
+#else
+	return pg_class_ownercheck(table, role);
+#endif
+}
+
+/* Does this transaction hold that lock, in just this mode? */
+static inline bool
+dtx_lock_held(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
 #endif
 }
 

@@ -282,11 +282,7 @@ dtx_ledger(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot name a ledger inside a branch")));
 	rel = table_open(relation, AccessShareLock);
-#if PG_VERSION_NUM >= 160000
-	if (!object_ownercheck(RelationRelationId, relation, GetUserId()))
-#else
-	if (!pg_class_ownercheck(relation, GetUserId()))
-#endif
+	if (!dtx_table_ownercheck(relation, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
 	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,

@@ -9,6 +9,7 @@
 #ifndef DTX_REMOTE_H
 #define DTX_REMOTE_H
 
+#include "core/compat.h"
 #include "net/connection.h"
 
 #define REMOTE_MAX_STATEMENTS	4
@@ -52,7 +53,7 @@ extern uint32 remote_wants(RemoteCall *call);
 extern void remote_run(RemoteCall *call, TimestampTz deadline);
 
 /* Throw the call's error, as the peer reported it, or as a lost connection. */
-extern void remote_throw(RemoteCall *call) pg_attribute_noreturn();
+pg_noreturn extern void remote_throw(RemoteCall *call);
 
 /* "SQLSTATE: message" of what went wrong, palloc'd; for views and logs. */
 extern char *remote_error_text(RemoteCall *call);
