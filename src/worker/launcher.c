@@ -168,6 +168,7 @@ needs_worker(Database *db, TimestampTz now)
 		return true;
 	return slot != NULL && slot->holds == 0 &&
 		(slot->wanted || slot->rescan || slot->ask_peers || slot->tail < slot->head ||
+		 pg_atomic_read_u64(&slot->garbage) >= GARBAGE_ROWS ||
 		 (slot->has_contacts &&
 		  now >= TimestampTzPlusMilliseconds(slot->last_run, guc_recovery_interval)));
 }

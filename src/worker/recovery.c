@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/node.h"
@@ -92,6 +93,7 @@ recovery_decide(Channel *channel, PGresult *pending)
 		outcome.r = gid.xid.r;
 		outcome.b = gid.b;
 		outcome.commit = verdict == VERDICT_COMMIT;
+		outcome.decided_at = GetXLogInsertRecPtr();	/* or before; a standby may lag */
 		outcome.mode = '?';
 		outcome.server = channel->server;
 		outcome.role = channel->role;

@@ -19,9 +19,8 @@
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "worker/worker.h"
-
-#define GARBAGE_ROWS	10000
 
 static TransactionId last_horizon = InvalidTransactionId;
 
@@ -90,5 +89,6 @@ worker_vacuum(void)
 	for (int i = 0; i < lengthof(tables); i++)
 		vacuum_table(tables[i], context);
 	PortalContext = NULL;
+	worker.last_work = GetCurrentTimestamp();
 	MemoryContextDelete(context);
 }

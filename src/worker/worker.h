@@ -203,6 +203,9 @@ extern void contact_record(Channel *channel, const char *error, TimestampTz next
 
 /* --- vacuum.c --- */
 
+/* rows of dtx's tables deleted until they are vacuumed */
+#define GARBAGE_ROWS	10000
+
 /* Vacuum dtx's tables when enough rows have been deleted. */
 extern void worker_vacuum(void);
 
