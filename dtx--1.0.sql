@@ -312,8 +312,8 @@ CREATE EVENT TRIGGER dtx_guard_rewrite ON table_rewrite EXECUTE FUNCTION dtx.gua
 
 CREATE FUNCTION dtx.is_attached(rel regclass) RETURNS boolean
     AS 'MODULE_PATHNAME', 'dtx_is_attached' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.image_decode(rel oid, shape integer, image bytea) RETURNS record
-    AS 'MODULE_PATHNAME', 'dtx_image_decode' LANGUAGE C STABLE PARALLEL UNSAFE;
+CREATE FUNCTION dtx.image_decode(entry tid, which "char") RETURNS record
+    AS 'MODULE_PATHNAME', 'dtx_image_decode' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 CREATE FUNCTION dtx_attach(rel regclass) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -445,8 +445,8 @@ COMMENT ON VIEW dtx_stats IS 'counters of this database since the server started
 CREATE VIEW dtx_undo WITH (security_barrier) AS
     SELECT j.gid, u.seq, u.cid, u.relation::regclass AS relation,
            CASE u.op WHEN 'i' THEN 'INSERT' WHEN 'u' THEN 'UPDATE' ELSE 'DELETE' END AS op,
-           pg_catalog.to_jsonb(dtx.image_decode(u.relation, u.shape, u.before)) AS before,
-           pg_catalog.to_jsonb(dtx.image_decode(u.relation, u.shape, u.after)) AS after
+           pg_catalog.to_jsonb(dtx.image_decode(u.ctid, 'b')) AS before,
+           pg_catalog.to_jsonb(dtx.image_decode(u.ctid, 'a')) AS after
     FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
     WHERE u.op OPERATOR(pg_catalog.<>) 'k'
       AND pg_catalog.has_table_privilege(u.relation, 'SELECT')
@@ -456,7 +456,7 @@ COMMENT ON VIEW dtx_undo IS 'the undo log of branches in doubt here, decoded';
 CREATE VIEW dtx_locks WITH (security_barrier) AS
     SELECT u.relation::regclass AS relation, j.gid, dtx.gid_xid(j.gid) AS xid, j.role::regrole AS role,
            j.joined_at,
-           pg_catalog.to_jsonb(dtx.image_decode(u.relation, u.shape, coalesce(u.after, u.before))) AS row
+           pg_catalog.to_jsonb(dtx.image_decode(u.ctid, 'k')) AS row
     FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
     WHERE pg_catalog.has_table_privilege(u.relation, 'SELECT')
       AND NOT pg_catalog.row_security_active(u.relation);
@@ -480,7 +480,7 @@ COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transact
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
-    dtx.image_decode(oid, integer, bytea), dtx.is_attached(regclass) TO PUBLIC;
+    dtx.image_decode(tid, "char"), dtx.is_attached(regclass) TO PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole) FROM PUBLIC;
 GRANT SELECT ON dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
 

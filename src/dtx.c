@@ -65,17 +65,18 @@ on_executor_start(QueryDesc *query, int eflags)
 }
 
 static void
-on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
-				   ProcessUtilityContext context, ParamListInfo params,
-				   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+release_worker(int code, Datum database)
 {
-	volatile Oid held;
+	worker_release(DatumGetObjectId(database));
+}
+
+static void
+next_utility(PlannedStmt *statement, const char *text, bool read_only,
+			 ProcessUtilityContext context, ParamListInfo params,
+			 QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+{
 	bool		outer = dropping_relations;
 
-	if (current_branch.active)
-		guard_utility(statement, &context);
-	worker_guard_utility(statement);
-	held = worker_hold_for(statement);
 	if (IsA(statement->utilityStmt, DropStmt))
 		dropping_relations = ((DropStmt *) statement->utilityStmt)->removeType != OBJECT_TRIGGER;
 	PG_TRY();
@@ -86,19 +87,40 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 		else
 			standard_ProcessUtility(statement, text, read_only, context, params, environment,
 									dest, completion);
-		if (OidIsValid(held) && IsA(statement->utilityStmt, DropdbStmt))
-		{
-			worker_forget(held);
-			held = InvalidOid;
-		}
 	}
 	PG_FINALLY();
 	{
 		dropping_relations = outer;
-		if (OidIsValid(held))
-			worker_release(held);
 	}
 	PG_END_TRY();
+}
+
+static void
+on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
+				   ProcessUtilityContext context, ParamListInfo params,
+				   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+{
+	Oid			held;
+
+	if (current_branch.active)
+		guard_utility(statement, &context);
+	worker_guard_utility(statement);
+	held = worker_hold_for(statement);
+	if (!OidIsValid(held))
+	{
+		next_utility(statement, text, read_only, context, params, environment, dest, completion);
+		return;
+	}
+	/* whatever ends this command, the end of the session included */
+	PG_ENSURE_ERROR_CLEANUP(release_worker, ObjectIdGetDatum(held));
+	{
+		next_utility(statement, text, read_only, context, params, environment, dest, completion);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(release_worker, ObjectIdGetDatum(held));
+	if (IsA(statement->utilityStmt, DropdbStmt))
+		worker_forget(held);
+	else
+		worker_release(held);
 }
 
 static void

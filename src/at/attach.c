@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "at/image.h"
 #include "at/key.h"
 #include "at/undo_log.h"
@@ -21,10 +22,13 @@
 #include "core/shmem.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "storage/bufmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/reltrigger.h"
 #include "utils/typcache.h"
 
@@ -205,47 +209,79 @@ dtx_is_attached(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(attached);
 }
 
-/* dtx.image_decode(relation regclass, shape int4, image bytea): the row, as a record. */
-Datum
-dtx_image_decode(PG_FUNCTION_ARGS)
+/* May the caller see this relation's rows, all of them? */
+static bool
+may_read(Oid relid)
 {
-	Relation	rel;
+	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+}
+
+/* A row type's value of an image, or 0 when its shape is not known any more. */
+static Datum
+decode_image(Oid relid, int32 shape, bytea *bytes)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
 	TupleDesc	desc;
-	HeapTuple	image;
-	Datum	   *values;
-	bool	   *nulls;
-	HeapTuple	row;
 	Datum		result = (Datum) 0;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
-		PG_RETURN_NULL();
-	rel = try_relation_open(PG_GETARG_OID(0), AccessShareLock);
 	if (rel == NULL)
-		PG_RETURN_NULL();
-	desc = shape_descriptor(rel, attached_relation(rel), PG_GETARG_INT32(1));
+		return result;
+	desc = shape_descriptor(rel, attached_relation(rel), shape);
 	if (desc != NULL)
 	{
+		HeapTuple	image = image_tuple(bytes);
+		Datum	   *values = palloc0(desc->natts * sizeof(Datum));
+		bool	   *nulls = palloc(desc->natts * sizeof(bool));
+
 		desc->tdtypeid = RECORDOID;
 		desc->tdtypmod = -1;
-		image = image_tuple(PG_GETARG_BYTEA_PP(2));
-		values = palloc(desc->natts * sizeof(Datum));
-		nulls = palloc(desc->natts * sizeof(bool));
 		for (int i = 0; i < desc->natts; i++)
 		{
-			if (i >= image_natts(image) || TupleDescAttr(desc, i)->attisdropped)
-			{
-				values[i] = (Datum) 0;
-				nulls[i] = true;
-			}
-			else
+			nulls[i] = i >= image_natts(image) || TupleDescAttr(desc, i)->attisdropped;
+			if (!nulls[i])
 				values[i] = heap_getattr(image, i + 1, desc, &nulls[i]);
 		}
 		BlessTupleDesc(desc);
-		row = heap_form_tuple(desc, values, nulls);
-		result = HeapTupleGetDatum(row);
+		result = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 	}
 	relation_close(rel, AccessShareLock);
-	if (desc == NULL)
+	return result;
+}
+
+/*
+ * dtx.image_decode(entry tid, which "char"): the before ('b') or after ('a')
+ * image of an entry of dtx.undo_log, or any that it has ('k'), as a record. It
+ * reads the log itself, since nobody's bytes can be trusted to be an image, and
+ * shows only rows that the caller may read.
+ */
+Datum
+dtx_image_decode(PG_FUNCTION_ARGS)
+{
+	ItemPointerData tid = *(ItemPointer) PG_GETARG_POINTER(0);
+	char		which = PG_GETARG_CHAR(1);
+	Relation	log = table_open(own_relid(OWN_UNDO_LOG), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(log, NULL);
+	Datum		result = (Datum) 0;
+
+	if (ItemPointerIsValid(&tid) &&
+		ItemPointerGetBlockNumber(&tid) < RelationGetNumberOfBlocks(log) &&
+		table_tuple_fetch_row_version(log, &tid, GetActiveSnapshot(), slot))
+	{
+		bool		isnull;
+		Oid			relid = DatumGetObjectId(slot_getattr(slot, Anum_undo_log_relation, &isnull));
+		int32		shape = DatumGetInt32(slot_getattr(slot, Anum_undo_log_shape, &isnull));
+		Datum		image = slot_getattr(slot, which == 'b' ? Anum_undo_log_before : Anum_undo_log_after,
+										 &isnull);
+
+		if (isnull && which == 'k')
+			image = slot_getattr(slot, Anum_undo_log_before, &isnull);
+		if (!isnull && may_read(relid))
+			result = decode_image(relid, shape, DatumGetByteaPP(image));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(log, AccessShareLock);
+	if (result == (Datum) 0)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);
 }

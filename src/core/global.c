@@ -396,17 +396,17 @@ global_pre_commit(void)
 	check_deadline();
 	/* after all user code: whatever it set, the decision is durable when it is told */
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
+		setting_local("synchronous_commit", "on");
 	DTX_FAULT_POINT("coordinator-before-commit");
 }
 
 void
 global_pre_prepare(void)
 {
-	if (has_branches())
+	if (global.active)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that has branches of a global transaction")));
+				 errmsg("cannot PREPARE a transaction that has begun a global transaction")));
 }
 
 /* Hand every branch that the peer may have to the worker. Never throws. */

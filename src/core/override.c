@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "core/override.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 typedef struct Override
@@ -34,4 +35,11 @@ setting_override(int *variable, int value)
 	/* called last registered first: the first override restores the original */
 	MemoryContextRegisterResetCallback(TopTransactionContext, &override->callback);
 	*variable = value;
+}
+
+void
+setting_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+							 true, 0, false);
 }

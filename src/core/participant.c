@@ -219,7 +219,7 @@ participant_pre_commit(void)
 	insert_joined_branch(&phase_one);
 	AtEOXact_GUC(false, current_branch.guc_nest);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
+		setting_local("synchronous_commit", "on");
 	DTX_FAULT_POINT("participant-before-commit");
 }
 

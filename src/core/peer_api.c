@@ -175,7 +175,7 @@ dtx_branch_flush(PG_FUNCTION_ARGS)
 {
 	(void) GetTopTransactionId();
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
+		setting_local("synchronous_commit", "on");
 	ForceSyncCommit();
 	PG_RETURN_VOID();
 }

@@ -49,7 +49,7 @@ static int	woken_room = 0;
 #define HORIZON_STEP	1000
 
 /* ms: compensation waits no longer than this for a row's heap lock */
-#define SETTLE_LOCK_TIMEOUT	1000
+#define SETTLE_LOCK_TIMEOUT	"1000"
 
 XLogRecPtr
 durable_position(void)
@@ -77,6 +77,15 @@ wake_later(uint64 xid)
 			repalloc(woken, woken_room * sizeof(uint64));
 	}
 	woken[nwoken++] = xid;
+}
+
+void
+settle_pre_prepare(void)
+{
+	if (nwoken > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has settled branches")));
 }
 
 void
@@ -570,9 +579,9 @@ settle_branches(SettleRequest *requests, int count, uint64 horizon)
 	DTX_FAULT_POINT("participant-before-settle");
 
 	/* durable once the coordinator asks; it keeps its row until then */
-	setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_OFF);
-	if (LockTimeout == 0 || LockTimeout > SETTLE_LOCK_TIMEOUT)
-		setting_override(&LockTimeout, SETTLE_LOCK_TIMEOUT);
+	setting_local("synchronous_commit", "off");
+	if (LockTimeout == 0 || LockTimeout > 1000)
+		setting_local("lock_timeout", SETTLE_LOCK_TIMEOUT);
 
 	for (int i = 0; i < count; i++)
 		open[i] = examine(&requests[i], &branches[i]);

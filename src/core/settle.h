@@ -51,6 +51,9 @@ typedef struct SettleRequest
  * ask again about any of its transactions below it; 0: it does not say. */
 extern void settle_branches(SettleRequest *requests, int count, uint64 horizon);
 
+/* Refuse to prepare a transaction that has settled branches. */
+extern void settle_pre_prepare(void);
+
 /* The transaction ended: wake who waited for the rows. Never throws. */
 extern void settle_xact_end(bool commit);
 

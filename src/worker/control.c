@@ -13,6 +13,7 @@
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "fmgr.h"
+#include "storage/ipc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "worker/control.h"
@@ -81,6 +82,28 @@ database_of(Node *node)
 	}
 }
 
+static void
+release_at_exit(int code, Datum database)
+{
+	worker_release(DatumGetObjectId(database));
+}
+
+/* Could the command succeed for this role? Nobody else sends a worker away. */
+static bool
+may_ask_for(Oid database)
+{
+	HeapTuple	tuple;
+	bool		creates = false;
+
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		creates = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return superuser() || creates || dtx_database_ownercheck(database, GetUserId());
+}
+
 Oid
 worker_hold_for(PlannedStmt *statement)
 {
@@ -90,7 +113,7 @@ worker_hold_for(PlannedStmt *statement)
 	if (shared == NULL)
 		return InvalidOid;
 	database = database_of(statement->utilityStmt);
-	if (!OidIsValid(database) || (slot = database_slot_find(database, true)) == NULL)
+	if (!OidIsValid(database) || !may_ask_for(database) || (slot = database_slot_find(database, true)) == NULL)
 		return InvalidOid;
 
 	SpinLockAcquire(&slot->mutex);
@@ -99,19 +122,14 @@ worker_hold_for(PlannedStmt *statement)
 		SetLatch(slot->worker_latch);
 	SpinLockRelease(&slot->mutex);
 
-	PG_TRY();
+	PG_ENSURE_ERROR_CLEANUP(release_at_exit, ObjectIdGetDatum(database));
 	{
 		ConditionVariablePrepareToSleep(&slot->changed);
 		while (slot->worker_pid != 0)
 			(void) ConditionVariableTimedSleep(&slot->changed, 1000, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 	}
-	PG_CATCH();
-	{
-		worker_release(database);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(release_at_exit, ObjectIdGetDatum(database));
 	return database;
 }
 
