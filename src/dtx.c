@@ -104,7 +104,7 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 
 	if (current_branch.active)
 		guard_utility(statement, &context);
-	worker_guard_utility(statement);
+	guard_replica_identity(statement);
 	held = worker_hold_for(statement);
 	if (!OidIsValid(held))
 	{
@@ -138,8 +138,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 	{
 		if (class_id == RelationRelationId && sub_id == 0)
 			guard_relation_drop(object_id);
-		else
-			worker_guard_drop(class_id, object_id);
+		worker_guard_drop(class_id, object_id);
 	}
 	else if (access == OAT_TRUNCATE && class_id == RelationRelationId)
 		guard_relation_truncate(object_id);

@@ -11,6 +11,7 @@
 #include "at/compensate.h"
 #include "at/guard.h"
 #include "at/image.h"
+#include "at/row_lock.h"
 #include "at/undo_log.h"
 #include "core/mode.h"
 
@@ -40,6 +41,7 @@ static void
 at_xact_end(bool commit)
 {
 	undo_xact_end(commit);
+	row_lock_xact_end();
 	shape_forget();
 }
 

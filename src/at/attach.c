@@ -44,6 +44,16 @@ check_owner(Relation rel)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(rel));
 }
 
+/* A stranger must not even wait for a lock: others would wait behind him. */
+static void
+check_owner_before_lock(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+
+	check_owner(rel);
+	table_close(rel, AccessShareLock);
+}
+
 /* Refuse what AT cannot log or find again, and say what to do. */
 static void
 check_attachable(Relation rel)
@@ -141,6 +151,7 @@ dtx_attach(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot attach a table inside a branch")));
+	check_owner_before_lock(relid);
 	rel = table_open(relid, ShareRowExclusiveLock);
 	check_attachable(rel);
 	if (has_capture_trigger(rel))
@@ -165,10 +176,13 @@ Datum
 dtx_detach(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
-	Relation	rel = table_open(relid, AccessExclusiveLock);
-	List	   *parts = find_all_inheritors(relid, AccessExclusiveLock, NULL);
+	Relation	rel;
+	List	   *parts;
 	ListCell   *cell;
 
+	check_owner_before_lock(relid);
+	rel = table_open(relid, AccessExclusiveLock);
+	parts = find_all_inheritors(relid, AccessExclusiveLock, NULL);
 	check_owner(rel);
 	if (!has_capture_trigger(rel))
 		ereport(ERROR,

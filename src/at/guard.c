@@ -11,6 +11,7 @@
 #include "at/guard.h"
 #include "at/key.h"
 #include "at/undo_log.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_largeobject.h"
@@ -187,6 +188,10 @@ guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 			}
 			break;
 		case T_ExplainStmt:
+			/* EXPLAIN ANALYZE CREATE TABLE AS creates the table */
+			if (castNode(Query, ((ExplainStmt *) node)->query)->commandType == CMD_UTILITY)
+				report_unattached("EXPLAIN of a utility command", "Explain a query.");
+			break;
 		case T_ExecuteStmt:
 		case T_VariableShowStmt:
 		case T_DeclareCursorStmt:
@@ -244,9 +249,48 @@ refuse_in_doubt(Oid relid, const char *what)
 }
 
 void
+guard_replica_identity(PlannedStmt *statement)
+{
+	AlterTableStmt *alter = (AlterTableStmt *) statement->utilityStmt;
+	ListCell   *cell;
+
+	if (!IsA(alter, AlterTableStmt))
+		return;
+	foreach(cell, alter->cmds)
+	{
+		Oid			relid;
+
+		if (lfirst_node(AlterTableCmd, cell)->subtype != AT_ReplicaIdentity)
+			continue;
+		relid = RangeVarGetRelid(alter->relation, NoLock, true);
+		if (OidIsValid(relid))
+			refuse_in_doubt(relid, "change the key of");
+	}
+}
+
+/* The key goes with its index. */
+static void
+guard_index_drop(Oid index)
+{
+	Oid			relid = IndexGetRelation(index, true);
+	Relation	rel = OidIsValid(relid) ? RelationIdGetRelation(relid) : NULL;
+	bool		is_key = rel != NULL && key_index_of(rel) == index;
+
+	if (rel != NULL)
+		RelationClose(rel);
+	if (is_key)
+		refuse_in_doubt(relid, "drop the key of");
+}
+
+void
 guard_relation_drop(Oid relid)
 {
-	refuse_in_doubt(relid, "drop");
+	char		relkind = get_rel_relkind(relid);
+
+	if (relkind == RELKIND_INDEX)
+		guard_index_drop(relid);
+	else
+		refuse_in_doubt(relid, "drop");
 }
 
 void

@@ -31,6 +31,9 @@ extern void guard_large_object(void);
 extern void guard_relation_drop(Oid relid);
 extern void guard_relation_truncate(Oid relid);
 
+/* Nor does their key change, by ALTER TABLE ... REPLICA IDENTITY. */
+extern void guard_replica_identity(PlannedStmt *statement);
+
 /* Nor does the trigger that locks them go, or change. what: of the table, for
  * the message. */
 extern void guard_trigger_change(Oid trigger, const char *what);

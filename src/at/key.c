@@ -180,7 +180,7 @@ attached_relation(Relation rel)
 int64
 key_hash(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc)
 {
-	uint64		h = hash_bytes_uint32_extended(ar->relid, MyDatabaseId);
+	uint64		h = hash_bytes_uint32_extended(ar->relid, 0);
 
 	for (int i = 0; i < ar->nkeys; i++)
 	{

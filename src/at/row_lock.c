@@ -156,9 +156,12 @@ holder_needs_me(uint64 xid, bool *others)
 	return false;
 }
 
+static bool waiting = false;
+
 static void
 stop_waiting(ProcessSlot *slot)
 {
+	waiting = false;
 	if (pg_atomic_exchange_u64(&slot->waits_for, 0) != 0)
 		pg_atomic_fetch_sub_u32(&shared->waiters, 1);
 }
@@ -244,6 +247,7 @@ row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash)
 	slot = my_process_slot();
 	if (timeout > 0)
 		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	waiting = true;
 	PG_TRY();
 	{
 		while (!wait_once(rel, ar, row, hash, slot, deadline))
@@ -254,4 +258,12 @@ row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash)
 		stop_waiting(slot);
 	}
 	PG_END_TRY();
+}
+
+void
+row_lock_xact_end(void)
+{
+	/* the end of a session by FATAL passes by PG_FINALLY */
+	if (waiting)
+		stop_waiting(my_process_slot());
 }

@@ -22,4 +22,7 @@
 extern void row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple tuple,
 						  int64 hash);
 
+/* The transaction ended, maybe in the midst of a wait. Never throws. */
+extern void row_lock_xact_end(void);
+
 #endif							/* DTX_AT_ROW_LOCK_H */

@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "at/undo_log.h"
+#include "common/hashfn.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -57,7 +58,8 @@ static int64 next_seq = 0;		/* of the current branch's entries */
 static pg_atomic_uint32 *
 filter_cell(int64 key_hash)
 {
-	uint64		h = (uint64) key_hash;
+	/* the filter is the cluster's, and a database's copy has the same hashes */
+	uint64		h = hash_combine64((uint64) key_hash, MyDatabaseId);
 
 	return &shared->filter[(h ^ (h >> 32)) % DTX_FILTER_CELLS];
 }

@@ -40,8 +40,7 @@ at_xact_event(XactEvent event, void *arg)
 				settle_xact_end(commit);
 				global_xact_end(commit);
 				worker_control_xact_end(commit);
-				if (!commit)
-					connection_at_abort();
+				connection_close_in_flight();
 			}
 			break;
 		default:
@@ -56,6 +55,8 @@ at_subxact_event(SubXactEvent event, SubTransactionId id, SubTransactionId paren
 		return;
 	modes_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
 	global_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		connection_close_in_flight();
 }
 
 void

@@ -38,7 +38,8 @@
 static inline bool
 dtx_waits_for_standbys(void)
 {
-	if (!SyncRepRequested())
+	/* whatever this very transaction waits for: not SyncRepRequested() */
+	if (max_wal_senders == 0)
 		return false;
 #ifdef SYNC_STANDBY_DEFINED
 	return (((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;

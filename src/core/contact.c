@@ -6,6 +6,7 @@
 
 #include "core/compat.h"
 #include "core/contact.h"
+#include "core/node.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "guc.h"
@@ -19,6 +20,7 @@ typedef struct KnownContact
 	Oid			server;
 	Oid			role;
 	Oid			table;			/* dtx.contact: another one after DROP EXTENSION */
+	char		node[DTX_NODE_SIZE];	/* another one after dtx_node_reset */
 } KnownContact;
 
 static HTAB *known = NULL;
@@ -58,10 +60,15 @@ post_request(DatabaseSlot *slot, Oid server, Oid role)
 void
 contact_ensure(Oid server, Oid role, TimestampTz deadline)
 {
-	KnownContact key = {server, role, own_relid(OWN_CONTACT)};
+	KnownContact key;
 	DatabaseSlot *slot;
 	TimestampTz until;
 
+	memset(&key, 0, sizeof(key));
+	key.server = server;
+	key.role = role;
+	key.table = own_relid(OWN_CONTACT);
+	strlcpy(key.node, node_self(), sizeof(key.node));
 	if (known == NULL)
 	{
 		HASHCTL		ctl = {.keysize = sizeof(KnownContact), .entrysize = sizeof(KnownContact)};

@@ -295,6 +295,10 @@ try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
 			if (!again)
 				remote_throw(&call);
 		}
+		else if (!remote_has_rows(&call, 0, 1, 1))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_REPLY_HANDLE),
+					 errmsg("server \"%s\" gave an unexpected answer", pc->server_name)));
 		else if (PQresultStatus(call.results[1]) == PGRES_EMPTY_QUERY)
 			ereport(ERROR,
 					(errcode(ERRCODE_SYNTAX_ERROR),

@@ -670,6 +670,10 @@ ask_for_rollback(PeerConnection *pc, const char *gid, TimestampTz deadline, char
 		remote_run(&call, deadline);
 		if (call.error != NULL || call.broken)
 			remote_throw(&call);
+		if (!remote_has_rows(&call, 1, 1, 2))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_REPLY_HANDLE),
+					 errmsg("server \"%s\" gave an unexpected answer", pc->server_name)));
 		outcome = pstrdup(PQgetvalue(call.results[1], 0, 0));
 		*detail = pstrdup(PQgetvalue(call.results[1], 0, 1));
 	}

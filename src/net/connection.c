@@ -248,6 +248,10 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 		}
 		if (call.error != NULL || call.broken)
 			remote_throw(&call);
+		if (!remote_has_rows(&call, 0, 1, 4))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_REPLY_HANDLE),
+					 errmsg("server \"%s\" gave an unexpected answer", pc->server_name)));
 		result = call.results[0];
 		if (atoi(PQgetvalue(result, 0, 1)) != DTX_PROTOCOL_VERSION)
 			ereport(ERROR,
@@ -321,7 +325,7 @@ connection_get(Oid server, Oid role, TimestampTz deadline)
 }
 
 void
-connection_at_abort(void)
+connection_close_in_flight(void)
 {
 	dlist_mutable_iter iter;
 

@@ -74,8 +74,9 @@ extern PeerConnection *connection_get(Oid server, Oid role, TimestampTz deadline
 /* Exchange greetings: one round trip. ERRORs as for connection_get. */
 extern void connection_greet(PeerConnection *pc, TimestampTz deadline);
 
-/* The transaction ends: close what is in flight or invalidated. Never throws. */
-extern void connection_at_abort(void);
+/* A transaction or subtransaction ends: close what is in flight, which ends the
+ * call there. Never throws. */
+extern void connection_close_in_flight(void);
 
 /* Wait for the socket (WL_SOCKET_READABLE, ..WRITEABLE) or the latch; by the
  * deadline (0: none) false is returned. Interrupts are served. */

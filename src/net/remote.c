@@ -324,6 +324,13 @@ remote_failed_on_statement(RemoteCall *call)
 	return false;
 }
 
+bool
+remote_has_rows(RemoteCall *call, int i, int rows, int columns)
+{
+	return call->results[i] != NULL && PQresultStatus(call->results[i]) == PGRES_TUPLES_OK &&
+		PQntuples(call->results[i]) >= rows && PQnfields(call->results[i]) >= columns;
+}
+
 void
 remote_free(RemoteCall *call)
 {

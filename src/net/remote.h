@@ -62,6 +62,10 @@ extern char *remote_error_text(RemoteCall *call);
  * was done at the peer, and the same call may be made again. */
 extern bool remote_failed_on_statement(RemoteCall *call);
 
+/* Has result i at least that many rows and columns, of a query? A peer may be
+ * anything that answers. */
+extern bool remote_has_rows(RemoteCall *call, int i, int rows, int columns);
+
 /* Free the results. Call on every path. */
 extern void remote_free(RemoteCall *call);
 

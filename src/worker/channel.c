@@ -173,7 +173,7 @@ channel_due(Channel *channel)
 	{
 		case CHANNEL_CONNECTING:
 		case CHANNEL_CALLING:
-			return channel->call_deadline;
+			return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? now : channel->call_deadline;
 		default:
 			break;
 	}
@@ -197,7 +197,12 @@ channel_events(Channel *channel)
 			return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? 0 :
 				channel->polling == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 		case CHANNEL_CALLING:
-			return remote_wants(&channel->call);
+			{
+				uint32		wanted = remote_wants(&channel->call);
+
+				/* to flush is to notice that the connection has broken */
+				return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? 0 : wanted;
+			}
 		default:
 			return 0;
 	}
@@ -286,10 +291,11 @@ call_item(Channel *channel, SettleItem *item)
 
 /*
  * Branches of one global transaction that are to be rolled back go together,
- * due or not: they are undone in their order, last first. Returns their number.
+ * due or not: they are undone in their order, last first. At most that many
+ * more. Returns their number.
  */
 static int
-call_siblings(Channel *channel)
+call_siblings(Channel *channel, int most)
 {
 	int			n = 0;
 	dlist_iter	outer;
@@ -305,7 +311,7 @@ call_siblings(Channel *channel)
 		{
 			SettleItem *item = dlist_container(SettleItem, link, inner.cur);
 
-			if (item->commit || item->key.n != called->key.n || item->key.r != called->key.r)
+			if (n >= most || item->commit || item->key.n != called->key.n || item->key.r != called->key.r)
 				continue;
 			call_item(channel, item);
 			n++;
@@ -340,7 +346,7 @@ start_settle(Channel *channel)
 		call_item(channel, item);
 		n++;
 	}
-	n += call_siblings(channel);
+	n += call_siblings(channel, guc_settle_batch);
 	gids = palloc(n * sizeof(char *));
 	commits = palloc(n * sizeof(bool));
 	n = 0;
@@ -506,6 +512,28 @@ pending_answered(Channel *channel)
 	stat_add(STAT_RECOVERY_PASSES, 1);
 }
 
+/* A peer may be anything that answers. */
+static bool
+answer_is_sane(Channel *channel)
+{
+	RemoteCall *call = &channel->call;
+	PGresult   *result = call->results[1];
+
+	switch (channel->calling)
+	{
+		case CALL_GREET:
+			return remote_has_rows(call, 0, 1, 4);
+		case CALL_PENDING:
+			return remote_has_rows(call, 0, 0, 1);
+		case CALL_SETTLE:
+			return remote_has_rows(call, 1, 1, 4) &&
+				strchr(PQgetvalue(result, PQntuples(result) - 1, 2), '/') != NULL &&
+				strchr(PQgetvalue(result, PQntuples(result) - 1, 3), '/') != NULL;
+		default:
+			return true;
+	}
+}
+
 static void
 call_ended(Channel *channel)
 {
@@ -521,6 +549,11 @@ call_ended(Channel *channel)
 			return;
 		}
 		channel_failed(channel, remote_error_text(&channel->call));
+		return;
+	}
+	if (!answer_is_sane(channel))
+	{
+		channel_failed(channel, "the peer gave an unexpected answer");
 		return;
 	}
 	switch (channel->calling)

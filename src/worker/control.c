@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/dbcommands.h"
@@ -196,6 +197,7 @@ outcomes_under_way(Oid server)
 		any |= !OidIsValid(server) || slot->ring[i % DTX_OUTCOME_RING].server == server;
 	for (int i = 0; i < slot->nopen; i++)
 		any |= !OidIsValid(server) || slot->open[i].server == server;
+	any |= slot->open_overflow || slot->ask_peers || slot->rescan;
 	SpinLockRelease(&slot->mutex);
 	return any;
 }
@@ -212,10 +214,22 @@ refuse_drop(const char *what)
 void
 worker_guard_drop(Oid class_id, Oid object_id)
 {
-	if (class_id != ForeignServerRelationId && class_id != UserMappingRelationId &&
-		class_id != AuthIdRelationId)
+	if (shared == NULL)
 		return;
-	if (shared == NULL || !own_table_exists(OWN_BRANCH))
+	if (class_id == RelationRelationId)
+	{
+		/* the extension goes, by DROP EXTENSION or with its schema or owner: its
+		 * tables first */
+		if ((object_id == own_relid_if_any(OWN_BRANCH) && own_table_exists(OWN_BRANCH) &&
+			 (branches_need(0, InvalidOid) || outcomes_under_way(InvalidOid))) ||
+			(object_id == own_relid_if_any(OWN_JOINED_BRANCH) &&
+			 own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here()))
+			refuse_drop("extension dtx");
+		wake_at_commit |= object_id == own_relid_if_any(OWN_BRANCH);
+		return;
+	}
+	if ((class_id != ForeignServerRelationId && class_id != UserMappingRelationId &&
+		 class_id != AuthIdRelationId) || !own_table_exists(OWN_BRANCH))
 		return;
 	if (class_id == ForeignServerRelationId &&
 		(branches_need(Anum_branch_server, object_id) || outcomes_under_way(object_id)))
@@ -235,27 +249,4 @@ worker_guard_drop(Oid class_id, Oid object_id)
 	}
 	if (class_id == AuthIdRelationId && branches_need(Anum_branch_role, object_id))
 		refuse_drop("the role");
-}
-
-/*
- * The extension's tables are dropped before the extension, so the object access
- * hook would come too late.
- */
-void
-worker_guard_utility(PlannedStmt *statement)
-{
-	DropStmt   *drop = (DropStmt *) statement->utilityStmt;
-	ListCell   *cell;
-
-	if (!IsA(drop, DropStmt) || drop->removeType != OBJECT_EXTENSION ||
-		shared == NULL || !own_table_exists(OWN_BRANCH))
-		return;
-	foreach(cell, drop->objects)
-	{
-		if (strcmp(strVal(lfirst(cell)), "dtx") != 0)
-			continue;
-		if (branches_need(0, InvalidOid) || branches_in_doubt_here() || outcomes_under_way(InvalidOid))
-			refuse_drop("extension dtx");
-		wake_at_commit = true;
-	}
 }

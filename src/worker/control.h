@@ -21,12 +21,10 @@ extern void worker_release(Oid database);
 /* A database was dropped. */
 extern void worker_forget(Oid database);
 
-/* DROP of a server, a user mapping or a role: refuse while branches need it.
+/* DROP of a server, a user mapping, a role or dtx's own tables: refuse while
+ * branches need it.
  * Part of the object access hook. */
 extern void worker_guard_drop(Oid class_id, Oid object_id);
-
-/* The same for DROP EXTENSION, before it starts. */
-extern void worker_guard_utility(PlannedStmt *statement);
 
 /* When this transaction commits, a worker is needed. */
 extern void worker_wake_at_commit(void);

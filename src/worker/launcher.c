@@ -164,6 +164,9 @@ needs_worker(Database *db, TimestampTz now)
 
 	if (db->handle != NULL || !db->seen || now < db->not_before)
 		return false;
+	/* one that an earlier launcher has started lives */
+	if (slot != NULL && slot->worker_latch != NULL)
+		return false;
 	if (!db->probed)
 		return true;
 	return slot != NULL && slot->holds == 0 &&

@@ -353,10 +353,10 @@ outcomes_finish(void)
 void
 outcomes_advance_horizon(void)
 {
-	FullTransactionId next = ReadNextFullTransactionId();
+	/* in this order: next is not before oldest */
 	TransactionId oldest = GetOldestActiveTransactionId();
+	FullTransactionId next = ReadNextFullTransactionId();
 
-	/* outcomes of what ended before that look are in the ring by now */
 	outcomes_drain();
 	worker.ended_below = U64FromFullTransactionId(next) -
 		(uint32) (XidFromFullTransactionId(next) - oldest);
@@ -379,7 +379,7 @@ least_open(Channel *channel, uint64 least)
 
 	if (!channel->recovered)
 		return 0;
-	while (channel->removed_n[0] != 0 && GetFlushRecPtr(NULL) >= channel->removed_lsn[0])
+	while (channel->removed_n[0] != 0 && durable_position() >= channel->removed_lsn[0])
 	{
 		channel->removed_n[0] = channel->removed_n[1];
 		channel->removed_lsn[0] = channel->removed_lsn[1];

@@ -36,6 +36,7 @@
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/worker.h"
 
@@ -124,8 +125,11 @@ recovery_load_contacts(void)
 		Datum		node;
 		bool		isnull;
 
-		/* servers are dropped only when nothing is pending there */
-		if (GetForeignServerExtended(server, FSV_MISSING_OK) == NULL)
+		/* servers, roles and mappings are dropped only when nothing is pending there */
+		if (GetForeignServerExtended(server, FSV_MISSING_OK) == NULL ||
+			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)) ||
+			!(SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role), ObjectIdGetDatum(server)) ||
+			  SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(server))))
 			continue;
 		channel = channel_get(server, role);
 		node = own_column(&scan, tuple, Anum_contact_node, &isnull);

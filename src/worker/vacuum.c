@@ -89,6 +89,7 @@ worker_vacuum(void)
 	for (int i = 0; i < lengthof(tables); i++)
 		vacuum_table(tables[i], context);
 	PortalContext = NULL;
+	MemoryContextSwitchTo(worker.turn);
 	worker.last_work = GetCurrentTimestamp();
 	MemoryContextDelete(context);
 }

@@ -63,6 +63,7 @@ worker_commit(bool durable)
 	else if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker.turn);
 	pgstat_report_stat(false);
 }
 
@@ -123,6 +124,7 @@ initialize(Oid database)
 	dlist_init(&worker.channels);
 	dlist_init(&worker.confirmed);
 	worker.context = AllocSetContextCreate(TopMemoryContext, "dtx worker", ALLOCSET_DEFAULT_SIZES);
+	worker.turn = AllocSetContextCreate(worker.context, "dtx worker's turn", ALLOCSET_DEFAULT_SIZES);
 	worker.items = hash_create("dtx items", 256, &ctl, HASH_ELEM | HASH_BLOBS);
 
 	pqsignal(SIGTERM, die);
@@ -291,7 +293,11 @@ dtx_worker_main(Datum arg)
 	outcomes_rescan();
 	for (;;)
 	{
-		TimestampTz due = work(&next_housekeeping);
+		TimestampTz due;
+
+		MemoryContextSwitchTo(worker.turn);
+		due = work(&next_housekeeping);
+		MemoryContextReset(worker.turn);
 
 		if (worker.slot->holds > 0 || is_idle(GetCurrentTimestamp()))
 			proc_exit(0);

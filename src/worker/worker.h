@@ -127,6 +127,7 @@ typedef struct Worker
 	uint64		ended_below;	/* every transaction of this server below it is over */
 	bool		more_rows;		/* rows of dtx.branch wait for room in memory */
 	MemoryContext context;		/* of everything above */
+	MemoryContext turn;			/* of what one turn of the loop needs */
 } Worker;
 
 extern Worker worker;
