@@ -42,25 +42,30 @@ SQL
 		"ALTER USER MAPPING FOR CURRENT_USER SERVER bank2_$role OPTIONS (SET user '$role')");
 }
 
+# Let a teller in, or lock it out and end its connections.
+my %locked;
+
 sub lock_out
 {
-	my ($locked) = @_;
+	my ($role, $out) = @_;
 	my $path = $bank2->data_dir . '/pg_hba.conf';
 	my $hba = slurp_file($path);
-	$hba =~ s/\A(local all teller reject\n)?/$locked ? "local all teller reject\n" : ''/e;
+	$locked{$role} = $out;
+	my $lines = join '', map { "local all $_ reject\n" } grep { $locked{$_} } sort keys %locked;
+	$hba =~ s/\A(local all \w+ reject\n)*/$lines/;
 	open my $file, '>', $path or die "$path: $!";
 	print $file $hba;
 	close $file;
 	$bank2->reload;
 	ok( wait_until(
 			sub {
-				my $probe = DtxTest::Session->new($bank2->connstr('bank2') . ' user=teller', fail_ok => 1);
-				return $locked ? !defined $probe : defined $probe;
+				my $probe = DtxTest::Session->new($bank2->connstr('bank2') . " user=$role", fail_ok => 1);
+				return $out ? !defined $probe : defined $probe;
 			},
 			'pg_hba.conf is in force'),
-		$locked ? 'the teller is locked out' : 'the teller is let in');
-	value($bank2, <<'SQL') if $locked;
-SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'teller'
+		$out ? "$role is locked out" : "$role is let in");
+	value($bank2, <<"SQL") if $out;
+SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = '$role'
 SQL
 	return;
 }
@@ -91,7 +96,7 @@ sub lose_transaction
 	$s->must('BEGIN');
 	my $first = credit($s, 'teller', 'first');
 	my $n = id_of($first);
-	lock_out(1);
+	lock_out('teller', 1);
 	crash($bank1);
 	$bank1->start;
 	$s->close;
@@ -114,22 +119,34 @@ my %variants = (
 	'a plain transaction' => sub {
 		my ($s) = @_;
 		$s->must("UPDATE account_info SET account_name = 'x'", 'COMMIT');
-		lock_out(0);
+		lock_out('teller', 0);
 		return undef;
 	},
-	'another role' => sub {
+	'settled before the first is asked for' => sub {
 		my ($s) = @_;
 		my $xid = credit($s, 'other', 'second');
 		$s->must('COMMIT');
 		ok(wait_for_value($bank1, 'SELECT count(*) FROM dtx.branch', '0'),
 			'the second is settled while the first is in doubt');
 		is(balance($bank2, 'first'), '1010', 'the branch of the first is in doubt');
-		lock_out(0);
+		lock_out('teller', 0);
 		return $xid;
 	},
-	'the same role, while it runs' => sub {
+	'committed, and not settled when the first is asked for' => sub {
 		my ($s) = @_;
-		lock_out(0);
+		my $xid = credit($s, 'other', 'second');
+		lock_out('other', 1);
+		$s->must('COMMIT');
+		lock_out('teller', 0);
+		ok(wait_for_value($bank2, q{SELECT account_balance FROM account_info WHERE account_no = 'first'}, '1000'),
+			'the first is rolled back');
+		is(value($bank1, 'SELECT count(*) FROM dtx.branch'), '1', 'the row of the second is there');
+		lock_out('other', 0);
+		return $xid;
+	},
+	'running when the first is asked for, in the same role' => sub {
+		my ($s) = @_;
+		lock_out('teller', 0);
 		ok( wait_for_value(
 				$bank1, "SELECT reachable FROM dtx_peers WHERE server = 'bank2_teller'", 't'),
 			'the peer is asked while the second runs');
@@ -150,7 +167,7 @@ foreach my $variant (sort keys %variants)
 		($first, $s) = lose_transaction();
 		last if defined $first;
 		note('somebody else got the id; once more');
-		lock_out(0);
+		lock_out('teller', 0);
 		settled($bank1, $bank2);
 	}
 	ok(defined $first, "$variant: the same id was handed out twice") or next;
