@@ -88,9 +88,10 @@ wal_level = replica
 dtx.recovery_interval = '1s'
 dtx.retry_base = '20ms'
 dtx.retry_max = '500ms'
-include_if_exists 'test.conf'
 CONF
 	$node->append_conf('postgresql.conf', $options{conf}) if defined $options{conf};
+	# last: what a test changes on the way prevails
+	$node->append_conf('postgresql.conf', "include_if_exists 'test.conf'");
 	$node->start;
 	$node->{bank} = $name;
 	new_bank_database($node, $name, $options{accounts});
