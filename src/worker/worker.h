@@ -121,7 +121,6 @@ typedef struct Worker
 	dlist_head	confirmed;		/* CONFIRMED */
 	int			nconfirmed;
 	struct WaitEventSet *waits;
-	bool		waits_stale;	/* sockets came or went */
 	TimestampTz last_work;
 	TimestampTz last_outcome;	/* when one was last in the ring */
 	uint64		ended_below;	/* every transaction of this server below it is over */
