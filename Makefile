@@ -16,7 +16,7 @@ OBJS = \
 	src/dtx.o src/guc.o \
 	src/core/api.o src/core/callbacks.o src/core/contact.o src/core/fault.o \
 	src/core/gid.o src/core/global.o src/core/mode.o src/core/node.o src/core/override.o src/core/participant.o \
-	src/core/peer_api.o src/core/relations.o src/core/settle.o src/core/shmem.o \
+	src/core/peer_api.o src/core/peer_use.o src/core/relations.o src/core/settle.o src/core/shmem.o \
 	src/core/status.o src/core/views.o \
 	src/net/connection.o src/net/fdw.o src/net/peer.o src/net/remote.o \
 	src/at/at.o src/at/attach.o src/at/capture.o src/at/compensate.o src/at/constraint.o \

@@ -11,6 +11,7 @@
 #include "core/callbacks.h"
 #include "core/global.h"
 #include "core/participant.h"
+#include "core/peer_use.h"
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "net/connection.h"
@@ -29,6 +30,7 @@ at_xact_event(XactEvent event, void *arg)
 			participant_pre_prepare();
 			global_pre_prepare();
 			settle_pre_prepare();
+			peer_use_pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
@@ -39,6 +41,7 @@ at_xact_event(XactEvent event, void *arg)
 				participant_xact_end(commit);
 				settle_xact_end(commit);
 				global_xact_end(commit);
+				peer_use_xact_end();
 				worker_control_xact_end(commit);
 				connection_close_in_flight();
 			}
@@ -64,4 +67,5 @@ callbacks_register(void)
 {
 	RegisterXactCallback(at_xact_event, NULL);
 	RegisterSubXactCallback(at_subxact_event, NULL);
+	peer_use_register();
 }

@@ -19,9 +19,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_foreign_server.h"
-#include "catalog/pg_user_mapping.h"
+#include "common/pg_prng.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/errors.h"
@@ -30,13 +28,14 @@
 #include "core/node.h"
 #include "core/override.h"
 #include "core/participant.h"
+#include "core/peer_use.h"
 #include "core/relations.h"
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "guc.h"
 #include "lib/ilist.h"
+#include "miscadmin.h"
 #include "net/peer.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -115,6 +114,27 @@ publish_global(void)
 	SpinLockRelease(&slot->mutex);
 }
 
+/*
+ * R tells apart ids with the same N, which only a crash brings about: it has to
+ * be random, not secret. One call for true randomness a process is enough.
+ */
+static uint64
+draw_r(void)
+{
+	static pg_prng_state state;
+	static int	seeded_by = 0;
+
+	if (seeded_by != MyProcPid)
+	{
+		if (!pg_prng_strong_seed(&state))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		seeded_by = MyProcPid;
+	}
+	return pg_prng_uint64(&state);
+}
+
 void
 global_begin(const BranchMode *mode, int64 timeout)
 {
@@ -139,10 +159,7 @@ global_begin(const BranchMode *mode, int64 timeout)
 	memset(&global, 0, sizeof(global));
 	dlist_init(&global.branches);
 	strlcpy(global.xid.node, self, sizeof(global.xid.node));
-	if (!pg_strong_random(&global.xid.r, sizeof(global.xid.r)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
+	global.xid.r = draw_r();
 	global.xid.n = U64FromFullTransactionId(GetTopFullTransactionId());
 	global.mode = mode;
 	if (timeout > 0)
@@ -321,37 +338,6 @@ try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
 	return result;
 }
 
-/*
- * A connection to a server as a role, with locks to the end of the transaction
- * that keep the server, the user mapping and the role from being dropped. What
- * is dropped after that finds the branch's row.
- */
-static PeerConnection *
-lock_peer(Oid server, Oid role)
-{
-	PeerConnection *pc;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &global.branches)
-	{
-		Branch	   *branch = dlist_container(Branch, node, iter.cur);
-
-		/* locked in a subtransaction that is gone, it would not be any more */
-		if (branch->server == server && branch->role == role &&
-			branch->state == BRANCH_PHASE_ONE)
-			return connection_get(server, role, global.deadline);
-	}
-	LockDatabaseObject(ForeignServerRelationId, server, 0, AccessShareLock);
-	LockSharedObject(AuthIdRelationId, role, 0, AccessShareLock);
-	for (;;)
-	{
-		pc = connection_get(server, role, global.deadline);
-		LockDatabaseObject(UserMappingRelationId, pc->mapping, 0, AccessShareLock);
-		if (!pc->invalidated)
-			return pc;
-	}
-}
-
 PGresult *
 global_run_branch(const char *server_name, const RemoteStatement *statement, int join_flags)
 {
@@ -367,8 +353,8 @@ global_run_branch(const char *server_name, const RemoteStatement *statement, int
 		PeerConnection *pc;
 
 		settle_doomed();
-		pc = lock_peer(server, role);
-
+		peer_use(server, role);
+		pc = connection_get(server, role, global.deadline);
 		if (node_is_self(pc->peer_node))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

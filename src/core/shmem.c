@@ -60,6 +60,7 @@ shmem_startup(void)
 		shared->ndatabases = guc_max_databases;
 		SpinLockInit(&shared->horizons_mutex);
 		pg_atomic_init_u32(&shared->waiters, 0);
+		pg_atomic_init_u32(&shared->droppers, 0);
 		for (int i = 0; i < DTX_FILTER_CELLS; i++)
 			pg_atomic_init_u32(&shared->filter[i], 0);
 		for (int i = 0; i < shared->nprocesses; i++)
@@ -113,6 +114,7 @@ my_process_slot(void)
 		slot->database = MyDatabaseId;
 		slot->latch = &MyProc->procLatch;
 		slot->nrolling = 0;
+		slot->nused = 0;
 		slot->n = 0;
 		SpinLockRelease(&slot->mutex);
 		pg_atomic_write_u64(&slot->waits_for, 0);

@@ -25,6 +25,7 @@
 #define DTX_OPEN_ROLLBACKS		512
 #define DTX_CONTACT_REQUESTS	16
 #define DTX_ROLLING_BACK		64
+#define DTX_USED_PEERS			8
 #define DTX_HORIZONS			32
 #define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 
@@ -105,6 +106,12 @@ typedef struct DatabaseSlot
 	pg_atomic_uint64 stats[STAT_COUNT];
 } DatabaseSlot;
 
+typedef struct UsedPeer
+{
+	Oid			server;
+	Oid			role;
+} UsedPeer;
+
 typedef struct ProcessSlot
 {
 	slock_t		mutex;
@@ -122,6 +129,8 @@ typedef struct ProcessSlot
 	TimestampTz begun_at;
 	TimestampTz deadline;			/* 0: none */
 	int			branches;
+	int			nused;				/* peers that its transaction uses; beyond the room: all */
+	UsedPeer	used[DTX_USED_PEERS];
 } ProcessSlot;
 
 /* How far a coordinator has forgotten its transactions, cached from dtx.coordinator. */
@@ -141,6 +150,7 @@ typedef struct SharedState
 	Latch	   *launcher_latch;
 	pid_t		launcher_pid;
 	pg_atomic_uint32 waiters;	/* processes with waits_for set */
+	pg_atomic_uint32 droppers;	/* transactions that drop a server, a mapping or a role */
 	pg_atomic_uint32 filter[DTX_FILTER_CELLS];
 	int			nprocesses;
 	int			ndatabases;

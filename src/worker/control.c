@@ -11,10 +11,12 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "core/compat.h"
+#include "core/peer_use.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "fmgr.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "worker/control.h"
@@ -154,8 +156,7 @@ worker_forget(Oid database)
 	database_slot_free(database);
 }
 
-/* Is there a row of dtx.branch that needs this object? A transaction that may
- * yet commit one holds a lock that the DROP has waited for. */
+/* Is there a row of dtx.branch that needs this object? */
 static bool
 branches_need(int column, Oid value)
 {
@@ -211,6 +212,27 @@ refuse_drop(const char *what)
 			 errhint("Wait until they are; see the view dtx_branches.")));
 }
 
+static Oid
+server_of_mapping(Oid mapping)
+{
+	HeapTuple	tuple = SearchSysCache1(USERMAPPINGOID, ObjectIdGetDatum(mapping));
+	Oid			server = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		server = ((Form_pg_user_mapping) GETSTRUCT(tuple))->umserver;
+		ReleaseSysCache(tuple);
+	}
+	return server;
+}
+
+static bool
+server_is_needed(Oid server)
+{
+	return peer_in_use(server, InvalidOid) || branches_need(Anum_branch_server, server) ||
+		outcomes_under_way(server);
+}
+
 void
 worker_guard_drop(Oid class_id, Oid object_id)
 {
@@ -228,25 +250,23 @@ worker_guard_drop(Oid class_id, Oid object_id)
 		wake_at_commit |= object_id == own_relid_if_any(OWN_BRANCH);
 		return;
 	}
-	if ((class_id != ForeignServerRelationId && class_id != UserMappingRelationId &&
-		 class_id != AuthIdRelationId) || !own_table_exists(OWN_BRANCH))
+	if (class_id != ForeignServerRelationId && class_id != UserMappingRelationId &&
+		class_id != AuthIdRelationId)
 		return;
-	if (class_id == ForeignServerRelationId &&
-		(branches_need(Anum_branch_server, object_id) || outcomes_under_way(object_id)))
-		refuse_drop("the server");
-	if (class_id == UserMappingRelationId)
-	{
-		HeapTuple	tuple = SearchSysCache1(USERMAPPINGOID, ObjectIdGetDatum(object_id));
-		Oid			server = InvalidOid;
-
-		if (HeapTupleIsValid(tuple))
-		{
-			server = ((Form_pg_user_mapping) GETSTRUCT(tuple))->umserver;
-			ReleaseSysCache(tuple);
-		}
-		if (branches_need(Anum_branch_server, server) || outcomes_under_way(server))
-			refuse_drop("the user mapping");
-	}
-	if (class_id == AuthIdRelationId && branches_need(Anum_branch_role, object_id))
+	/* who starts to use it from here on waits for this transaction's end; for
+	 * that a role has to be locked before DROP ROLE gets to it */
+	if (class_id == AuthIdRelationId)
+		LockSharedObject(AuthIdRelationId, object_id, 0, AccessExclusiveLock);
+	peer_drop_announce();
+	/* users first: once they are done, their rows can be seen */
+	if (class_id == AuthIdRelationId &&
+		(peer_in_use(InvalidOid, object_id) ||
+		 (own_table_exists(OWN_BRANCH) && branches_need(Anum_branch_role, object_id))))
 		refuse_drop("the role");
+	if (!own_table_exists(OWN_BRANCH))
+		return;
+	if (class_id == ForeignServerRelationId && server_is_needed(object_id))
+		refuse_drop("the server");
+	if (class_id == UserMappingRelationId && server_is_needed(server_of_mapping(object_id)))
+		refuse_drop("the user mapping");
 }
