@@ -48,10 +48,31 @@ CREATE TABLE dtx.branch (
     mode         "char" NOT NULL,
     gid          text COLLATE "C" NOT NULL,
     participant  text NOT NULL,
-    last_error   text
+    last_error   text,
+    state        "char" NOT NULL,
+    parent       text COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX branch_n_idx ON dtx.branch (n);
-COMMENT ON TABLE dtx.branch IS 'branches of this node''s committed global transactions that are not settled yet';
+COMMENT ON TABLE dtx.branch IS 'branches that were begun here and are not settled yet';
+COMMENT ON COLUMN dtx.branch.n IS 'the local transaction that began it';
+COMMENT ON COLUMN dtx.branch.state IS 'c: to be committed; d: in doubt, as its parent is; s: dtx.global says';
+COMMENT ON COLUMN dtx.branch.parent IS 'the branch of another node''s global transaction that it is a branch of';
+
+-- Global transactions that services share: the decision is the state, changed once.
+CREATE TABLE dtx.global (
+    n         bigint PRIMARY KEY,
+    r         bigint NOT NULL,
+    state     "char" NOT NULL,
+    role      oid NOT NULL,
+    last_b    integer NOT NULL,
+    opened_at timestamptz NOT NULL,
+    deadline  timestamptz NOT NULL,
+    ended_at  timestamptz,
+    name      text,
+    xid       text COLLATE "C" NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE dtx.global IS 'global transactions that dtx_open began here and that are not settled yet';
+COMMENT ON COLUMN dtx.global.state IS 'o: open; c: committed; r: rolled back';
 
 CREATE TABLE dtx.history (
     settled_at timestamptz NOT NULL,
@@ -64,8 +85,10 @@ CREATE TABLE dtx.history (
     b          integer[] NOT NULL,
     server     oid[] NOT NULL,
     role       oid[] NOT NULL,
-    mode       "char"[] NOT NULL
+    mode       "char"[] NOT NULL,
+    parent     text[]
 );
+COMMENT ON COLUMN dtx.history.parent IS 'for branches of other nodes'' branches: the superior branches';
 COMMENT ON TABLE dtx.history IS 'settled branches of this node''s global transactions, a batch a row';
 
 CREATE TABLE dtx.joined_branch (
@@ -81,10 +104,16 @@ CREATE TABLE dtx.joined_branch (
     first_entry tid,
     last_entry tid,
     conflict   text,
-    last_error text
+    last_error text,
+    local_n    bigint,
+    children   integer NOT NULL,
+    superior   text COLLATE "C",
+    superior_n bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.joined_branch IS 'branches of other nodes'' global transactions, in doubt here';
 COMMENT ON COLUMN dtx.joined_branch.first_entry IS 'its rows in dtx.undo_log lie between this one and last_entry';
+COMMENT ON COLUMN dtx.joined_branch.local_n IS 'the local transaction, if it began branches of this branch: rows of dtx.branch';
+COMMENT ON COLUMN dtx.joined_branch.superior IS 'the node that began it, if that is not the coordinator, and its local transaction in superior_n';
 COMMENT ON COLUMN dtx.joined_branch.state IS 'd: in doubt; t: rolled back before it came';
 
 CREATE TABLE dtx.settled (
@@ -101,10 +130,24 @@ CREATE TABLE dtx.coordinator (
     node       text COLLATE "C" NOT NULL,
     role       oid NOT NULL,
     horizon    bigint NOT NULL,
+    timeline   integer NOT NULL,
     updated_at timestamptz NOT NULL,
     PRIMARY KEY (node, role)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE dtx.coordinator IS 'up to where coordinators have forgotten their transactions';
+COMMENT ON TABLE dtx.coordinator IS 'up to where coordinators have forgotten their transactions, and the last timeline on which they spoke';
+
+CREATE TABLE dtx.resolution (
+    gid         text COLLATE "C" PRIMARY KEY,
+    decision    "char" NOT NULL,
+    role        oid NOT NULL,
+    resolved_by oid NOT NULL,
+    resolved_at timestamptz NOT NULL,
+    mode        "char" NOT NULL,
+    state       "char" NOT NULL,
+    conflict_at timestamptz
+);
+COMMENT ON TABLE dtx.resolution IS 'branches in doubt that an operator has decided with dtx_resolve';
+COMMENT ON COLUMN dtx.resolution.state IS 'p: to be carried out; d: done; a: the coordinator agrees; h: it had decided otherwise';
 
 CREATE FUNCTION dtx.node_changed() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_node_changed' LANGUAGE C VOLATILE PARALLEL UNSAFE
@@ -185,6 +228,11 @@ BEGIN
     DELETE FROM dtx.undo_log;
     DELETE FROM dtx.settled;
     DELETE FROM dtx.coordinator;
+    DELETE FROM dtx.global;
+    DELETE FROM dtx.resolution;
+    DELETE FROM dtx.try_log;
+    DELETE FROM dtx.confirm_log;
+    DELETE FROM dtx.cancel_log;
     IF dtx_node_reset.name = '' THEN
         RAISE EXCEPTION 'name of a node must not be empty' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -241,12 +289,19 @@ COMMENT ON FUNCTION dtx_wait(text, interval) IS
 -- what coordinators call here
 CREATE FUNCTION dtx.peer_hello(protocol integer, OUT node text, OUT protocol_version integer, OUT version text, OUT in_recovery boolean)
     AS 'MODULE_PATHNAME', 'dtx_peer_hello' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_join(gid text, mode text, flags integer, lock_timeout integer) RETURNS text
+CREATE FUNCTION dtx.branch_join(gid text, mode text, flags integer, lock_timeout integer, timeline integer, token bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_branch_join' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_settle(gids text[], commits boolean[], horizon bigint,
+CREATE FUNCTION dtx.branch_join(gid text, mode text, flags integer, lock_timeout integer, timeline integer, token bigint,
+                                superiors text[], superior_n bigint) RETURNS text
+    AS 'MODULE_PATHNAME', 'dtx_branch_join' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_control(token bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_branch_control' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_enter(flags integer) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_branch_enter' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_settle(nodes text[], timeline integer, horizon bigint, gids text[], commits boolean[], modes text, ns bigint[],
                                   OUT outcome text, OUT detail text, OUT written pg_lsn, OUT durable pg_lsn) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_pending(nodes text[]) RETURNS SETOF text
+CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_flush() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -257,9 +312,10 @@ CREATE FUNCTION dtx_admit(role regrole) RETURNS void
 AS $$
 BEGIN
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dtx TO %s', role);
-    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer),'
-        ' dtx.branch_settle(text[], boolean[], bigint), dtx.branch_pending(text[]), dtx.branch_flush(),'
-        ' dtx.ledger_credit(text, numeric) TO %s', role);
+    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
+        ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
+        ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
+        ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric) TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION dtx_admit(regrole) IS
@@ -356,6 +412,73 @@ $$;
 COMMENT ON FUNCTION dtx_attach_all(regnamespace) IS
     'attaches every table of a schema that is not attached yet. Returns how many; warns of those that cannot be.';
 
+/* ----------------------------------------------------------------- tcc */
+
+CREATE TABLE dtx.tcc_action (
+    action     text COLLATE "C" PRIMARY KEY,
+    owner      oid NOT NULL,
+    try        oid NOT NULL,
+    confirm    oid NOT NULL,
+    cancel     oid NOT NULL,
+    names      text[] NOT NULL,
+    types      oid[] NOT NULL,
+    defined_at timestamptz NOT NULL
+);
+COMMENT ON TABLE dtx.tcc_action IS 'actions that dtx_tcc_define defined here; a function''s OID is 0 where there is nothing to do';
+
+CREATE TABLE dtx.try_log (
+    branch   bigint PRIMARY KEY,
+    gid      text COLLATE "C" NOT NULL,
+    role     oid NOT NULL,
+    tried_at timestamptz NOT NULL,
+    action   text,
+    confirm  oid NOT NULL,
+    cancel   oid NOT NULL,
+    args     jsonb,
+    local    boolean NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.try_log IS 'tries, with what confirm and cancel need; the key arbitrates between try and cancel';
+COMMENT ON COLUMN dtx.try_log.action IS 'NULL: a cancel came, and the try never shall';
+COMMENT ON COLUMN dtx.try_log.local IS 'a try of this node''s own transaction: confirmed before that commits';
+
+CREATE TABLE dtx.confirm_log (
+    branch   bigint PRIMARY KEY,
+    gid      text COLLATE "C" NOT NULL,
+    ended_at timestamptz NOT NULL,
+    ran      boolean NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.confirm_log IS 'confirms that were carried out; ran: a function was called';
+
+CREATE TABLE dtx.cancel_log (
+    branch   bigint PRIMARY KEY,
+    gid      text COLLATE "C" NOT NULL,
+    ended_at timestamptz NOT NULL,
+    ran      boolean NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.cancel_log IS 'cancels that were carried out; ran: a function was called, so the cancel was not empty';
+
+CREATE FUNCTION dtx.tcc_confirm_local() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'dtx_tcc_confirm_local' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE CONSTRAINT TRIGGER tcc_confirm_local AFTER INSERT ON dtx.try_log
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dtx.tcc_confirm_local();
+ALTER TABLE dtx.try_log ENABLE ALWAYS TRIGGER tcc_confirm_local;
+
+CREATE FUNCTION dtx.tcc_try(action text, args text) RETURNS jsonb
+    AS 'MODULE_PATHNAME', 'dtx_tcc_try' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION dtx_tcc_define(action text, try regprocedure, confirm regprocedure, cancel regprocedure) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_tcc_define(text, regprocedure, regprocedure, regprocedure) IS
+    'defines, or redefines, an action of TCC from three functions with the same named arguments, any of which may be NULL: nothing to do. Needs EXECUTE on them, and ownership of an action that exists. ERROR 42P13 when they do not fit together.';
+CREATE FUNCTION dtx_tcc_drop(action text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_tcc_drop(text) IS
+    'drops an action of TCC; branches that were tried with it are confirmed or cancelled all the same. Needs ownership. ERROR 42704 when there is none.';
+CREATE FUNCTION dtx_try(server name, action text, args jsonb) RETURNS jsonb
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_try(name, text, jsonb) IS
+    'runs the try function of an action as a branch at a server, or in the local transaction when server is NULL, with arguments matched by name, and returns its result. The action is confirmed when the global transaction commits, and cancelled when it is rolled back. ERROR 22023 for arguments that are missing, unknown or of the wrong type, 42704 for an unknown action.';
+
 /* -------------------------------------------------------------- ledger */
 
 CREATE TABLE dtx.ledger (
@@ -387,7 +510,7 @@ CREATE FUNCTION dtx.stats(OUT name text, OUT value bigint) RETURNS SETOF record
 CREATE FUNCTION dtx.gid_xid(gid text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
-RETURN pg_catalog.regexp_replace(gid, '/[0-9]+$', '');
+RETURN pg_catalog.regexp_replace(gid, '(/[0-9]+)+$', '');
 CREATE FUNCTION dtx.may_see(role oid) RETURNS boolean
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp

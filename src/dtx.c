@@ -12,6 +12,7 @@
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_trigger.h"
 #include "core/callbacks.h"
+#include "core/escape.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -20,9 +21,11 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "tcc/tcc.h"
 #include "tcop/utility.h"
 #include "worker/control.h"
 #include "worker/worker.h"
+#include "xa/xa.h"
 
 PG_MODULE_MAGIC;
 
@@ -57,7 +60,10 @@ static void
 on_executor_start(QueryDesc *query, int eflags)
 {
 	if (current_branch.active && !(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+	{
+		escape_executor_start(query);
 		guard_executor_start(query);
+	}
 	if (next_executor_start)
 		next_executor_start(query, eflags);
 	else
@@ -103,7 +109,10 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 	Oid			held;
 
 	if (current_branch.active)
-		guard_utility(statement, &context);
+	{
+		escape_utility(statement, &context);
+		guard_utility(statement);
+	}
 	guard_replica_identity(statement);
 	held = worker_hold_for(statement);
 	if (!OidIsValid(held))
@@ -130,7 +139,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 		next_object_access(access, class_id, object_id, sub_id, arg);
 	if (!IsUnderPostmaster || !OidIsValid(MyDatabaseId))
 		return;
-	if (class_id == LargeObjectRelationId && current_branch.active)
+	if (class_id == LargeObjectRelationId && participant_captures())
 		guard_large_object();
 	if (class_id == TriggerRelationId && (access == OAT_DROP || access == OAT_POST_ALTER))
 		guard_trigger_change(object_id, dropping_relations ? "drop" : "detach");
@@ -139,6 +148,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 		if (class_id == RelationRelationId && sub_id == 0)
 			guard_relation_drop(object_id);
 		worker_guard_drop(class_id, object_id);
+		tcc_guard_drop(class_id, object_id);
 	}
 	else if (access == OAT_TRUNCATE && class_id == RelationRelationId)
 		guard_relation_truncate(object_id);
@@ -153,6 +163,8 @@ _PG_init(void)
 
 	guc_define();
 	at_register();
+	xa_register();
+	tcc_register();
 	callbacks_register();
 
 	next_shmem_request = shmem_request_hook;

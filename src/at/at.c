@@ -13,7 +13,13 @@
 #include "at/image.h"
 #include "at/row_lock.h"
 #include "at/undo_log.h"
-#include "core/mode.h"
+#include "core/global.h"
+
+static PGresult *
+at_run(Oid server, Oid role, const RemoteStatement *statement, int flags)
+{
+	return global_one_call(mode_by_letter('a'), server, role, statement, flags);
+}
 
 static void
 at_phase_one(PhaseOne *result)
@@ -48,6 +54,8 @@ at_xact_end(bool commit)
 static const BranchMode at_mode = {
 	.letter = 'a',
 	.name = "at",
+	.captures = true,
+	.run = at_run,
 	.phase_one = at_phase_one,
 	.settle_commit = at_settle_commit,
 	.settle_rollback = compensate,

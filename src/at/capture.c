@@ -106,7 +106,7 @@ dtx_capture(PG_FUNCTION_ARGS)
 		row_lock_wait(rel, ar, new, new_hash);
 	if (old != NULL && !same_key)
 		row_lock_wait(rel, ar, old, old_hash);
-	if (current_branch.active)
+	if (participant_captures())
 		capture_change(rel, ar, op, old, new, same_key, old_hash, new_hash);
 	PG_RETURN_POINTER(NULL);
 }

@@ -1,7 +1,6 @@
 /*
  * guard.c
- *		What a branch may not do: leave its transaction, or do what its undo log
- *		could not undo.
+ *		What a branch may not do, since its undo log could not undo it.
  */
 #include "postgres.h"
 
@@ -51,37 +50,6 @@ report_unattached(const char *what, const char *hint)
 			 errhint("%s", hint)));
 }
 
-PG_FUNCTION_INFO_V1(dtx_not_in_branch);
-
-/* dtx.not_in_branch(): an ERROR inside a branch */
-Datum
-dtx_not_in_branch(PG_FUNCTION_ARGS)
-{
-	if (current_branch.active)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("this function is not allowed inside a branch"),
-				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
-	PG_RETURN_VOID();
-}
-
-/* Is that the statement that came with the join, and does it return rows? */
-static bool
-is_callers_statement(PlannedStmt *statement)
-{
-	return ActivePortal != NULL && ActivePortal->name[0] == '\0' &&
-		ActivePortal->stmts != NIL && linitial(ActivePortal->stmts) == statement;
-}
-
-static void
-refuse_rows(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("the statement returns rows"),
-			 errhint("Use dtx_query for statements that return rows.")));
-}
-
 static void
 check_result_relation(Oid relid)
 {
@@ -114,75 +82,25 @@ guard_executor_start(QueryDesc *query)
 	PlannedStmt *statement = query->plannedstmt;
 	ListCell   *cell;
 
-	if (!current_branch.active)
+	if (!participant_captures())
 		return;
-	if ((current_branch.flags & JOIN_NO_ROWS) && is_callers_statement(statement) &&
-		(statement->commandType == CMD_SELECT || statement->hasReturning))
-		refuse_rows();
 	foreach(cell, statement->resultRelations)
 		check_result_relation(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
 }
 
-static void
-refuse_transaction_control(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-			 errmsg("transaction control is not allowed inside a branch"),
-			 errdetail("This transaction is branch \"%s\".", current_branch.gid_text),
-			 errhint("The global transaction's coordinator ends it.")));
-}
-
-static void
-refuse_session_change(const char *what, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("%s is not allowed inside a branch", what),
-			 errdetail("The connection is used again by other branches."),
-			 hint ? errhint("%s", hint) : 0));
-}
-
 void
-guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
+guard_utility(PlannedStmt *statement)
 {
 	Node	   *node = statement->utilityStmt;
 
-	if (!current_branch.active)
+	if (!participant_captures())
 		return;
-	if ((current_branch.flags & JOIN_NO_ROWS) && is_callers_statement(statement) &&
-		UtilityReturnsTuples(node))
-		refuse_rows();
-
 	switch (nodeTag(node))
 	{
-		case T_TransactionStmt:
-			if (current_branch.flags & JOIN_ONE_STATEMENT)
-				refuse_transaction_control();
-			break;
-		case T_DoStmt:
-		case T_CallStmt:
-			/* not at top level: the procedure must not commit or roll back */
-			if (*context == PROCESS_UTILITY_TOPLEVEL || *context == PROCESS_UTILITY_QUERY_NONATOMIC)
-				*context = PROCESS_UTILITY_QUERY;
-			break;
-		case T_VariableSetStmt:
-			{
-				VariableSetStmt *set = (VariableSetStmt *) node;
-
-				if (!set->is_local)
-					refuse_session_change("SET without LOCAL", "Use SET LOCAL.");
-			}
-			break;
 		case T_CopyStmt:
 			{
 				CopyStmt   *copy = (CopyStmt *) node;
 
-				if (copy->filename == NULL && is_callers_statement(statement))
-					ereport(ERROR,
-							(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-							 errmsg("COPY to or from the client is not possible in a branch"),
-							 errhint("Copy from a file at the server, or insert the rows.")));
 				if (copy->is_from && copy->relation != NULL)
 					check_result_relation(RangeVarGetRelid(copy->relation, RowExclusiveLock, false));
 			}
@@ -192,6 +110,10 @@ guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 			if (castNode(Query, ((ExplainStmt *) node)->query)->commandType == CMD_UTILITY)
 				report_unattached("EXPLAIN of a utility command", "Explain a query.");
 			break;
+		case T_TransactionStmt:
+		case T_DoStmt:
+		case T_CallStmt:
+		case T_VariableSetStmt:
 		case T_ExecuteStmt:
 		case T_VariableShowStmt:
 		case T_DeclareCursorStmt:
@@ -200,14 +122,12 @@ guard_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 		case T_LockStmt:
 		case T_ConstraintsSetStmt:
 		case T_NotifyStmt:
-			break;
 		case T_PrepareStmt:
 		case T_DeallocateStmt:
 		case T_ListenStmt:
 		case T_UnlistenStmt:
 		case T_DiscardStmt:
 		case T_LoadStmt:
-			refuse_session_change(GetCommandTagName(CreateCommandTag(node)), NULL);
 			break;
 		default:
 			report_unattached(GetCommandTagName(CreateCommandTag(node)),
@@ -297,7 +217,7 @@ void
 guard_relation_truncate(Oid relid)
 {
 	refuse_in_doubt(relid, "truncate");
-	if (current_branch.active)
+	if (participant_captures())
 		report_unattached("TRUNCATE", "Use DELETE.");
 }
 

@@ -11,15 +11,11 @@
 #include "nodes/plannodes.h"
 #include "tcop/utility.h"
 
-/* Before a plan runs: inside a branch, refuse to write what is not attached,
- * and rows for a caller that takes none. */
+/* Before a plan runs: inside a branch, refuse to write what is not attached. */
 extern void guard_executor_start(QueryDesc *query);
 
-/*
- * Before a utility command runs: inside a branch, refuse transaction control
- * and what could not be undone. *context is made atomic for DO and CALL.
- */
-extern void guard_utility(PlannedStmt *statement, ProcessUtilityContext *context);
+/* Before a utility command runs: inside a branch, refuse what could not be undone. */
+extern void guard_utility(PlannedStmt *statement);
 
 /* Phase 1 is about to commit: refuse what was done without passing by here. */
 extern void guard_before_phase_one(void);

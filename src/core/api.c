@@ -142,7 +142,7 @@ run_statement(FunctionCallInfo fcinfo, const char *function, int join_flags)
 						PG_ARGISNULL(0) ? "server" : "statement", function)));
 	statement.sql = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	get_parameters(fcinfo, &statement);
-	return global_run_branch(NameStr(*PG_GETARG_NAME(0)), &statement, join_flags);
+	return global_run(NameStr(*PG_GETARG_NAME(0)), NULL, &statement, join_flags);
 }
 
 /* dtx_exec(server name, sql text [, VARIADIC "any"]) */

@@ -23,19 +23,21 @@ at_xact_event(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			participant_pre_commit();
 			global_pre_commit();
+			participant_pre_commit();
+			global_decide();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			participant_pre_prepare();
 			global_pre_prepare();
+			participant_pre_prepare();
 			settle_pre_prepare();
 			peer_use_pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
 			{
-				bool		commit = event == XACT_EVENT_COMMIT;
+				bool		commit = event != XACT_EVENT_ABORT;
 
 				modes_xact_end(commit);
 				participant_xact_end(commit);

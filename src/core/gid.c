@@ -88,15 +88,28 @@ xid_parse(const char *text, GlobalXid *xid)
 bool
 gid_parse(const char *text, Gid *gid)
 {
-	const char *slash = strrchr(text, '/');
-	const char *end;
-	uint64		b;
+	size_t		length = strlen(text);
 
-	if (slash == NULL || !parse_decimal(slash + 1, &end, PG_INT32_MAX, &b) ||
-		*end != '\0' || b == 0)
-		return false;
-	gid->b = (uint32) b;
-	return parse_xid_part(text, slash - text, &gid->xid);
+	memset(gid, 0, sizeof(*gid));
+	/* the node's name may hold a '/' too: take /B off the end until an xid is left */
+	while (length > 0)
+	{
+		size_t		slash = length;
+		const char *end;
+		uint64		b;
+
+		while (slash > 0 && text[slash - 1] != '/')
+			slash--;
+		if (slash == 0 || !parse_decimal(text + slash, &end, PG_INT32_MAX, &b) ||
+			end != text + length || b == 0)
+			return false;
+		if (gid->depth++ == 0)
+			gid->b = (uint32) b;
+		length = slash - 1;
+		if (parse_xid_part(text, length, &gid->xid))
+			return true;
+	}
+	return false;
 }
 
 void
@@ -127,13 +140,20 @@ xid_format(const GlobalXid *xid, char *buffer)
 }
 
 void
-gid_format(const Gid *gid, char *buffer)
+gid_of_child(const char *parent, uint32 b, char *buffer)
 {
-	size_t		length;
+	if (snprintf(buffer, DTX_GID_SIZE, "%s/%u", parent, b) >= DTX_GID_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+				 errmsg("branches are nested too deeply"),
+				 errdetail("The superior branch is \"%s\".", parent)));
+}
 
-	xid_format(&gid->xid, buffer);
-	length = strlen(buffer);
-	snprintf(buffer + length, DTX_GID_SIZE - length, "/%u", gid->b);
+void
+gid_parent(const char *gid_text, char *buffer)
+{
+	strlcpy(buffer, gid_text, DTX_GID_SIZE);
+	*strrchr(buffer, '/') = '\0';
 }
 
 bool

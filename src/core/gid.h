@@ -4,7 +4,8 @@
  *
  *	xid		NODE:N.R	NODE is name.tag; N is the coordinator's xid8 of the
  *						transaction that began it; R is 64 random bits
- *	gid		NODE:N.R/B	B counts up within the global transaction
+ *	gid		NODE:N.R/B	B counts up within the global transaction; a branch of
+ *						a branch adds another /B
  *
  * Two ids are the same only if all of their parts are: after a crash the
  * coordinator may hand out an N again, and R tells the two apart.
@@ -16,7 +17,8 @@
 
 #define DTX_TAG_LENGTH		8
 #define DTX_NODE_SIZE		(NAMEDATALEN + 1 + DTX_TAG_LENGTH)	/* with the \0 */
-#define DTX_GID_SIZE		(DTX_NODE_SIZE + 1 + 20 + 1 + 16 + 1 + 10 + 1)
+#define DTX_PATH_SIZE		80	/* of all the /B; PREPARE TRANSACTION takes 199 bytes */
+#define DTX_GID_SIZE		(DTX_NODE_SIZE + 1 + 20 + 1 + 16 + DTX_PATH_SIZE)
 
 typedef struct GlobalXid
 {
@@ -28,7 +30,8 @@ typedef struct GlobalXid
 typedef struct Gid
 {
 	GlobalXid	xid;
-	uint32		b;				/* branch number, from 1 */
+	uint32		b;				/* the last branch number, from 1 */
+	int			depth;			/* how many there are: 1, or more for a branch of a branch */
 } Gid;
 
 /* Parse; false when the text is not an id in its one canonical form. */
@@ -41,7 +44,13 @@ extern void gid_parse_or_error(const char *text, Gid *gid);
 
 /* Format into a buffer of DTX_GID_SIZE bytes. */
 extern void xid_format(const GlobalXid *xid, char *buffer);
-extern void gid_format(const Gid *gid, char *buffer);
+
+/* The gid of branch b of a global transaction, or of a branch, whose id is
+ * parent. ERROR 54001 when it is nested too deeply. */
+extern void gid_of_child(const char *parent, uint32 b, char *buffer);
+
+/* The id without its last /B: the superior branch, or the global transaction. */
+extern void gid_parent(const char *gid_text, char *buffer);
 
 extern bool xid_equal(const GlobalXid *a, const GlobalXid *b);
 

@@ -40,23 +40,17 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-typedef struct Branch
-{
-	dlist_node	node;
-	uint32		b;
-	Oid			server;
-	Oid			role;
-	SubTransactionId subid;
-	BranchState state;
-} Branch;
-
 typedef struct GlobalTransaction
 {
 	bool		active;
+	bool		nested;			/* it is that of the branch that this transaction is */
 	GlobalXid	xid;
+	char		parent[DTX_GID_SIZE];	/* what gids of branches begin with */
+	uint64		local_n;		/* this transaction's xid8; the same as N unless nested */
 	const BranchMode *mode;
 	TimestampTz deadline;		/* 0: none */
 	uint32		last_b;			/* numbers are never used twice */
+	int			recorded;		/* rows in dtx.branch, some maybe rolled back again */
 	dlist_head	branches;		/* in TopTransactionContext */
 } GlobalTransaction;
 
@@ -68,6 +62,8 @@ move_is_legal(BranchState from, BranchState to)
 {
 	switch (from)
 	{
+		case BRANCH_OPEN:
+			return to == BRANCH_SENT || to == BRANCH_FAILED;
 		case BRANCH_SENT:
 			return to == BRANCH_FAILED || to == BRANCH_PHASE_ONE || to == BRANCH_DOOMED;
 		case BRANCH_PHASE_ONE:
@@ -79,8 +75,8 @@ move_is_legal(BranchState from, BranchState to)
 	}
 }
 
-static void
-branch_advance(Branch *branch, BranchState to)
+void
+global_branch_advance(Branch *branch, BranchState to)
 {
 	Assert(move_is_legal(branch->state, to));
 	if (move_is_legal(branch->state, to))
@@ -91,6 +87,12 @@ const GlobalXid *
 global_current(void)
 {
 	return global.active ? &global.xid : NULL;
+}
+
+const BranchMode *
+global_mode(void)
+{
+	return global.mode;
 }
 
 TimestampTz
@@ -106,7 +108,7 @@ publish_global(void)
 
 	SpinLockAcquire(&slot->mutex);
 	slot->role = GetUserId();
-	slot->n = global.active ? global.xid.n : 0;
+	slot->n = global.active && !global.nested ? global.xid.n : 0;
 	slot->r = global.xid.r;
 	slot->begun_at = GetCurrentTransactionStartTimestamp();
 	slot->deadline = global.deadline;
@@ -138,15 +140,7 @@ draw_r(void)
 void
 global_begin(const BranchMode *mode, int64 timeout)
 {
-	const char *self;
-
 	shmem_require();
-	if (current_branch.active)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a branch cannot begin or extend a global transaction"),
-				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text),
-				 errhint("Call the other server from the coordinator.")));
 	if (global.active)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -154,19 +148,30 @@ global_begin(const BranchMode *mode, int64 timeout)
 				 errdetail("The session's transaction can begin only one.")));
 	PreventCommandDuringRecovery("a global transaction");
 	PreventCommandIfReadOnly("a global transaction");
-	self = node_self();
 
 	memset(&global, 0, sizeof(global));
 	dlist_init(&global.branches);
-	strlcpy(global.xid.node, self, sizeof(global.xid.node));
-	global.xid.r = draw_r();
-	global.xid.n = U64FromFullTransactionId(GetTopFullTransactionId());
+	global.local_n = U64FromFullTransactionId(GetTopFullTransactionId());
+	if (current_branch.active)
+	{
+		global.nested = true;
+		global.xid = current_branch.gid.xid;
+		strlcpy(global.parent, current_branch.gid_text, sizeof(global.parent));
+	}
+	else
+	{
+		strlcpy(global.xid.node, node_self(), sizeof(global.xid.node));
+		global.xid.r = draw_r();
+		global.xid.n = global.local_n;
+		xid_format(&global.xid, global.parent);
+	}
 	global.mode = mode;
 	if (timeout > 0)
 		global.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	global.active = true;
 	publish_global();
-	stat_add(STAT_BEGUN, 1);
+	if (!global.nested)
+		stat_add(STAT_BEGUN, 1);
 }
 
 void
@@ -174,18 +179,6 @@ global_ensure(void)
 {
 	if (!global.active)
 		global_begin(mode_by_name("at"), 0);
-}
-
-void
-global_use_mode(const BranchMode *mode)
-{
-	if (!global.active)
-		global_begin(mode, 0);
-	else if (global.mode != mode)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("the global transaction in progress has mode \"%s\", not \"%s\"",
-						global.mode->name, mode->name)));
 }
 
 static void
@@ -202,12 +195,70 @@ check_deadline(void)
 			 errhint("It is rolled back. dtx_begin sets the timeout.")));
 }
 
-static void
-branch_gid(const Branch *branch, Gid *gid, char *text)
+/* --- branches --- */
+
+void
+global_branch_gid(const Branch *branch, char *text)
 {
-	gid->xid = global.xid;
-	gid->b = branch->b;
-	gid_format(gid, text);
+	gid_of_child(global.parent, branch->b, text);
+}
+
+Branch *
+global_branch_new(const BranchMode *mode, Oid server, Oid role)
+{
+	Branch	   *branch = MemoryContextAllocZero(TopTransactionContext, sizeof(Branch));
+	ProcessSlot *slot = my_process_slot();
+
+	branch->b = ++global.last_b;
+	branch->mode = mode;
+	branch->server = server;
+	branch->role = role;
+	branch->subid = GetCurrentSubTransactionId();
+	branch->state = BRANCH_OPEN;
+	/* last first: the order in which rollbacks are to be carried out */
+	dlist_push_head(&global.branches, &branch->node);
+	slot->branches++;
+	return branch;
+}
+
+void
+global_branch_record(Branch *branch, const char *participant)
+{
+	Datum		values[Natts_branch] = {0};
+	bool		nulls[Natts_branch] = {0};
+	char		text[DTX_GID_SIZE];
+
+	global_branch_gid(branch, text);
+	values[Anum_branch_n - 1] = Int64GetDatum((int64) global.local_n);
+	values[Anum_branch_b - 1] = Int32GetDatum((int32) branch->b);
+	values[Anum_branch_server - 1] = ObjectIdGetDatum(branch->server);
+	values[Anum_branch_role - 1] = ObjectIdGetDatum(branch->role);
+	values[Anum_branch_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	nulls[Anum_branch_next_attempt - 1] = true;
+	values[Anum_branch_attempts - 1] = Int32GetDatum(0);
+	values[Anum_branch_mode - 1] = CharGetDatum(branch->mode->letter);
+	values[Anum_branch_gid - 1] = CStringGetTextDatum(text);
+	values[Anum_branch_participant - 1] = CStringGetTextDatum(participant);
+	nulls[Anum_branch_last_error - 1] = true;
+	values[Anum_branch_state - 1] = CharGetDatum(global.nested ? 'd' : 'c');
+	if (global.nested)
+		values[Anum_branch_parent - 1] = CStringGetTextDatum(global.parent);
+	else
+		nulls[Anum_branch_parent - 1] = true;
+	own_insert(OWN_BRANCH, values, nulls);
+	global.recorded++;
+	global_branch_advance(branch, BRANCH_PHASE_ONE);
+	if (OidIsValid(branch->server))
+		stat_add(STAT_BRANCHES_STARTED, 1);
+}
+
+int
+global_children(uint64 *local_n)
+{
+	if (!global.active || !global.nested)
+		return 0;
+	*local_n = global.local_n;
+	return global.recorded;
 }
 
 /*
@@ -223,154 +274,51 @@ settle_doomed(void)
 	dlist_foreach(iter, &global.branches)
 	{
 		Branch	   *branch = dlist_container(Branch, node, iter.cur);
-		Gid			gid;
 		char		text[DTX_GID_SIZE];
 
 		if (branch->state != BRANCH_DOOMED)
 			continue;
-		branch_gid(branch, &gid, text);
+		global_branch_gid(branch, text);
 		settle_rollback_now(connection_get(branch->server, branch->role, global.deadline), text,
-							global.deadline);
-		branch_advance(branch, BRANCH_SETTLED);
+							branch->mode->letter, global.local_n, global.deadline);
+		global_branch_advance(branch, BRANCH_SETTLED);
 	}
 }
 
-static Branch *
-branch_new(Oid server, Oid role)
+PeerConnection *
+global_connection(Oid server, Oid role)
 {
-	Branch	   *branch = MemoryContextAllocZero(TopTransactionContext, sizeof(Branch));
-	ProcessSlot *slot = my_process_slot();
+	PeerConnection *pc;
 
-	branch->b = ++global.last_b;
-	branch->server = server;
-	branch->role = role;
-	branch->subid = GetCurrentSubTransactionId();
-	branch->state = BRANCH_SENT;
-	/* last first: the order in which rollbacks are to be carried out */
-	dlist_push_head(&global.branches, &branch->node);
-	slot->branches++;
-	return branch;
-}
-
-static void
-insert_branch_row(const Branch *branch, const char *gid_text, const char *participant)
-{
-	Datum		values[Natts_branch] = {0};
-	bool		nulls[Natts_branch] = {0};
-
-	values[Anum_branch_n - 1] = Int64GetDatum((int64) global.xid.n);
-	values[Anum_branch_b - 1] = Int32GetDatum((int32) branch->b);
-	values[Anum_branch_server - 1] = ObjectIdGetDatum(branch->server);
-	values[Anum_branch_role - 1] = ObjectIdGetDatum(branch->role);
-	values[Anum_branch_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_branch_next_attempt - 1] = true;
-	values[Anum_branch_attempts - 1] = Int32GetDatum(0);
-	values[Anum_branch_mode - 1] = CharGetDatum(global.mode->letter);
-	values[Anum_branch_gid - 1] = CStringGetTextDatum(gid_text);
-	values[Anum_branch_participant - 1] = CStringGetTextDatum(participant);
-	nulls[Anum_branch_last_error - 1] = true;
-	own_insert(OWN_BRANCH, values, nulls);
-}
-
-/*
- * One attempt at phase 1. Returns the statement's result, or NULL when a
- * prepared statement was not there and the same may be tried again.
- */
-static PGresult *
-try_branch(PeerConnection *pc, const RemoteStatement *statement, int join_flags)
-{
-	Branch	   *branch;
-	Gid			gid;
-	char		text[DTX_GID_SIZE];
-	char		flags[16],
-				lock_timeout[16];
-	const char *join_values[4] = {text, global.mode->name, flags, lock_timeout};
-	RemoteCall	call = {.pc = pc, .nstatements = 2};
-	PGresult   *volatile result = NULL;
-
-	DTX_FAULT_POINT("coordinator-before-send");
-	branch = branch_new(pc->server, pc->role);
-	branch_gid(branch, &gid, text);
-	snprintf(flags, sizeof(flags), "%d", join_flags);
-	snprintf(lock_timeout, sizeof(lock_timeout), "%d", guc_lock_timeout);
-	call.statements[0].sql = "SELECT dtx.branch_join($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.int4, $4::pg_catalog.int4)";
-	call.statements[0].nparams = 4;
-	call.statements[0].values = join_values;
-	call.statements[1] = *statement;
-
-	PG_TRY();
-	{
-		remote_run(&call, global.deadline);
-		DTX_FAULT_POINT("coordinator-after-send");
-		if (call.broken)
-			remote_throw(&call);
-		if (call.error != NULL)
-		{
-			bool		again = remote_failed_on_statement(&call);
-
-			branch_advance(branch, BRANCH_FAILED);
-			if (!again)
-				remote_throw(&call);
-		}
-		else if (!remote_has_rows(&call, 0, 1, 1))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_REPLY_HANDLE),
-					 errmsg("server \"%s\" gave an unexpected answer", pc->server_name)));
-		else if (PQresultStatus(call.results[1]) == PGRES_EMPTY_QUERY)
-			ereport(ERROR,
-					(errcode(ERRCODE_SYNTAX_ERROR),
-					 errmsg("the statement for server \"%s\" is empty", pc->server_name)));
-		else
-		{
-			DTX_FAULT_POINT("coordinator-before-branch-row");
-			insert_branch_row(branch, text, PQgetvalue(call.results[0], 0, 0));
-			branch_advance(branch, BRANCH_PHASE_ONE);
-			DTX_FAULT_POINT("coordinator-after-branch-row");
-			result = call.results[1];
-			call.results[1] = NULL;
-		}
-	}
-	PG_FINALLY();
-	{
-		remote_free(&call);
-	}
-	PG_END_TRY();
-	return result;
+	PreventCommandIfReadOnly("a branch of a global transaction");
+	check_deadline();
+	settle_doomed();
+	peer_use(server, role);
+	pc = connection_get(server, role, global.deadline);
+	if (node_is_self(pc->peer_node))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("server \"%s\" is this very database", pc->server_name),
+				 errhint("Run the statement without dtx: the local transaction is part of the global one.")));
+	contact_ensure(server, role, global.deadline);
+	return pc;
 }
 
 PGresult *
-global_run_branch(const char *server_name, const RemoteStatement *statement, int join_flags)
+global_run(const char *server_name, const BranchMode *mode, const RemoteStatement *statement,
+		   int flags)
 {
 	Oid			role = GetUserId();
 	Oid			server = peer_server_by_name(server_name, role);
-	PGresult   *result = NULL;
 
 	PreventCommandIfReadOnly("a branch of a global transaction");
 	global_ensure();
-	check_deadline();
-	for (int attempt = 0; attempt < 3 && result == NULL; attempt++)
-	{
-		PeerConnection *pc;
-
-		settle_doomed();
-		peer_use(server, role);
-		pc = connection_get(server, role, global.deadline);
-		if (node_is_self(pc->peer_node))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("server \"%s\" is this very database", server_name),
-					 errhint("Run the statement without dtx: the local transaction is part of the global one.")));
-		contact_ensure(server, role, global.deadline);
-		result = try_branch(pc, statement, join_flags | JOIN_ONE_STATEMENT);
-	}
-	if (result == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("prepared statements keep getting lost at server \"%s\"", server_name),
-				 errhint("A pooler in between must keep a transaction's statements on one session.")));
-	stat_add(STAT_BRANCHES_STARTED, 1);
-	return result;
+	if (mode == NULL)
+		mode = global.mode;
+	return mode->run(server, role, statement, flags);
 }
+
+/* --- the end --- */
 
 static bool
 has_branches(void)
@@ -384,6 +332,16 @@ global_pre_commit(void)
 	if (!has_branches())
 		return;
 	check_deadline();
+	modes_end_phase_one();
+}
+
+/* The last thing before the decision. */
+void
+global_decide(void)
+{
+	if (!has_branches())
+		return;
+	check_deadline();
 	/* after all user code: whatever it set, the decision is durable when it is told */
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");
@@ -393,13 +351,45 @@ global_pre_commit(void)
 void
 global_pre_prepare(void)
 {
-	if (global.active)
+	if (!global.active)
+		return;
+	if (!global.nested)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that has begun a global transaction")));
+	global_pre_commit();
 }
 
-/* Hand every branch that the peer may have to the worker. Never throws. */
+/* Hand a branch that the peer may have to the worker. True: it has to be woken. */
+static bool
+hand_over(const Branch *branch, bool commit)
+{
+	Outcome		outcome = {0};
+
+	outcome.n = global.local_n;
+	outcome.r = global.xid.r;
+	outcome.b = branch->b;
+	outcome.server = branch->server;
+	outcome.role = branch->role;
+	outcome.mode = branch->mode->letter;
+	outcome.commit = commit && branch->state == BRANCH_PHASE_ONE;
+	if (global.nested)
+	{
+		/* rows are decided when this branch is; what has no row, the peer is
+		 * asked for, and it is rolled back */
+		if (outcome.commit)
+			return false;
+		outcome.kind = OUTCOME_ASK;
+	}
+	else
+	{
+		outcome.by_savepoint = commit && !outcome.commit;
+		outcome.decided_at = commit ? XactLastCommitEnd : InvalidXLogRecPtr;
+	}
+	return outcome_push(&outcome);
+}
+
+/* Never throws. */
 void
 global_xact_end(bool commit)
 {
@@ -413,24 +403,16 @@ global_xact_end(bool commit)
 	dlist_foreach(iter, &global.branches)
 	{
 		Branch	   *branch = dlist_container(Branch, node, iter.cur);
-		Outcome		outcome = {0};
 
-		if (branch->state == BRANCH_FAILED || branch->state == BRANCH_SETTLED)
-			continue;
-		outcome.n = global.xid.n;
-		outcome.r = global.xid.r;
-		outcome.b = branch->b;
-		outcome.server = branch->server;
-		outcome.role = branch->role;
-		outcome.mode = global.mode->letter;
-		outcome.commit = commit && branch->state == BRANCH_PHASE_ONE;
-		outcome.by_savepoint = commit && !outcome.commit;
-		outcome.decided_at = commit ? XactLastCommitEnd : InvalidXLogRecPtr;
-		wake |= outcome_push(&outcome);
+		if (OidIsValid(branch->server) &&
+			(branch->state == BRANCH_SENT || branch->state == BRANCH_PHASE_ONE ||
+			 branch->state == BRANCH_DOOMED))
+			wake |= hand_over(branch, commit);
 	}
 	if (wake)
 		worker_wake(my_database_slot());
-	stat_add(commit ? STAT_COMMITTED : STAT_ROLLED_BACK, 1);
+	if (!global.nested)
+		stat_add(commit ? STAT_COMMITTED : STAT_ROLLED_BACK, 1);
 	global.active = false;
 	dlist_init(&global.branches);
 	publish_global();
@@ -449,9 +431,14 @@ global_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
 
 		if (branch->subid != id)
 			continue;
-		if (commit)
+		if (commit || branch->state == BRANCH_OPEN)
 			branch->subid = parent;
 		else if (branch->state == BRANCH_SENT || branch->state == BRANCH_PHASE_ONE)
-			branch_advance(branch, BRANCH_DOOMED);
+		{
+			global_branch_advance(branch, BRANCH_DOOMED);
+			/* what it did in this database is undone already */
+			if (!OidIsValid(branch->server))
+				global_branch_advance(branch, BRANCH_SETTLED);
+		}
 	}
 }

@@ -2,6 +2,10 @@
  * global.h
  *		This session as a coordinator: the global transaction of its
  *		transaction, its branches, and the decision.
+ *
+ * A branch may itself have branches: then the session's transaction is a branch
+ * of another node's global transaction, what it calls belongs to that one, and
+ * is decided when the branch is.
  */
 #ifndef DTX_GLOBAL_H
 #define DTX_GLOBAL_H
@@ -9,19 +13,22 @@
 #include "core/gid.h"
 #include "core/mode.h"
 #include "datatype/timestamp.h"
+#include "lib/ilist.h"
 #include "net/remote.h"
 
 /*
  * The states of a branch, as the coordinator's session knows it:
  *
- *	SENT		phase 1 was sent; what became of it is not known
+ *	OPEN		its transaction at the peer is open: it ends with the connection
+ *	SENT		the end of phase 1 was sent; what became of it is not known
  *	FAILED		phase 1 failed, and the peer said so: nothing is there
- *	PHASE_ONE	phase 1 is committed, and the row in dtx.branch stands
+ *	PHASE_ONE	phase 1 is committed or prepared, and the row in dtx.branch stands
  *	DOOMED		its subtransaction was rolled back: so must the branch be
  *	SETTLED		the peer has rolled it back
  */
 typedef enum BranchState
 {
+	BRANCH_OPEN,
 	BRANCH_SENT,
 	BRANCH_FAILED,
 	BRANCH_PHASE_ONE,
@@ -29,33 +36,70 @@ typedef enum BranchState
 	BRANCH_SETTLED
 } BranchState;
 
+typedef struct Branch
+{
+	dlist_node	node;
+	const BranchMode *mode;
+	uint32		b;
+	Oid			server;			/* InvalidOid: this very database */
+	Oid			role;
+	SubTransactionId subid;
+	BranchState state;
+} Branch;
+
 /* Is there a global transaction? Its id, or NULL. */
 extern const GlobalXid *global_current(void);
 
 /*
  * Begin one in the current transaction: it gets a transaction id. timeout in
  * ms, 0 for none. ERROR 25001 when there is one, 25006 in a read-only
- * transaction or a standby, 0A000 inside a branch.
+ * transaction or a standby. In a branch it is that branch's global transaction.
  */
 extern void global_begin(const BranchMode *mode, int64 timeout);
 
-/* Begin one unless there is one. */
+/* Begin one, in mode 'at', unless there is one. */
 extern void global_ensure(void);
 
-/* The same for a certain mode. ERROR 25001 when there is one of another mode. */
-extern void global_use_mode(const BranchMode *mode);
+/* The mode of the global transaction: what dtx_exec does. */
+extern const BranchMode *global_mode(void);
 
 /* When the global transaction times out; 0: never. */
 extern TimestampTz global_deadline(void);
 
+/* Run a statement at a server, in the given mode, NULL: the transaction's. The
+ * caller owns the result. ERROR: the peer's, or of the connection. */
+extern PGresult *global_run(const char *server_name, const BranchMode *mode,
+							const RemoteStatement *statement, int flags);
+
+/* The server's or the role's use, checked and protected from DROP; a connection
+ * for a new branch: not one that a branch is open on. */
+extern PeerConnection *global_connection(Oid server, Oid role);
+
 /*
- * Run a statement as a new branch at a server: phase 1, committed when this
- * returns. The caller owns the result. ERROR: the peer's, or of the connection.
+ * What modes make branches from: a new one in state OPEN; its gid, into a
+ * buffer of DTX_GID_SIZE; a legal move; and the row in dtx.branch, which is the
+ * move to PHASE_ONE.
  */
-extern PGresult *global_run_branch(const char *server_name, const RemoteStatement *statement,
-								   int join_flags);
+extern Branch *global_branch_new(const BranchMode *mode, Oid server, Oid role);
+extern void global_branch_gid(const Branch *branch, char *text);
+extern void global_branch_advance(Branch *branch, BranchState to);
+extern void global_branch_record(Branch *branch, const char *participant);
+
+/* The first statement of a branch's call at the peer: dtx.branch_join. What it
+ * needs is palloc'd. */
+extern void global_join_statement(const Branch *branch, int flags, int64 token,
+								  RemoteStatement *statement);
+
+/* One call that makes a branch: join, statement, commit. For modes that commit
+ * phase 1 at once. */
+extern PGresult *global_one_call(const BranchMode *mode, Oid server, Oid role,
+								 const RemoteStatement *statement, int flags);
+
+/* How many branches of this branch have a row, and under which xid8. */
+extern int	global_children(uint64 *local_n);
 
 extern void global_pre_commit(void);
+extern void global_decide(void);
 extern void global_pre_prepare(void);
 extern void global_xact_end(bool commit);
 extern void global_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent);

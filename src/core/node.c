@@ -164,6 +164,12 @@ node_memory_from(const char *node)
 	return PG_UINT64_MAX;
 }
 
+uint32
+node_timeline(void)
+{
+	return GetWALInsertionTimeLine();
+}
+
 /* dtx.identity_is_trusted() */
 Datum
 dtx_identity_is_trusted(PG_FUNCTION_ARGS)

@@ -29,4 +29,7 @@ extern struct List *node_all_ids(void);
  */
 extern uint64 node_memory_from(const char *node);
 
+/* The timeline on which this server writes: a promoted standby's is later. */
+extern uint32 node_timeline(void);
+
 #endif							/* DTX_NODE_H */

@@ -20,10 +20,12 @@
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
+#include "core/global.h"
 #include "core/node.h"
 #include "core/override.h"
 #include "core/participant.h"
 #include "core/relations.h"
+#include "core/settle.h"
 #include "core/shmem.h"
 #include "catalog/pg_collation_d.h"
 #include "miscadmin.h"
@@ -53,14 +55,17 @@ gid_try_lock(int64 key)
 }
 
 uint64
-coordinator_horizon(const char *node)
+coordinator_horizon(const char *node, uint32 *timeline)
 {
 	ScanKeyData keys[2];
 	OwnScan		scan;
 	HeapTuple	tuple;
-	uint64		horizon;
+	uint64		horizon = 0;
+	uint32		dummy;
 
-	if (horizon_recall(node, GetUserId(), &horizon))
+	if (timeline == NULL)
+		timeline = &dummy;
+	if (horizon_recall(node, GetUserId(), &horizon, timeline))
 		return horizon;
 	ScanKeyInit(&keys[0], Anum_coordinator_node, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(node));
@@ -69,11 +74,31 @@ coordinator_horizon(const char *node)
 				ObjectIdGetDatum(GetUserId()));
 	own_scan_begin(&scan, OWN_COORDINATOR, OWN_COORDINATOR_PKEY, AccessShareLock, 2, keys);
 	horizon = 0;
+	*timeline = 0;
 	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
 		horizon = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_coordinator_horizon, NULL));
+		*timeline = DatumGetInt32(own_column(&scan, tuple, Anum_coordinator_timeline, NULL));
+	}
 	own_scan_end(&scan);
-	horizon_remember(node, GetUserId(), horizon);
+	horizon_remember(node, GetUserId(), horizon, *timeline);
 	return horizon;
+}
+
+void
+participant_check_timeline(const char *node, uint32 timeline)
+{
+	uint32		last;
+
+	(void) coordinator_horizon(node, &last);
+	if (timeline < last)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("node \"%s\" is not obeyed any more on timeline %u", node, timeline),
+				 errdetail("It has spoken on timeline %u: that server was promoted in its place.", last),
+				 errhint("Stop the old server; its database can live on as a new node after dtx_node_reset().")));
+	if (timeline > last)
+		horizon_remember(node, GetUserId(), 0, timeline);
 }
 
 static void
@@ -118,47 +143,107 @@ wake_waiters_for(uint64 xid_hash)
 	}
 }
 
-const char *
-participant_join(const char *gid_text, const char *mode, int flags, int lock_timeout)
+static void
+refuse_unless_joinable(const char *gid_text)
 {
-	ProcessSlot *slot = my_process_slot();
-	const char *self = node_self();
-	CurrentBranch joining = {0};
-
 	PreventCommandDuringRecovery("dtx.branch_join()");
 	PreventCommandIfReadOnly("dtx.branch_join()");
-	gid_parse_or_error(gid_text, &joining.gid);
-	joining.mode = mode_by_name(mode);
 	if (current_branch.active)
 		refuse_join(gid_text, "This transaction is another branch already.");
-	if (node_is_self(joining.gid.xid.node))
-		refuse_join(gid_text, "The coordinator is this very database; its own changes need no branch.");
 	if (GetCurrentTransactionNestLevel() > 1)
 		refuse_join(gid_text, "It cannot be joined in a subtransaction.");
 	if (FullTransactionIdIsValid(GetTopFullTransactionIdIfAny()))
 		refuse_join(gid_text, "The transaction has written before it joined.");
+}
+
+/* Who is above this branch? Nobody may be there twice: its branches would wait
+ * for each other. */
+static void
+set_superiors(CurrentBranch *joining, const JoinRequest *request, const char *self)
+{
+	int			n = list_length(request->superiors);
+	const char **nodes = palloc((n + 2) * sizeof(char *));
+	int			count = 0;
+	ListCell   *cell;
+
+	if (n == 0)
+		nodes[count++] = joining->gid.xid.node;
+	foreach(cell, request->superiors)
+		nodes[count++] = lfirst(cell);
+	for (int i = 0; i < count; i++)
+		if (node_is_self(nodes[i]) && !(request->flags & JOIN_OWN_SESSION))
+			refuse_join(request->gid_text, i == 0 ?
+						"The coordinator is this very database; its own changes need no branch." :
+						"It leads back to this database, which is above it already.");
+	strlcpy(joining->superior, nodes[count - 1], sizeof(joining->superior));
+	joining->superior_n = request->superior_n != 0 ? request->superior_n : joining->gid.xid.n;
+	nodes[count++] = self;
+	joining->superiors = MemoryContextStrdup(TopTransactionContext,
+											 text_array_literal(nodes, count));
+}
+
+const char *
+participant_join(const JoinRequest *request)
+{
+	const char *gid_text = request->gid_text;
+	ProcessSlot *slot = my_process_slot();
+	const char *self = node_self();
+	CurrentBranch joining = {0};
+
+	gid_parse_or_error(gid_text, &joining.gid);
+	joining.mode = mode_by_name(request->mode);
+	refuse_unless_joinable(gid_text);
+	set_superiors(&joining, request, self);
+	if (!(request->flags & JOIN_OWN_SESSION))
+		participant_check_timeline(joining.superior, request->timeline);
 
 	strlcpy(joining.gid_text, gid_text, sizeof(joining.gid_text));
 	joining.key = gid_branch_key(&joining.gid, gid_text);
 	joining.xid_hash = xid_hash(&joining.gid.xid);
 	joining.role = GetUserId();
-	joining.flags = flags;
-	joining.lock_timeout = lock_timeout;
+	joining.flags = request->flags;
+	joining.lock_timeout = request->lock_timeout;
+	joining.token = request->token;
 
 	DTX_FAULT_POINT("participant-before-join");
 	if (!gid_try_lock(joining.key))
 		refuse_join(gid_text, "Another connection is working on it.");
-	if (joining.gid.xid.n < coordinator_horizon(joining.gid.xid.node))
+	if (joining.superior_n < coordinator_horizon(joining.superior, NULL))
 		refuse_join(gid_text, "Its global transaction has ended long ago.");
-	prepare_settings(lock_timeout);
-
-	/* the session serves other branches: whatever this one sets ends with it */
-	joining.guc_nest = NewGUCNestLevel();
+	if (!(request->flags & JOIN_OWN_SESSION))
+	{
+		prepare_settings(request->lock_timeout);
+		/* the session serves other branches: whatever this one sets ends with it */
+		joining.guc_nest = NewGUCNestLevel();
+	}
 	joining.active = true;
 	current_branch = joining;
 	pg_atomic_write_u64(&slot->in_branch_of, joining.xid_hash);
 	wake_waiters_for(joining.xid_hash);
 	return self;
+}
+
+const char *
+participant_superiors(void)
+{
+	return current_branch.superiors;
+}
+
+void
+participant_control(int64 token)
+{
+	if (!current_branch.active || current_branch.token == 0 || current_branch.token != token)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only the coordinator controls a branch")));
+	current_branch.controlled = true;
+}
+
+void
+participant_enter(int flags)
+{
+	current_branch.controlled = false;
+	current_branch.flags = (current_branch.flags & ~JOIN_NO_ROWS) | (flags & JOIN_NO_ROWS);
 }
 
 /* There is a row with this branch's key already: tell which. */
@@ -187,6 +272,8 @@ insert_joined_branch(PhaseOne *phase_one)
 {
 	Datum		values[Natts_joined_branch] = {0};
 	bool		nulls[Natts_joined_branch] = {0};
+	uint64		local_n = 0;
+	int			children;
 
 	values[Anum_joined_branch_branch - 1] = Int64GetDatum(current_branch.key);
 	values[Anum_joined_branch_lsn - 1] = LSNGetDatum(GetXLogInsertRecPtr());
@@ -203,21 +290,45 @@ insert_joined_branch(PhaseOne *phase_one)
 	values[Anum_joined_branch_gid - 1] = CStringGetTextDatum(current_branch.gid_text);
 	nulls[Anum_joined_branch_conflict - 1] = true;
 	nulls[Anum_joined_branch_last_error - 1] = true;
+	children = global_children(&local_n);
+	values[Anum_joined_branch_children - 1] = Int32GetDatum(children);
+	values[Anum_joined_branch_local_n - 1] = Int64GetDatum((int64) local_n);
+	nulls[Anum_joined_branch_local_n - 1] = children == 0;
+	if (current_branch.gid.depth > 1)
+	{
+		values[Anum_joined_branch_superior - 1] = CStringGetTextDatum(current_branch.superior);
+		values[Anum_joined_branch_superior_n - 1] = Int64GetDatum((int64) current_branch.superior_n);
+	}
+	else
+		nulls[Anum_joined_branch_superior - 1] = nulls[Anum_joined_branch_superior_n - 1] = true;
 	if (!own_insert_unique(OWN_JOINED_BRANCH, values, nulls))
 		refuse_second_join();
+}
+
+/* The end of phase 1: nothing of the user's runs after it. */
+static void
+end_phase_one(void)
+{
+	PhaseOne	phase_one = {0};
+
+	DTX_FAULT_POINT("participant-before-phase-one");
+	if (current_branch.mode->phase_one)
+		current_branch.mode->phase_one(&phase_one);
+	insert_joined_branch(&phase_one);
+	if (!(current_branch.flags & JOIN_OWN_SESSION))
+		AtEOXact_GUC(false, current_branch.guc_nest);
 }
 
 void
 participant_pre_commit(void)
 {
-	PhaseOne	phase_one = {0};
-
 	if (!current_branch.active)
 		return;
-	DTX_FAULT_POINT("participant-before-phase-one");
-	current_branch.mode->phase_one(&phase_one);
-	insert_joined_branch(&phase_one);
-	AtEOXact_GUC(false, current_branch.guc_nest);
+	if (current_branch.mode->settle_held)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("branch \"%s\" has to be prepared, not committed", current_branch.gid_text)));
+	end_phase_one();
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");
 	DTX_FAULT_POINT("participant-before-commit");
@@ -226,10 +337,14 @@ participant_pre_commit(void)
 void
 participant_pre_prepare(void)
 {
-	if (current_branch.active)
+	if (!current_branch.active)
+		return;
+	if (!current_branch.mode->settle_held)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that is a branch of a global transaction")));
+	end_phase_one();
+	DTX_FAULT_POINT("participant-before-commit");
 }
 
 void

@@ -11,6 +11,7 @@
 /* flags of a join */
 #define JOIN_ONE_STATEMENT	1	/* the call is the join and one statement */
 #define JOIN_NO_ROWS		2	/* that statement must return no rows */
+#define JOIN_OWN_SESSION	4	/* dtx_join: the session is the user's own, not a coordinator's */
 
 typedef struct CurrentBranch
 {
@@ -24,6 +25,12 @@ typedef struct CurrentBranch
 	int			lock_timeout;	/* ms, the coordinator's dtx.lock_timeout */
 	int			guc_nest;		/* settings changed above it end with the branch */
 	const BranchMode *mode;
+	bool		capture_off;	/* what runs now has its own way to be undone */
+	int64		token;			/* with which the coordinator proves to be that; 0: none */
+	bool		controlled;		/* the coordinator's own statements run, not the user's */
+	char		superior[DTX_NODE_SIZE];	/* the node that began it */
+	uint64		superior_n;		/* and its local transaction */
+	char	   *superiors;		/* array literal of the nodes above this one and itself */
 } CurrentBranch;
 
 /* The branch that the current transaction is; check .active first. */
@@ -33,23 +40,56 @@ extern CurrentBranch current_branch;
 static inline bool
 participant_user_statement(void)
 {
-	return current_branch.active;
+	return current_branch.active && !current_branch.controlled &&
+		!(current_branch.flags & JOIN_OWN_SESSION);
 }
 
+/* Are changes to be undone by log? */
+static inline bool
+participant_captures(void)
+{
+	return current_branch.active && current_branch.mode->captures && !current_branch.capture_off;
+}
+
+typedef struct JoinRequest
+{
+	const char *gid_text;
+	const char *mode;
+	int			flags;			/* JOIN_ */
+	int			lock_timeout;	/* ms */
+	uint32		timeline;		/* of the superior */
+	int64		token;
+	struct List *superiors;		/* char *: the nodes from the coordinator down to the
+								 * one that calls; NIL: it is the coordinator */
+	uint64		superior_n;		/* its local transaction; 0: the gid's N */
+} JoinRequest;
+
 /*
- * Make the current transaction the branch gid. Nothing may have been written
- * in it yet. lock_timeout is in ms. Returns this node's id.
- * ERROR DX003 when the branch cannot be joined.
+ * Make the current transaction that branch. Nothing may have been written in
+ * it yet. Returns this node's id. ERROR DX003 when the branch cannot be joined.
  */
-extern const char *participant_join(const char *gid_text, const char *mode, int flags,
-									int lock_timeout);
+extern const char *participant_join(const JoinRequest *request);
+
+/* The coordinator's own statements come next: transaction control is allowed.
+ * ERROR 42501 when the token is not that of the join. */
+extern void participant_control(int64 token);
+
+/* The user's statement comes next. flags: JOIN_NO_ROWS. */
+extern void participant_enter(int flags);
+
+/* Array literal of the nodes above a branch of this branch: for its join. */
+extern const char *participant_superiors(void);
+
+/* ERROR DX003 when this coordinator has spoken on a later timeline already: it
+ * is what a failover has replaced. Otherwise remembers the timeline. */
+extern void participant_check_timeline(const char *node, uint32 timeline);
 
 /* Try to have the gid for this transaction alone; false when another has it. */
 extern bool gid_try_lock(int64 key);
 
-/* How far has this coordinator forgotten its transactions, as the current role
- * was told? 0: not known. */
-extern uint64 coordinator_horizon(const char *node);
+/* What the current role was told by this coordinator: how far it has forgotten
+ * its transactions (0: not known), and the last timeline on which it spoke. */
+extern uint64 coordinator_horizon(const char *node, uint32 *timeline);
 
 extern void participant_pre_commit(void);
 extern void participant_pre_prepare(void);

@@ -19,6 +19,8 @@
 #include "funcapi.h"
 #include "net/connection.h"
 #include "net/peer.h"
+#include "nodes/pg_list.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
@@ -26,6 +28,8 @@
 
 PG_FUNCTION_INFO_V1(dtx_peer_hello);
 PG_FUNCTION_INFO_V1(dtx_branch_join);
+PG_FUNCTION_INFO_V1(dtx_branch_control);
+PG_FUNCTION_INFO_V1(dtx_branch_enter);
 PG_FUNCTION_INFO_V1(dtx_branch_settle);
 PG_FUNCTION_INFO_V1(dtx_branch_pending);
 PG_FUNCTION_INFO_V1(dtx_branch_flush);
@@ -49,62 +53,134 @@ dtx_peer_hello(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
-/* dtx.branch_join(gid text, mode text, flags int4, lock_timeout int4) */
+static List *
+text_list(ArrayType *array, const char *what)
+{
+	Datum	   *items;
+	bool	   *nulls;
+	int			n;
+	List	   *list = NIL;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &items, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", what)));
+		list = lappend(list, TextDatumGetCString(items[i]));
+	}
+	return list;
+}
+
+/*
+ * dtx.branch_join(gid text, mode text, flags int4, lock_timeout int4, timeline int4, token int8
+ * [, superiors text[], superior_n int8])
+ */
 Datum
 dtx_branch_join(PG_FUNCTION_ARGS)
 {
-	char	   *gid = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *mode = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	JoinRequest request = {0};
 
-	PG_RETURN_TEXT_P(cstring_to_text(participant_join(gid, mode, PG_GETARG_INT32(2),
-													  PG_GETARG_INT32(3))));
+	shmem_require();
+	request.gid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	request.mode = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	request.flags = PG_GETARG_INT32(2) & (JOIN_ONE_STATEMENT | JOIN_NO_ROWS);
+	request.lock_timeout = PG_GETARG_INT32(3);
+	request.timeline = (uint32) PG_GETARG_INT32(4);
+	request.token = PG_GETARG_INT64(5);
+	if (PG_NARGS() > 6)
+	{
+		request.superiors = text_list(PG_GETARG_ARRAYTYPE_P(6), "superior nodes");
+		request.superior_n = (uint64) PG_GETARG_INT64(7);
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(participant_join(&request)));
 }
 
-/* dtx.branch_settle(gids text[], commits bool[], horizon int8) */
+/* dtx.branch_control(token int8) */
+Datum
+dtx_branch_control(PG_FUNCTION_ARGS)
+{
+	participant_control(PG_GETARG_INT64(0));
+	PG_RETURN_VOID();
+}
+
+/* dtx.branch_enter(flags int4) */
+Datum
+dtx_branch_enter(PG_FUNCTION_ARGS)
+{
+	participant_enter(PG_GETARG_INT32(0));
+	PG_RETURN_VOID();
+}
+
+/* The requests of a call of dtx.branch_settle, checked. */
+static SettleRequest *
+read_requests(FunctionCallInfo fcinfo, int *count)
+{
+	List	   *gids = text_list(PG_GETARG_ARRAYTYPE_P(3), "branches");
+	char	   *modes = text_to_cstring(PG_GETARG_TEXT_PP(5));
+	Datum	   *commits,
+			   *ns;
+	bool	   *commit_nulls,
+			   *n_nulls;
+	int			ncommits,
+				nns;
+	SettleRequest *requests;
+
+	*count = list_length(gids);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(4), BOOLOID, 1, true, TYPALIGN_CHAR,
+					  &commits, &commit_nulls, &ncommits);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(6), INT8OID, 8, true, TYPALIGN_DOUBLE,
+					  &ns, &n_nulls, &nns);
+	if (*count != ncommits || *count != strlen(modes) || (nns > 0 && nns != *count))
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("each branch to settle needs one decision and one mode")));
+	requests = palloc0(*count * sizeof(SettleRequest));
+	for (int i = 0; i < *count; i++)
+	{
+		if (commit_nulls[i] || (nns > 0 && n_nulls[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("branches and decisions must not be null")));
+		requests[i].gid = list_nth(gids, i);
+		requests[i].commit = DatumGetBool(commits[i]);
+		requests[i].mode = modes[i];
+		requests[i].n = nns > 0 ? (uint64) DatumGetInt64(ns[i]) : 0;
+	}
+	return requests;
+}
+
+/*
+ * dtx.branch_settle(nodes text[], timeline int4, horizon int8, gids text[],
+ * commits bool[], modes text, ns int8[]); settle.h has what they are
+ */
 Datum
 dtx_branch_settle(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum	   *gids,
-			   *commits;
-	bool	   *gid_nulls,
-			   *commit_nulls;
-	int			ngids,
-				ncommits;
+	SettleCaller caller = {0};
 	SettleRequest *requests;
+	int			count;
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
-					  &gids, &gid_nulls, &ngids);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), BOOLOID, 1, true, TYPALIGN_CHAR,
-					  &commits, &commit_nulls, &ncommits);
-	if (ngids != ncommits)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("each branch to settle needs one decision")));
-	if (PG_GETARG_INT64(2) < 0)
+	caller.nodes = text_list(PG_GETARG_ARRAYTYPE_P(0), "nodes");
+	caller.timeline = (uint32) PG_GETARG_INT32(1);
+	if (caller.nodes == NIL || PG_GETARG_INT64(2) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("horizon must not be negative")));
-	requests = palloc0(ngids * sizeof(SettleRequest));
-	for (int i = 0; i < ngids; i++)
-	{
-		if (gid_nulls[i] || commit_nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("branches and decisions must not be null")));
-		requests[i].gid = TextDatumGetCString(gids[i]);
-		requests[i].commit = DatumGetBool(commits[i]);
-	}
-	settle_branches(requests, ngids, (uint64) PG_GETARG_INT64(2));
+				 errmsg("a node must ask, with a horizon that is not negative")));
+	caller.horizon = (uint64) PG_GETARG_INT64(2);
+	requests = read_requests(fcinfo, &count);
+	settle_branches(requests, count, &caller);
 
-	for (int i = 0; i <= ngids; i++)
+	for (int i = 0; i <= count; i++)
 	{
 		Datum		values[4] = {0};
 		bool		nulls[4] = {false, false, true, true};
 
-		if (i < ngids)
+		if (i < count)
 		{
 			values[0] = CStringGetTextDatum(requests[i].outcome);
 			if (requests[i].detail != NULL)
@@ -126,42 +202,70 @@ dtx_branch_settle(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* dtx.branch_pending(nodes text[]): gids in doubt of those coordinators */
+static void
+put_pending(ReturnSetInfo *rsinfo, List *nodes, Oid role, const char *gid_text,
+			const char *superior, uint64 superior_n)
+{
+	Datum		values[2];
+	bool		nulls[2] = {false};
+	ListCell   *cell;
+
+	if (!has_privs_of_role(GetUserId(), role))
+		return;
+	foreach(cell, nodes)
+	{
+		if (strcmp(lfirst(cell), superior) != 0)
+			continue;
+		values[0] = CStringGetTextDatum(gid_text);
+		values[1] = Int64GetDatum((int64) superior_n);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		break;
+	}
+}
+
+/* dtx.branch_pending(nodes text[], timeline int4): gids in doubt that these ids
+ * of a node began, and its local transaction */
 Datum
 dtx_branch_pending(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum	   *nodes;
-	int			nnodes;
+	List	   *nodes;
+	List	   *held;
+	ListCell   *cell;
 	OwnScan		scan;
 	HeapTuple	tuple;
 
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
-					  &nodes, NULL, &nnodes);
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	nodes = text_list(PG_GETARG_ARRAYTYPE_P(0), "nodes");
+	if (nodes != NIL)
+		participant_check_timeline(linitial(nodes), (uint32) PG_GETARG_INT32(1));
+	/* first what has no visible row: it may get one meanwhile */
+	held = modes_list_held();
 	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		Datum		id = own_column(&scan, tuple, Anum_joined_branch_gid, NULL);
-		Datum		values[1];
-		bool		nulls[1] = {false};
+		char	   *gid_text = TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL));
 		Gid			gid;
+		bool		isnull;
+		Datum		superior = own_column(&scan, tuple, Anum_joined_branch_superior, &isnull);
 
 		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) != 'd' ||
-			(DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)) != GetUserId() &&
-			 !superuser()) ||
-			!gid_parse(TextDatumGetCString(id), &gid))
+			!gid_parse(gid_text, &gid))
 			continue;
-		for (int i = 0; i < nnodes; i++)
-		{
-			if (strcmp(TextDatumGetCString(nodes[i]), gid.xid.node) != 0)
-				continue;
-			values[0] = id;
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-			break;
-		}
+		put_pending(rsinfo, nodes,
+					DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)), gid_text,
+					isnull ? gid.xid.node : TextDatumGetCString(superior),
+					isnull ? gid.xid.n :
+					(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)));
 	}
 	own_scan_end(&scan);
+	foreach(cell, held)
+	{
+		HeldBranch *branch = lfirst(cell);
+
+		put_pending(rsinfo, nodes, branch->role, branch->gid_text, branch->superior, branch->superior_n);
+	}
 	return (Datum) 0;
 }
 

@@ -27,6 +27,13 @@ is_published(const ProcessSlot *slot, Oid server, Oid role)
 	return false;
 }
 
+bool
+peer_drop_under_way(void)
+{
+	pg_memory_barrier();
+	return pg_atomic_read_u32(&shared->droppers) > (dropping ? 1 : 0);
+}
+
 static Oid
 mapping_of(Oid role, Oid server)
 {
@@ -66,8 +73,7 @@ peer_use(Oid server, Oid role)
 	/* beyond that number it counts as using all */
 	slot->nused = Min(slot->nused + 1, DTX_USED_PEERS + 1);
 	SpinLockRelease(&slot->mutex);
-	pg_memory_barrier();
-	if (pg_atomic_read_u32(&shared->droppers) > (dropping ? 1 : 0))
+	if (peer_drop_under_way())
 		wait_for_droppers(server, role);
 	AcceptInvalidationMessages();
 }

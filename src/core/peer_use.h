@@ -21,9 +21,13 @@
  */
 extern void peer_use(Oid server, Oid role);
 
-/* This transaction is about to drop such an object. ERROR 0A000 if it is
+/* This transaction is about to drop such an object, or a function of an action. ERROR 0A000 if it is
  * prepared later on. */
 extern void peer_drop_announce(void);
+
+/* Is anybody else dropping something? To be asked after publishing the use of
+ * it, in shared memory or by a row. */
+extern bool peer_drop_under_way(void);
 
 /* Does another session of this database use this server, or one of the cluster
  * this role? InvalidOid: any. To be asked after peer_drop_announce. */

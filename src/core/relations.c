@@ -27,16 +27,26 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_CONTACT_PKEY] = "contact_pkey",
 	[OWN_BRANCH] = "branch",
 	[OWN_BRANCH_N_IDX] = "branch_n_idx",
+	[OWN_GLOBAL] = "global",
+	[OWN_GLOBAL_PKEY] = "global_pkey",
 	[OWN_HISTORY] = "history",
 	[OWN_JOINED_BRANCH] = "joined_branch",
 	[OWN_JOINED_BRANCH_PKEY] = "joined_branch_pkey",
 	[OWN_SETTLED] = "settled",
 	[OWN_COORDINATOR] = "coordinator",
 	[OWN_COORDINATOR_PKEY] = "coordinator_pkey",
+	[OWN_RESOLUTION] = "resolution",
 	[OWN_UNDO_LOG] = "undo_log",
 	[OWN_UNDO_LOG_KEY_IDX] = "undo_log_key_idx",
 	[OWN_RELATION_SHAPE] = "relation_shape",
 	[OWN_RELATION_SHAPE_IDX] = "relation_shape_idx",
+	[OWN_TCC_ACTION] = "tcc_action",
+	[OWN_TRY_LOG] = "try_log",
+	[OWN_TRY_LOG_PKEY] = "try_log_pkey",
+	[OWN_CONFIRM_LOG] = "confirm_log",
+	[OWN_CONFIRM_LOG_PKEY] = "confirm_log_pkey",
+	[OWN_CANCEL_LOG] = "cancel_log",
+	[OWN_CANCEL_LOG_PKEY] = "cancel_log_pkey",
 	[OWN_LEDGER] = "ledger",
 };
 
@@ -117,6 +127,16 @@ own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE loc
 }
 
 void
+own_scan_dirty(OwnScan *scan, OwnRelation table, LOCKMODE lockmode)
+{
+	scan->rel = table_open(own_relid(table), lockmode);
+	scan->lockmode = lockmode;
+	scan->snapshot = NULL;
+	InitDirtySnapshot(scan->dirty);
+	scan->scan = systable_beginscan(scan->rel, InvalidOid, false, &scan->dirty, 0, NULL);
+}
+
+void
 own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lockmode,
 			  int64 key)
 {
@@ -132,7 +152,7 @@ own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lock
 			column = Anum_undo_log_key_hash;
 			break;
 		default:
-			Assert(index == OWN_JOINED_BRANCH_PKEY);
+			/* a key that is the first column */
 			column = 1;
 			break;
 	}
@@ -156,7 +176,8 @@ void
 own_scan_end(OwnScan *scan)
 {
 	systable_endscan(scan->scan);
-	UnregisterSnapshot(scan->snapshot);
+	if (scan->snapshot != NULL)
+		UnregisterSnapshot(scan->snapshot);
 	/* a writer's lock stays to the end of the transaction */
 	table_close(scan->rel, scan->lockmode == AccessShareLock ? AccessShareLock : NoLock);
 }
@@ -184,6 +205,10 @@ indexes_of(OwnRelation table)
 	static const OwnRelation none[] = {OWN_COUNT};
 	static const OwnRelation contact[] = {OWN_CONTACT_PKEY, OWN_COUNT};
 	static const OwnRelation branch[] = {OWN_BRANCH_N_IDX, OWN_COUNT};
+	static const OwnRelation global[] = {OWN_GLOBAL_PKEY, OWN_COUNT};
+	static const OwnRelation try_log[] = {OWN_TRY_LOG_PKEY, OWN_COUNT};
+	static const OwnRelation confirm_log[] = {OWN_CONFIRM_LOG_PKEY, OWN_COUNT};
+	static const OwnRelation cancel_log[] = {OWN_CANCEL_LOG_PKEY, OWN_COUNT};
 	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
 	static const OwnRelation coordinator[] = {OWN_COORDINATOR_PKEY, OWN_COUNT};
 	static const OwnRelation undo_log[] = {OWN_UNDO_LOG_KEY_IDX, OWN_COUNT};
@@ -195,6 +220,14 @@ indexes_of(OwnRelation table)
 			return contact;
 		case OWN_BRANCH:
 			return branch;
+		case OWN_GLOBAL:
+			return global;
+		case OWN_TRY_LOG:
+			return try_log;
+		case OWN_CONFIRM_LOG:
+			return confirm_log;
+		case OWN_CANCEL_LOG:
+			return cancel_log;
 		case OWN_JOINED_BRANCH:
 			return joined_branch;
 		case OWN_COORDINATOR:

@@ -23,16 +23,26 @@ typedef enum OwnRelation
 	OWN_CONTACT_PKEY,
 	OWN_BRANCH,
 	OWN_BRANCH_N_IDX,
+	OWN_GLOBAL,
+	OWN_GLOBAL_PKEY,
 	OWN_HISTORY,
 	OWN_JOINED_BRANCH,
 	OWN_JOINED_BRANCH_PKEY,
 	OWN_SETTLED,
 	OWN_COORDINATOR,
 	OWN_COORDINATOR_PKEY,
+	OWN_RESOLUTION,
 	OWN_UNDO_LOG,
 	OWN_UNDO_LOG_KEY_IDX,
 	OWN_RELATION_SHAPE,
 	OWN_RELATION_SHAPE_IDX,
+	OWN_TCC_ACTION,
+	OWN_TRY_LOG,
+	OWN_TRY_LOG_PKEY,
+	OWN_CONFIRM_LOG,
+	OWN_CONFIRM_LOG_PKEY,
+	OWN_CANCEL_LOG,
+	OWN_CANCEL_LOG_PKEY,
 	OWN_LEDGER,
 	OWN_COUNT
 } OwnRelation;
@@ -54,14 +64,20 @@ enum
 	Anum_branch_n = 1, Anum_branch_b, Anum_branch_server, Anum_branch_role,
 	Anum_branch_created_at, Anum_branch_next_attempt, Anum_branch_attempts,
 	Anum_branch_mode, Anum_branch_gid, Anum_branch_participant, Anum_branch_last_error,
-	Natts_branch = 11
+	Anum_branch_state, Anum_branch_parent, Natts_branch = 13
+};
+enum
+{
+	Anum_global_n = 1, Anum_global_r, Anum_global_state, Anum_global_role,
+	Anum_global_last_b, Anum_global_opened_at, Anum_global_deadline, Anum_global_ended_at,
+	Anum_global_name, Anum_global_xid, Natts_global = 10
 };
 enum
 {
 	Anum_history_settled_at = 1, Anum_history_decision, Anum_history_node,
 	Anum_history_min_n, Anum_history_max_n, Anum_history_n, Anum_history_r,
 	Anum_history_b, Anum_history_server, Anum_history_role, Anum_history_mode,
-	Natts_history = 11
+	Anum_history_parent, Natts_history = 12
 };
 enum
 {
@@ -69,7 +85,9 @@ enum
 	Anum_joined_branch_joined_at, Anum_joined_branch_role, Anum_joined_branch_attempts,
 	Anum_joined_branch_mode, Anum_joined_branch_state, Anum_joined_branch_gid,
 	Anum_joined_branch_first_entry, Anum_joined_branch_last_entry,
-	Anum_joined_branch_conflict, Anum_joined_branch_last_error, Natts_joined_branch = 13
+	Anum_joined_branch_conflict, Anum_joined_branch_last_error,
+	Anum_joined_branch_local_n, Anum_joined_branch_children,
+	Anum_joined_branch_superior, Anum_joined_branch_superior_n, Natts_joined_branch = 17
 };
 enum
 {
@@ -79,7 +97,31 @@ enum
 enum
 {
 	Anum_coordinator_node = 1, Anum_coordinator_role, Anum_coordinator_horizon,
-	Anum_coordinator_updated_at, Natts_coordinator = 4
+	Anum_coordinator_timeline, Anum_coordinator_updated_at, Natts_coordinator = 5
+};
+enum
+{
+	Anum_resolution_gid = 1, Anum_resolution_decision, Anum_resolution_role,
+	Anum_resolution_resolved_by, Anum_resolution_resolved_at, Anum_resolution_mode,
+	Anum_resolution_state, Anum_resolution_conflict_at, Natts_resolution = 8
+};
+enum
+{
+	Anum_tcc_action_action = 1, Anum_tcc_action_owner, Anum_tcc_action_try,
+	Anum_tcc_action_confirm, Anum_tcc_action_cancel, Anum_tcc_action_names,
+	Anum_tcc_action_types, Anum_tcc_action_defined_at, Natts_tcc_action = 8
+};
+enum
+{
+	Anum_try_log_branch = 1, Anum_try_log_gid, Anum_try_log_role, Anum_try_log_tried_at,
+	Anum_try_log_action, Anum_try_log_confirm, Anum_try_log_cancel, Anum_try_log_args,
+	Anum_try_log_local, Natts_try_log = 9
+};
+/* dtx.confirm_log and dtx.cancel_log are alike */
+enum
+{
+	Anum_end_log_branch = 1, Anum_end_log_gid, Anum_end_log_ended_at, Anum_end_log_ran,
+	Natts_end_log = 4
 };
 enum
 {
@@ -119,8 +161,8 @@ extern Oid	own_schema(void);
 typedef struct OwnScan
 {
 	Relation	rel;
-	Relation	index;
-	Snapshot	snapshot;
+	Snapshot	snapshot;		/* NULL: dirty */
+	SnapshotData dirty;
 	struct SysScanDescData *scan;
 	LOCKMODE	lockmode;
 } OwnScan;
@@ -130,6 +172,9 @@ extern void own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index,
 extern void own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index,
 						  LOCKMODE lockmode, int64 key);
 extern void own_scan_all(OwnScan *scan, OwnRelation table, LOCKMODE lockmode);
+
+/* All rows, those of transactions under way, prepared ones included, too. */
+extern void own_scan_dirty(OwnScan *scan, OwnRelation table, LOCKMODE lockmode);
 extern HeapTuple own_scan_next(OwnScan *scan);
 extern void own_scan_end(OwnScan *scan);
 

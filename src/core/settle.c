@@ -20,17 +20,21 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "core/children.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
+#include "core/node.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/override.h"
+#include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -93,6 +97,7 @@ settle_xact_end(bool commit)
 {
 	ProcessSlot *mine;
 
+	children_xact_end(commit);
 	if (nwoken == 0)
 		return;
 	mine = my_process_slot();
@@ -146,7 +151,7 @@ announce_rollback(uint64 xid)
 
 /* Was this branch settled before? Then *commit says how. */
 static bool
-was_settled(const Gid *gid, int64 key, bool *commit)
+was_settled(uint64 n, int64 key, bool *commit)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
@@ -159,11 +164,9 @@ was_settled(const Gid *gid, int64 key, bool *commit)
 		int64	   *keys;
 		int			count;
 
-		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) < gid->xid.n ||
+		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) < n ||
 			(DatumGetObjectId(own_column(&scan, tuple, Anum_settled_role, NULL)) != GetUserId() &&
-			 !superuser()) ||
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_settled_coordinator, NULL)),
-				   gid->xid.node) != 0)
+			 !superuser()))
 			continue;
 		branches = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_settled_branches, NULL));
 		keys = (int64 *) ARR_DATA_PTR(branches);
@@ -179,12 +182,11 @@ was_settled(const Gid *gid, int64 key, bool *commit)
 /* Remember a batch that was settled one way, in one row. */
 static void
 remember_settled(const SettleRequest *requests, const JoinedBranch *branches,
-				 const bool *done, int count, bool commit)
+				 const bool *done, int count, bool commit, const SettleCaller *caller)
 {
 	Datum	   *keys = palloc(count * sizeof(Datum));
 	Datum		values[Natts_settled] = {0};
 	bool		nulls[Natts_settled] = {0};
-	const char *node = NULL;
 	uint64		max_n = 0;
 	int			nkeys = 0;
 
@@ -193,16 +195,15 @@ remember_settled(const SettleRequest *requests, const JoinedBranch *branches,
 		if (!done[i] || requests[i].commit != commit)
 			continue;
 		keys[nkeys++] = Int64GetDatum(branches[i].key);
-		max_n = Max(max_n, branches[i].gid.xid.n);
-		node = branches[i].gid.xid.node;
+		max_n = Max(max_n, requests[i].n);
 	}
-	if (nkeys == 0)
+	if (nkeys == 0 || caller->nodes == NIL)
 		return;
 	values[Anum_settled_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[Anum_settled_max_n - 1] = Int64GetDatum((int64) max_n);
 	values[Anum_settled_role - 1] = ObjectIdGetDatum(GetUserId());
 	values[Anum_settled_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
-	values[Anum_settled_coordinator - 1] = CStringGetTextDatum(node);
+	values[Anum_settled_coordinator - 1] = CStringGetTextDatum(linitial(caller->nodes));
 	values[Anum_settled_branches - 1] =
 		PointerGetDatum(construct_array(keys, nkeys, INT8OID, 8, true, TYPALIGN_DOUBLE));
 	own_insert(OWN_SETTLED, values, nulls);
@@ -227,6 +228,9 @@ find_joined(const char *gid_text, int64 key, JoinedBranch *branch, char *state)
 		branch->mode = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL));
 		branch->lsn = DatumGetLSN(own_column(&scan, tuple, Anum_joined_branch_lsn, NULL));
 		branch->changes = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_changes, NULL));
+		branch->children = DatumGetInt32(own_column(&scan, tuple, Anum_joined_branch_children, NULL));
+		entry = own_column(&scan, tuple, Anum_joined_branch_local_n, &isnull);
+		branch->local_n = isnull ? 0 : (uint64) DatumGetInt64(entry);
 		branch->tid = tuple->t_self;
 		entry = own_column(&scan, tuple, Anum_joined_branch_first_entry, &isnull);
 		ItemPointerSetInvalid(&branch->first);
@@ -271,7 +275,8 @@ mark_joined(const JoinedBranch *branch, bool conflict, const char *message)
 }
 
 static void
-insert_tombstone(const JoinedBranch *branch)
+insert_tombstone(const JoinedBranch *branch, const SettleRequest *request,
+				 const SettleCaller *caller)
 {
 	Datum		values[Natts_joined_branch] = {0};
 	bool		nulls[Natts_joined_branch] = {0};
@@ -289,7 +294,55 @@ insert_tombstone(const JoinedBranch *branch)
 	nulls[Anum_joined_branch_last_entry - 1] = true;
 	nulls[Anum_joined_branch_conflict - 1] = true;
 	nulls[Anum_joined_branch_last_error - 1] = true;
+	nulls[Anum_joined_branch_local_n - 1] = true;
+	values[Anum_joined_branch_children - 1] = Int32GetDatum(0);
+	values[Anum_joined_branch_superior - 1] = CStringGetTextDatum(linitial(caller->nodes));
+	values[Anum_joined_branch_superior_n - 1] = Int64GetDatum((int64) request->n);
 	own_insert(OWN_JOINED_BRANCH, values, nulls);
+}
+
+/* May the current role settle this branch? */
+static bool
+may_settle(const JoinedBranch *branch)
+{
+	if (branch->role == GetUserId())
+		return true;
+	/* a role's own code runs in that role's session */
+	return !mode_by_letter(branch->mode)->runs_user_code &&
+		has_privs_of_role(GetUserId(), branch->role);
+}
+
+/* The branch is not in doubt here, as far as rows that can be seen tell. */
+static void
+examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller)
+{
+	bool		committed;
+
+	if (resolution_compare(branch->gid_text, request->commit, &request->outcome, &request->detail))
+		return;
+	if (was_settled(request->n, branch->key, &committed))
+	{
+		request->outcome = committed == request->commit ? SETTLE_SETTLED : SETTLE_LOST;
+		if (committed != request->commit)
+			request->detail = psprintf("It was settled with %s before.",
+									   committed ? "commit" : "rollback");
+	}
+	else if (request->commit)
+	{
+		request->outcome = SETTLE_LOST;
+		request->detail = pstrdup("This participant has no such branch in doubt.");
+		stat_add(STAT_LOST_BRANCHES, 1);
+	}
+	else
+	{
+		request->outcome = SETTLE_SETTLED;
+		if (caller->nodes == NIL ||
+			request->n < coordinator_horizon(linitial(caller->nodes), NULL))
+			return;
+		insert_tombstone(branch, request, caller);
+		if (request->mode != '?' && mode_by_letter(request->mode)->settle_absent)
+			mode_by_letter(request->mode)->settle_absent(branch);
+	}
 }
 
 /*
@@ -297,40 +350,24 @@ insert_tombstone(const JoinedBranch *branch)
  * transaction has it alone; otherwise the outcome is decided already.
  */
 static bool
-examine(SettleRequest *request, JoinedBranch *branch)
+examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller)
 {
 	char		state;
-	bool		committed;
 
 	gid_parse_or_error(request->gid, &branch->gid);
+	if (request->n == 0)
+		request->n = branch->gid.xid.n;
 	strlcpy(branch->gid_text, request->gid, sizeof(branch->gid_text));
 	branch->key = gid_branch_key(&branch->gid, branch->gid_text);
-	if (!gid_try_lock(branch->key))
+	if (!gid_try_lock(branch->key) &&
+		!(modes_settle_held(branch, request->commit) && gid_try_lock(branch->key)))
 	{
 		request->outcome = SETTLE_BUSY;
 		return false;
 	}
 	if (!find_joined(branch->gid_text, branch->key, branch, &state))
 	{
-		if (was_settled(&branch->gid, branch->key, &committed))
-		{
-			request->outcome = committed == request->commit ? SETTLE_SETTLED : SETTLE_LOST;
-			if (committed != request->commit)
-				request->detail = psprintf("It was settled with %s before.",
-										   committed ? "commit" : "rollback");
-		}
-		else if (request->commit)
-		{
-			request->outcome = SETTLE_LOST;
-			request->detail = pstrdup("This participant has no such branch in doubt.");
-			stat_add(STAT_LOST_BRANCHES, 1);
-		}
-		else
-		{
-			if (branch->gid.xid.n >= coordinator_horizon(branch->gid.xid.node))
-				insert_tombstone(branch);
-			request->outcome = SETTLE_SETTLED;
-		}
+		examine_absent(request, branch, caller);
 		return false;
 	}
 	if (state == 't')
@@ -340,24 +377,42 @@ examine(SettleRequest *request, JoinedBranch *branch)
 			request->detail = pstrdup("It was rolled back before it came.");
 		return false;
 	}
-	if (branch->role != GetUserId() && !superuser())
+	if (!may_settle(branch))
 	{
 		request->outcome = SETTLE_DENIED;
 		request->detail = psprintf("It was joined by role \"%s\".",
 								   GetUserNameFromId(branch->role, true));
 		return false;
 	}
+	if (!request->commit && mode_by_letter(branch->mode)->settle_rollback == NULL)
+	{
+		request->outcome = SETTLE_LOST;
+		request->detail = pstrdup("It was committed here by other means.");
+		return false;
+	}
 	return true;
 }
 
-/* Undo the branches of one global transaction in a subtransaction. */
-static bool
-roll_back_group(List *branches, const char **outcome, char **message)
+void
+settle_with_commit(const JoinedBranch *branch)
+{
+	if (mode_by_letter(branch->mode)->settle_commit)
+		mode_by_letter(branch->mode)->settle_commit(branch);
+	if (branch->children > 0)
+		children_decide(branch, true);
+	own_delete_tid(OWN_JOINED_BRANCH, (ItemPointer) &branch->tid);
+	wake_later(xid_hash(&branch->gid.xid));
+}
+
+/* Undo or end branches in a subtransaction: what fails here is this branch's
+ * matter, not the batch's. NULL: done. Otherwise why not, and in *outcome what
+ * that is called. */
+static char *
+settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	const BranchMode *mode = mode_by_letter(((JoinedBranch *) linitial(branches))->mode);
-	volatile bool ok = true;
+	char	   *volatile message = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -365,9 +420,20 @@ roll_back_group(List *branches, const char **outcome, char **message)
 	{
 		ListCell   *cell;
 
-		mode->settle_rollback(branches);
-		foreach(cell, branches)
-			own_delete_tid(OWN_JOINED_BRANCH, &((JoinedBranch *) lfirst(cell))->tid);
+		if (commit)
+			settle_with_commit(linitial(branches));
+		else
+		{
+			mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->settle_rollback(branches);
+			foreach(cell, branches)
+			{
+				JoinedBranch *branch = lfirst(cell);
+
+				if (branch->children > 0)
+					children_decide(branch, false);
+				own_delete_tid(OWN_JOINED_BRANCH, &branch->tid);
+			}
+		}
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
@@ -386,19 +452,19 @@ roll_back_group(List *branches, const char **outcome, char **message)
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
-		ok = false;
 		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 			*outcome = SETTLE_BUSY;
-		else if (error->sqlerrcode == ERRCODE_DTX_CONFLICT ||
-				 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		else if (!commit && !mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->runs_user_code &&
+				 (error->sqlerrcode == ERRCODE_DTX_CONFLICT ||
+				  ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION))
 			*outcome = SETTLE_CONFLICT;
 		else
 			*outcome = SETTLE_FAILED;
-		*message = error->detail == NULL ? pstrdup(error->message) :
+		message = error->detail == NULL ? pstrdup(error->message) :
 			psprintf("%s: %s", error->message, error->detail);
 	}
 	PG_END_TRY();
-	return ok;
+	return message;
 }
 
 static int
@@ -460,7 +526,6 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 	char	   *message = NULL;
 	uint64		hash = xid_hash(&branches[first].gid.xid);
 	XLogRecPtr	other;
-	bool		ok;
 
 	for (int i = first; i < count; i++)
 		if (open[i] && !requests[i].commit && branches[i].mode == branches[first].mode &&
@@ -481,14 +546,14 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 	list_sort(group, later_first);
 	wake_later(hash);
 	announce_rollback(hash);
-	ok = roll_back_group(group, &outcome, &message);
+	message = settle_in_subtransaction(group, false, &outcome);
 
 	for (int i = first; i < count; i++)
 	{
 		if (!list_member_ptr(group, &branches[i]))
 			continue;
 		open[i] = false;
-		done[i] = ok;
+		done[i] = message == NULL;
 		requests[i].outcome = outcome;
 		requests[i].detail = message;
 		if (strcmp(outcome, SETTLE_CONFLICT) == 0 || strcmp(outcome, SETTLE_FAILED) == 0)
@@ -498,39 +563,119 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 	}
 }
 
+/* Does the coordinator's row, if there is one, have that timeline? */
+static bool
+timeline_is_stored(const char *node, Oid role, uint32 timeline)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		is_stored = timeline <= 1;	/* the first one is nobody's successor */
+
+	if (is_stored)
+		return true;
+	own_scan_all(&scan, OWN_COORDINATOR, AccessShareLock);
+	while (!is_stored && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		is_stored = DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) == role &&
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) == 0 &&
+			(uint32) DatumGetInt32(own_column(&scan, tuple, Anum_coordinator_timeline, NULL)) >= timeline;
+	own_scan_end(&scan);
+	return is_stored;
+}
+
+static bool
+is_among(const char *node, List *nodes)
+{
+	ListCell   *cell;
+
+	foreach(cell, nodes)
+		if (strcmp(lfirst(cell), node) == 0)
+			return true;
+	return false;
+}
+
+/* Delete what is remembered of the caller's transactions below the horizon. */
+static void
+forget_below(const SettleCaller *caller)
+{
+	Oid			role = GetUserId();
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_all(&scan, OWN_SETTLED, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Datum	   *keys;
+		int			nkeys;
+
+		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) >= caller->horizon ||
+			DatumGetObjectId(own_column(&scan, tuple, Anum_settled_role, NULL)) != role ||
+			!is_among(TextDatumGetCString(own_column(&scan, tuple, Anum_settled_coordinator, NULL)), caller->nodes))
+			continue;
+		deconstruct_array(DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_settled_branches, NULL)),
+						  INT8OID, 8, true, TYPALIGN_DOUBLE, &keys, NULL, &nkeys);
+		modes_forget(keys, nkeys);
+		own_delete(&scan, tuple);
+	}
+	own_scan_end(&scan);
+
+	own_scan_all(&scan, OWN_JOINED_BRANCH, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Datum		key;
+
+		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) != 't' ||
+			DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)) != role ||
+			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)) >= caller->horizon ||
+			!is_among(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_superior, NULL)), caller->nodes))
+			continue;
+		key = own_column(&scan, tuple, Anum_joined_branch_branch, NULL);
+		modes_forget(&key, 1);
+		own_delete(&scan, tuple);
+	}
+	own_scan_end(&scan);
+}
+
 /*
- * Keep the coordinator's horizon, and forget what is below it. It is one of
- * the role that says it, and concerns that role's branches only: nobody can
- * make others' branches be forgotten or refused.
+ * Keep the coordinator's horizon and timeline, and forget what is below the
+ * horizon. They are of the role that says so, and concern that role's branches
+ * only: nobody can make others' branches be forgotten or refused.
  */
 static void
-advance_horizon(const char *node, uint64 horizon)
+advance_horizon(const SettleCaller *caller)
 {
+	const char *node = linitial(caller->nodes);
 	Oid			role = GetUserId();
 	Datum		values[Natts_coordinator] = {0};
 	bool		nulls[Natts_coordinator] = {0};
-	uint64		known = coordinator_horizon(node);
+	bool		replace[Natts_coordinator] = {false, false, true, true, true};
+	uint32		timeline;
+	uint64		known = coordinator_horizon(node, &timeline);
 	OwnScan		scan;
 	HeapTuple	tuple;
 	bool		found = false;
+	bool		stored = false;
 
-	if (horizon == 0 || horizon < known + HORIZON_STEP)
+	if (caller->horizon != 0 && caller->horizon >= known + HORIZON_STEP)
+		known = caller->horizon;
+	else if (timeline_is_stored(node, role, Max(timeline, caller->timeline)))
 		return;
+	else
+		stored = true;			/* the horizon; only the timeline is new */
 	/* one session at a time; whoever comes second leaves it to the first */
 	if (!gid_try_lock((int64) hash_combine(hash_bytes((const unsigned char *) node, strlen(node)), role)))
 		return;
 	/* what the coordinator says holds whether or not this transaction commits */
-	horizon_remember(node, role, horizon);
+	timeline = Max(timeline, caller->timeline);
+	horizon_remember(node, role, known, timeline);
 
 	values[Anum_coordinator_node - 1] = CStringGetTextDatum(node);
 	values[Anum_coordinator_role - 1] = ObjectIdGetDatum(role);
-	values[Anum_coordinator_horizon - 1] = Int64GetDatum((int64) horizon);
+	values[Anum_coordinator_horizon - 1] = Int64GetDatum((int64) known);
+	values[Anum_coordinator_timeline - 1] = Int32GetDatum((int32) timeline);
 	values[Anum_coordinator_updated_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	own_scan_all(&scan, OWN_COORDINATOR, RowExclusiveLock);
 	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		bool		replace[Natts_coordinator] = {false, false, true, true};
-
 		if (DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) != role ||
 			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) != 0)
 			continue;
@@ -540,31 +685,28 @@ advance_horizon(const char *node, uint64 horizon)
 	own_scan_end(&scan);
 	if (!found)
 		own_insert(OWN_COORDINATOR, values, nulls);
+	if (!stored)
+		forget_below(caller);
+}
 
-	own_scan_all(&scan, OWN_SETTLED, RowExclusiveLock);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) < horizon &&
-			DatumGetObjectId(own_column(&scan, tuple, Anum_settled_role, NULL)) == role &&
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_settled_coordinator, NULL)), node) == 0)
-			own_delete(&scan, tuple);
-	own_scan_end(&scan);
-
-	own_scan_all(&scan, OWN_JOINED_BRANCH, RowExclusiveLock);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+/* Settle one branch with commit. */
+static bool
+settle_commit_of(SettleRequest *request, const JoinedBranch *branch)
+{
+	request->outcome = SETTLE_SETTLED;
+	if (!mode_by_letter(branch->mode)->runs_user_code)
+		settle_with_commit(branch);
+	else
 	{
-		Gid			gid;
-
-		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 't' &&
-			DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)) == role &&
-			gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &gid) &&
-			gid.xid.n < horizon && strcmp(gid.xid.node, node) == 0)
-			own_delete(&scan, tuple);
+		request->detail = settle_in_subtransaction(list_make1((void *) branch), true, &request->outcome);
+		if (request->detail != NULL)
+			mark_joined(branch, false, request->detail);
 	}
-	own_scan_end(&scan);
+	return request->detail == NULL;
 }
 
 void
-settle_branches(SettleRequest *requests, int count, uint64 horizon)
+settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 {
 	JoinedBranch *branches = palloc0(count * sizeof(JoinedBranch));
 	bool	   *open = palloc0(count * sizeof(bool));
@@ -576,6 +718,8 @@ settle_branches(SettleRequest *requests, int count, uint64 horizon)
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("branches cannot be settled from inside a branch")));
 	PreventCommandDuringRecovery("dtx.branch_settle()");
+	if (caller->nodes != NIL)
+		participant_check_timeline(linitial(caller->nodes), caller->timeline);
 	DTX_FAULT_POINT("participant-before-settle");
 
 	/* durable once the coordinator asks; it keeps its row until then */
@@ -584,7 +728,7 @@ settle_branches(SettleRequest *requests, int count, uint64 horizon)
 		setting_local("lock_timeout", SETTLE_LOCK_TIMEOUT);
 
 	for (int i = 0; i < count; i++)
-		open[i] = examine(&requests[i], &branches[i]);
+		open[i] = examine(&requests[i], &branches[i], caller);
 	for (int i = 0; i < count; i++)
 	{
 		if (!open[i])
@@ -592,21 +736,17 @@ settle_branches(SettleRequest *requests, int count, uint64 horizon)
 		garbage += branches[i].changes + 1;
 		if (requests[i].commit)
 		{
-			mode_by_letter(branches[i].mode)->settle_commit(&branches[i]);
-			own_delete_tid(OWN_JOINED_BRANCH, &branches[i].tid);
-			wake_later(xid_hash(&branches[i].gid.xid));
-			requests[i].outcome = SETTLE_SETTLED;
 			open[i] = false;
-			done[i] = true;
+			done[i] = settle_commit_of(&requests[i], &branches[i]);
 		}
 		else
 			settle_rollbacks_of(requests, branches, open, done, count, i);
 		DTX_FAULT_POINT("participant-during-settle");
 	}
-	remember_settled(requests, branches, done, count, true);
-	remember_settled(requests, branches, done, count, false);
-	if (count > 0)
-		advance_horizon(branches[0].gid.xid.node, horizon);
+	remember_settled(requests, branches, done, count, true, caller);
+	remember_settled(requests, branches, done, count, false, caller);
+	if (caller->nodes != NIL)
+		advance_horizon(caller);
 
 	for (int i = 0; i < count; i++)
 		if (done[i])
@@ -651,18 +791,53 @@ bool_array_literal(const bool *items, int count)
 	return buf.data;
 }
 
+const char **
+settle_parameters(List *nodes, uint64 horizon, const SettleRequest *requests, int count)
+{
+	const char **values = palloc(SETTLE_PARAMS * sizeof(char *));
+	const char **items = palloc(Max(count, list_length(nodes)) * sizeof(char *));
+	bool	   *commits = palloc(count * sizeof(bool));
+	char	   *modes = palloc0(count + 1);
+	bool		all_own = true;
+	int			n = 0;
+	ListCell   *cell;
+	StringInfoData ns;
+
+	foreach(cell, nodes)
+		items[n++] = lfirst(cell);
+	values[0] = text_array_literal(items, n);
+	values[1] = psprintf("%u", node_timeline());
+	values[2] = psprintf(UINT64_FORMAT, horizon);
+	for (int i = 0; i < count; i++)
+	{
+		items[i] = requests[i].gid;
+		commits[i] = requests[i].commit;
+		modes[i] = requests[i].mode;
+		all_own &= requests[i].n == 0;
+	}
+	values[3] = text_array_literal(items, count);
+	values[4] = bool_array_literal(commits, count);
+	values[5] = modes;
+	initStringInfo(&ns);
+	appendStringInfoChar(&ns, '{');
+	for (int i = 0; i < count && !all_own; i++)
+		appendStringInfo(&ns, "%s" UINT64_FORMAT, i > 0 ? "," : "", requests[i].n);
+	appendStringInfoChar(&ns, '}');
+	values[6] = ns.data;
+	return values;
+}
+
 /* One call; returns the outcome's word and sets *detail. */
 static char *
-ask_for_rollback(PeerConnection *pc, const char *gid, TimestampTz deadline, char **detail)
+ask_for_rollback(PeerConnection *pc, const SettleRequest *request, TimestampTz deadline, char **detail)
 {
-	char	   *gids = text_array_literal(&gid, 1);
-	const char *values[3] = {gids, "{f}", "0"};
+	const char **values = settle_parameters(node_all_ids(), 0, request, 1);
 	RemoteCall	call = {.pc = pc, .nstatements = 3};
 	char	   *volatile outcome = NULL;
 
 	call.statements[0].sql = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 	call.statements[1].sql = SETTLE_SQL;
-	call.statements[1].nparams = 3;
+	call.statements[1].nparams = SETTLE_PARAMS;
 	call.statements[1].values = values;
 	call.statements[2].sql = "COMMIT";
 	PG_TRY();
@@ -686,8 +861,9 @@ ask_for_rollback(PeerConnection *pc, const char *gid, TimestampTz deadline, char
 }
 
 void
-settle_rollback_now(PeerConnection *pc, const char *gid, TimestampTz deadline)
+settle_rollback_now(PeerConnection *pc, const char *gid, char mode, uint64 n, TimestampTz deadline)
 {
+	SettleRequest request = {.gid = gid, .mode = mode, .n = n};
 	long		delay = 1;
 	TimestampTz until = deadline;
 
@@ -696,7 +872,7 @@ settle_rollback_now(PeerConnection *pc, const char *gid, TimestampTz deadline)
 	for (;;)
 	{
 		char	   *detail = NULL;
-		char	   *outcome = ask_for_rollback(pc, gid, deadline, &detail);
+		char	   *outcome = ask_for_rollback(pc, &request, deadline, &detail);
 		long		remaining = deadline_remaining(until);
 
 		if (strcmp(outcome, SETTLE_SETTLED) == 0)

@@ -18,6 +18,7 @@
  *	failed		an error; try again later
  *	lost		a commit for a branch that this participant never had, or lost
  *	denied		the branch belongs to another role
+ *	heuristic	an operator has decided otherwise with dtx_resolve
  */
 #define SETTLE_SETTLED	"settled"
 #define SETTLE_BUSY		"busy"
@@ -25,31 +26,49 @@
 #define SETTLE_FAILED	"failed"
 #define SETTLE_LOST		"lost"
 #define SETTLE_DENIED	"denied"
+#define SETTLE_HEURISTIC "heuristic"
 
 /* in the last row: somebody waits for rows of branches here; settle soon */
 #define SETTLE_AWAITED	"awaited"
 
 /*
- * The call: gids text[], commits bool[] (true: commit), the coordinator's
- * horizon. One row a gid, in their order, and a last one that says up to where
- * the participant has written, and has made durable, its log: what an earlier
- * call settled is durable once the second has passed the first.
+ * The call: the ids of the node that asks, the present one first; its timeline;
+ * its horizon; then gids text[], commits bool[] (true: commit), their modes as
+ * letters, and the asking node's local transactions that began them (int8[],
+ * empty where all are the gids' own N). One row a gid, in their order, and a
+ * last one that says up to where the participant has written, and has made
+ * durable, its log: what an earlier call settled is durable once the second has
+ * passed the first.
  */
 #define SETTLE_SQL \
 	"SELECT outcome, detail, written, durable " \
-	"FROM dtx.branch_settle($1::pg_catalog.text[], $2::pg_catalog.bool[], $3::pg_catalog.int8)"
+	"FROM dtx.branch_settle($1::pg_catalog.text[], $2::pg_catalog.int4, $3::pg_catalog.int8, " \
+	"$4::pg_catalog.text[], $5::pg_catalog.bool[], $6::pg_catalog.text, $7::pg_catalog.int8[])"
+#define SETTLE_PARAMS	7
 
 typedef struct SettleRequest
 {
 	const char *gid;
 	bool		commit;
+	char		mode;			/* as the asking node knows it; '?': it does not */
+	uint64		n;				/* the asking node's local transaction */
 	const char *outcome;		/* filled in: a SETTLE_ word */
 	char	   *detail;			/* filled in: why, or NULL */
 } SettleRequest;
 
-/* Settle here, in the current transaction. horizon: the coordinator will not
- * ask again about any of its transactions below it; 0: it does not say. */
-extern void settle_branches(SettleRequest *requests, int count, uint64 horizon);
+typedef struct SettleCaller
+{
+	List	   *nodes;			/* char *: the ids of the node that asks; NIL: an operator does */
+	uint32		timeline;
+	uint64		horizon;		/* it will not ask again about transactions below; 0: not said */
+} SettleCaller;
+
+/* Settle here, in the current transaction. */
+extern void settle_branches(SettleRequest *requests, int count, const SettleCaller *caller);
+
+/* Settle a branch that the caller has looked up, and has alone; its row too.
+ * May throw. */
+extern void settle_with_commit(const JoinedBranch *branch);
 
 /* Refuse to prepare a transaction that has settled branches. */
 extern void settle_pre_prepare(void);
@@ -65,7 +84,12 @@ extern XLogRecPtr durable_position(void);
  * As a coordinator's session: have the peer roll a branch back, and wait until
  * it has. ERROR DX001 when it has a conflict, the peer's otherwise.
  */
-extern void settle_rollback_now(PeerConnection *pc, const char *gid, TimestampTz deadline);
+extern void settle_rollback_now(PeerConnection *pc, const char *gid, char mode, uint64 n,
+								TimestampTz deadline);
+
+/* The parameters of SETTLE_SQL for such a call, palloc'd: an array of SETTLE_PARAMS. */
+extern const char **settle_parameters(List *nodes, uint64 horizon, const SettleRequest *requests,
+									  int count);
 
 /* An array literal of text or bool for a parameter, palloc'd. */
 extern char *text_array_literal(const char *const *items, int count);

@@ -228,7 +228,7 @@ outcome_push(const Outcome *outcome)
 	else
 		slot->ask_peers = true;
 	SpinLockRelease(&slot->mutex);
-	if (!outcome->commit)
+	if (outcome->kind == OUTCOME_BRANCH && !outcome->commit)
 		open_rollback_add(slot, outcome);
 	return first;
 }
@@ -319,20 +319,23 @@ find_horizon(const char *node, Oid role)
 }
 
 bool
-horizon_recall(const char *node, Oid role, uint64 *horizon)
+horizon_recall(const char *node, Oid role, uint64 *horizon, uint32 *timeline)
 {
 	KnownHorizon *known;
 
 	SpinLockAcquire(&shared->horizons_mutex);
 	known = find_horizon(node, role);
 	if (known != NULL)
+	{
 		*horizon = known->horizon;
+		*timeline = known->timeline;
+	}
 	SpinLockRelease(&shared->horizons_mutex);
 	return known != NULL;
 }
 
 void
-horizon_remember(const char *node, Oid role, uint64 horizon)
+horizon_remember(const char *node, Oid role, uint64 horizon, uint32 timeline)
 {
 	KnownHorizon *known;
 
@@ -346,9 +349,10 @@ horizon_remember(const char *node, Oid role, uint64 horizon)
 		known->role = role;
 		strlcpy(known->node, node, sizeof(known->node));
 		known->horizon = horizon;
+		known->timeline = timeline;
 	}
-	else if (known->horizon < horizon)
-		known->horizon = horizon;
+	known->horizon = Max(known->horizon, horizon);
+	known->timeline = Max(known->timeline, timeline);
 	SpinLockRelease(&shared->horizons_mutex);
 }
 

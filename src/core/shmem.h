@@ -26,17 +26,33 @@
 #define DTX_CONTACT_REQUESTS	16
 #define DTX_ROLLING_BACK		64
 #define DTX_USED_PEERS			8
+#define DTX_RETRY_REQUESTS		8
 #define DTX_HORIZONS			32
 #define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 
-/* A branch of this node's own whose decision is made, on its way to the worker. */
+/*
+ * What the end of a transaction tells the worker:
+ *
+ *	BRANCH	a branch of this node's own is decided
+ *	ROWS	rows of dtx.branch are decided: those of the transaction n
+ *	ASK		the peer may have a branch without a row: ask it
+ */
+typedef enum OutcomeKind
+{
+	OUTCOME_BRANCH,
+	OUTCOME_ROWS,
+	OUTCOME_ASK
+} OutcomeKind;
+
 typedef struct Outcome
 {
-	uint64		n;
+	OutcomeKind kind;
+	uint64		n;				/* the local transaction */
 	uint64		r;
 	uint32		b;
 	bool		commit;
 	bool		by_savepoint;	/* rolled back, in a transaction that committed */
+	bool		has_row;		/* rolled back, and dtx.branch has a row */
 	char		mode;
 	Oid			server;
 	Oid			role;
@@ -52,10 +68,13 @@ typedef enum StatCounter
 	STAT_BRANCHES_JOINED,
 	STAT_SETTLED_COMMIT,
 	STAT_SETTLED_ROLLBACK,
+	STAT_CONFIRMED,
+	STAT_CANCELLED,
 	STAT_SETTLE_CALLS,
 	STAT_SETTLE_RETRIES,
 	STAT_CONFLICTS,
 	STAT_LOST_BRANCHES,
+	STAT_HEURISTIC_CONFLICTS,
 	STAT_ROWS_CAPTURED,
 	STAT_ROWS_COMPENSATED,
 	STAT_LOCK_WAITS,
@@ -100,6 +119,9 @@ typedef struct DatabaseSlot
 	int			nrequests;
 	ContactRequest requests[DTX_CONTACT_REQUESTS];
 
+	int			nretries;		/* dtx_retry; beyond the room: all */
+	uint64		retries[DTX_RETRY_REQUESTS];	/* R of the transactions */
+
 	ConditionVariable changed;	/* a worker ended, or branches were settled */
 	bool		filter_loaded;	/* the filter counts this database's row locks */
 	pg_atomic_uint64 garbage;	/* rows of dtx's tables deleted since a vacuum */
@@ -140,6 +162,7 @@ typedef struct KnownHorizon
 	Oid			role;			/* that it was told by */
 	char		node[DTX_NODE_SIZE];
 	uint64		horizon;
+	uint32		timeline;
 } KnownHorizon;
 
 typedef struct SharedState
@@ -195,9 +218,9 @@ extern bool open_rollback_possible(DatabaseSlot *slot, uint64 n, uint64 r);
 extern void worker_wake(DatabaseSlot *slot);
 extern void launcher_wake(void);
 
-/* The cache of horizons. They only grow; a value never goes back. */
-extern bool horizon_recall(const char *node, Oid role, uint64 *horizon);
-extern void horizon_remember(const char *node, Oid role, uint64 horizon);
+/* The cache of horizons and timelines. They only grow; a value never goes back. */
+extern bool horizon_recall(const char *node, Oid role, uint64 *horizon, uint32 *timeline);
+extern void horizon_remember(const char *node, Oid role, uint64 horizon, uint32 timeline);
 
 extern void stat_add(StatCounter counter, uint64 amount);
 

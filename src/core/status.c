@@ -10,6 +10,7 @@
 #include "core/global.h"
 #include "core/node.h"
 #include "core/relations.h"
+#include "core/shared.h"
 #include "core/shmem.h"
 #include "core/status.h"
 #include "fmgr.h"
@@ -44,7 +45,7 @@ transaction_state(uint64 n)
 }
 
 char
-history_decision(const GlobalXid *xid, uint32 b)
+history_decision(const char *node, uint64 n, uint64 r, uint32 b)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
@@ -58,17 +59,17 @@ history_decision(const GlobalXid *xid, uint32 b)
 				   *bs;
 		int			count;
 
-		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_min_n, NULL)) > xid->n ||
-			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < xid->n ||
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), xid->node) != 0)
+		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_min_n, NULL)) > n ||
+			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < n ||
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), node) != 0)
 			continue;
 		ns = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_n, NULL));
 		rs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_r, NULL));
 		bs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_b, NULL));
 		count = ArrayGetNItems(ARR_NDIM(ns), ARR_DIMS(ns));
 		for (int i = 0; i < count; i++)
-			if (((uint64 *) ARR_DATA_PTR(ns))[i] == xid->n &&
-				((uint64 *) ARR_DATA_PTR(rs))[i] == xid->r &&
+			if (((uint64 *) ARR_DATA_PTR(ns))[i] == n &&
+				((uint64 *) ARR_DATA_PTR(rs))[i] == r &&
 				(b == 0 || ((uint32 *) ARR_DATA_PTR(bs))[i] == b))
 			{
 				char		found = DatumGetChar(own_column(&scan, tuple, Anum_history_decision, NULL));
@@ -83,8 +84,34 @@ history_decision(const GlobalXid *xid, uint32 b)
 	return decision;
 }
 
+char
+branch_row_decision(OwnScan *scan, HeapTuple tuple)
+{
+	char		state = DatumGetChar(own_column(scan, tuple, Anum_branch_state, NULL));
+
+	if (state != 's')
+		return state;
+	state = shared_state((uint64) DatumGetInt64(own_column(scan, tuple, Anum_branch_n, NULL)));
+	return state == 'o' ? 'd' : state == 0 ? 'r' : state;
+}
+
+char
+branch_decision(const char *gid_text, uint64 n)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	char		decision = 0;
+
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) n);
+	while (decision == 0 && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), gid_text) == 0)
+			decision = branch_row_decision(&scan, tuple);
+	own_scan_end(&scan);
+	return decision;
+}
+
 bool
-branch_row_exists(const GlobalXid *xid, uint32 b)
+branch_row_exists(const GlobalXid *xid)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
@@ -96,7 +123,7 @@ branch_row_exists(const GlobalXid *xid, uint32 b)
 		Gid			gid;
 
 		found = gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid) &&
-			xid_equal(&gid.xid, xid) && (b == 0 || gid.b == b);
+			xid_equal(&gid.xid, xid);
 	}
 	own_scan_end(&scan);
 	return found;
@@ -158,17 +185,17 @@ global_status(const GlobalXid *xid)
 	if (is_active_here(xid))
 		return "active";
 	state = transaction_state(xid->n);
-	if (branch_row_exists(xid, 0))
+	if (branch_row_exists(xid))
 		return "committing";
 	slot = my_database_slot();
-	decision = history_decision(xid, 0);
+	decision = history_decision(xid->node, xid->n, xid->r, 0);
 	if (slot != NULL && open_rollback_exists(slot, xid->n, xid->r, false))
 		return "rolling back";
 	/* branches that a savepoint's rollback took back are on their way too */
 	if (slot != NULL && open_rollback_exists(slot, xid->n, xid->r, true))
 		return "committing";
 	if (decision != 0)
-		return decision == 'r' ? "rolled back" : "committed";
+		return decision == 'r' || decision == 'h' ? "rolled back" : "committed";
 	if (xid->n < node_memory_from(xid->node))
 		return "unknown";
 	/*

@@ -247,7 +247,7 @@ check_amount(Datum amount)
 }
 
 static void
-credit_at_peer(const char *server, const char *account, Datum amount)
+credit_at_peer(const char *server, const BranchMode *mode, const char *account, Datum amount)
 {
 	static const Oid types[2] = {TEXTOID, NUMERICOID};
 	const char *values[2];
@@ -259,7 +259,7 @@ credit_at_peer(const char *server, const char *account, Datum amount)
 	statement.nparams = 2;
 	statement.types = types;
 	statement.values = values;
-	PQclear(global_run_branch(server, &statement, 0));
+	PQclear(global_run(server, mode, &statement, 0));
 }
 
 /* dtx_ledger(rel regclass, account name, balance name) */
@@ -313,6 +313,7 @@ dtx_ledger(PG_FUNCTION_ARGS)
 Datum
 dtx_transfer(PG_FUNCTION_ARGS)
 {
+	const BranchMode *mode;
 	char	   *from,
 			   *to;
 	char		xid[DTX_GID_SIZE];
@@ -329,7 +330,8 @@ dtx_transfer(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("cannot transfer from account \"%s\" to itself", from)));
-	global_use_mode(mode_by_name(text_to_cstring(PG_GETARG_TEXT_PP(4))));
+	mode = mode_by_name(text_to_cstring(PG_GETARG_TEXT_PP(4)));
+	global_ensure();
 
 	SPI_connect();
 	change_balance(true, from, PG_GETARG_DATUM(3));
@@ -337,7 +339,7 @@ dtx_transfer(PG_FUNCTION_ARGS)
 		change_balance(false, to, PG_GETARG_DATUM(3));
 	SPI_finish();
 	if (!PG_ARGISNULL(0))
-		credit_at_peer(NameStr(*PG_GETARG_NAME(0)), to, PG_GETARG_DATUM(3));
+		credit_at_peer(NameStr(*PG_GETARG_NAME(0)), mode, to, PG_GETARG_DATUM(3));
 	xid_format(global_current(), xid);
 	PG_RETURN_TEXT_P(cstring_to_text(xid));
 }

@@ -104,6 +104,8 @@ void
 connection_close(PeerConnection *pc)
 {
 	dlist_delete(&pc->all_node);
+	if (pc->holder != NULL)
+		*pc->holder = NULL;
 	if (pc->waits != NULL)
 		FreeWaitEventSet(pc->waits);
 	if (pc->conn != NULL)
@@ -286,7 +288,7 @@ find_cached(Oid server, Oid role)
 	{
 		PeerConnection *pc = dlist_container(PeerConnection, node, iter.cur);
 
-		if (pc->server != server || pc->role != role)
+		if (pc->server != server || pc->role != role || pc->holder != NULL)
 			continue;
 		if (pc->ready && !pc->in_flight && !pc->invalidated && !connection_is_dead(pc))
 			return pc;

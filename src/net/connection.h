@@ -40,6 +40,8 @@ typedef struct PeerConnection
 	bool		needs_password;	/* the password rule applies */
 	bool		in_flight;		/* a call was sent and not fully answered */
 	bool		invalidated;	/* the server's options changed */
+	int			trailing;		/* answers to come that nobody waits for */
+	struct PeerConnection **holder;	/* who has a transaction open on it; told when it closes */
 	bool		ready;			/* greeted; node and version are known */
 	bool		unnamed_only;	/* behind a pooler without prepared statements */
 	HTAB	   *statements;		/* names of statements prepared at the peer */
@@ -64,8 +66,8 @@ extern void connection_close(PeerConnection *pc);
 extern bool connection_is_dead(PeerConnection *pc);
 
 /*
- * The session's connection to a server as a role: cached and healthy, or a new
- * one that has exchanged greetings with the peer's dtx. ERROR 08001 when it
+ * A connection of the session to a server as a role, on which no transaction is
+ * open: cached and healthy, or a new one that has exchanged greetings with the peer's dtx. ERROR 08001 when it
  * cannot be had within dtx.connect_timeout or by the deadline (0: none), and
  * 55000, 0A000 or 25006 when the peer has no dtx, another one, or is a standby.
  */

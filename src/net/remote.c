@@ -66,7 +66,7 @@ queue_statement(RemoteCall *call, int i)
 
 	statement_name(s, call->names[i]);
 	call->prepares[i] = false;
-	if (pc->unnamed_only ||
+	if (pc->unnamed_only || s->once ||
 		(!is_prepared(pc, call->names[i]) && pc->statements != NULL &&
 		 hash_get_num_entries(pc->statements) >= MAX_PREPARED))
 		ok = PQsendQueryParams(pc->conn, s->sql, s->nparams, s->types, s->values,
@@ -115,7 +115,7 @@ take_result(RemoteCall *call, PGresult *result)
 			PQclear(result);
 			call->done = true;
 			call->pc->in_flight = false;
-			if (PQtransactionStatus(call->pc->conn) != PQTRANS_IDLE)
+			if (PQtransactionStatus(call->pc->conn) != PQTRANS_IDLE && !call->stays_open)
 			{
 				/* a user's statement opened a transaction block: refused there */
 				call->broken = true;
@@ -157,6 +157,17 @@ take_result(RemoteCall *call, PGresult *result)
 	}
 }
 
+/* An answer that nobody waits for, to what was sent and forgotten. */
+static void
+skip_result(RemoteCall *call, PGresult *result)
+{
+	if (PQresultStatus(result) == PGRES_PIPELINE_SYNC)
+		call->pc->trailing--;
+	else if (PQresultStatus(result) == PGRES_PIPELINE_ABORTED)
+		call->broken = true;	/* what was to end a transaction there did not run */
+	PQclear(result);
+}
+
 bool
 remote_advance(RemoteCall *call)
 {
@@ -170,7 +181,9 @@ remote_advance(RemoteCall *call)
 	{
 		PGresult   *result = PQgetResult(conn);
 
-		if (result != NULL)
+		if (call->pc->trailing > 0)
+			skip_result(call, result);
+		else if (result != NULL)
 			take_result(call, result);
 		else if (call->current >= call->nstatements)
 			call->broken = PQstatus(conn) != CONNECTION_OK;
@@ -198,6 +211,13 @@ remote_wants(RemoteCall *call)
 void
 remote_run(RemoteCall *call, TimestampTz deadline)
 {
+	remote_start(call);
+	remote_wait(call, deadline);
+}
+
+void
+remote_wait(RemoteCall *call, TimestampTz deadline)
+{
 	TimestampTz until = deadline;
 	bool		by_call_timeout = false;
 
@@ -211,7 +231,6 @@ remote_run(RemoteCall *call, TimestampTz deadline)
 			by_call_timeout = true;
 		}
 	}
-	remote_start(call);
 	while (!remote_advance(call))
 	{
 		if (connection_wait(call->pc, remote_wants(call), until))
@@ -227,6 +246,22 @@ remote_run(RemoteCall *call, TimestampTz deadline)
 				 errmsg("canceling call to server \"%s\" due to the global transaction's timeout",
 						call->pc->server_name)));
 	}
+}
+
+bool
+remote_send_and_forget(PeerConnection *pc, const char *first, const char *second)
+{
+	if ((PQpipelineStatus(pc->conn) == PQ_PIPELINE_OFF && !PQenterPipelineMode(pc->conn)) ||
+		(first != NULL &&
+		 !PQsendQueryParams(pc->conn, first, 0, NULL, NULL, NULL, NULL, 0)) ||
+		!PQsendQueryParams(pc->conn, second, 0, NULL, NULL, NULL, NULL, 0) ||
+		!PQpipelineSync(pc->conn) || PQflush(pc->conn) < 0)
+	{
+		pc->in_flight = true;
+		return false;
+	}
+	pc->trailing++;
+	return true;
 }
 
 static const char *

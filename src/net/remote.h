@@ -12,7 +12,7 @@
 #include "core/compat.h"
 #include "net/connection.h"
 
-#define REMOTE_MAX_STATEMENTS	4
+#define REMOTE_MAX_STATEMENTS	8
 
 typedef struct RemoteStatement
 {
@@ -20,6 +20,7 @@ typedef struct RemoteStatement
 	int			nparams;
 	const Oid  *types;			/* InvalidOid: the peer infers; NULL: all */
 	const char *const *values;	/* in text */
+	bool		once;			/* not worth preparing */
 } RemoteStatement;
 
 typedef struct RemoteCall
@@ -32,6 +33,7 @@ typedef struct RemoteCall
 	int			failed_statement;	/* which one failed; nstatements: the commit */
 	bool		done;			/* the reply to the Sync is in */
 	bool		broken;			/* the connection is: the outcome is unknown */
+	bool		stays_open;		/* the transaction at the peer may be open afterwards */
 	/* progress */
 	char		names[REMOTE_MAX_STATEMENTS][24];
 	bool		prepares[REMOTE_MAX_STATEMENTS];
@@ -51,6 +53,16 @@ extern uint32 remote_wants(RemoteCall *call);
 /* Start, and wait for the end, serving interrupts. ERROR 57014 when
  * dtx.call_timeout passes, 25P04 when the deadline (0: none) does. */
 extern void remote_run(RemoteCall *call, TimestampTz deadline);
+
+/* Wait for the end of a call that was started, as remote_run does. */
+extern void remote_wait(RemoteCall *call, TimestampTz deadline);
+
+/*
+ * Send SQL without waiting for the answer, which is read, and ignored, before
+ * that of the next call. first may be NULL; should it fail, second is not run.
+ * False: the connection is of no more use. Never throws.
+ */
+extern bool remote_send_and_forget(PeerConnection *pc, const char *first, const char *second);
 
 /* Throw the call's error, as the peer reported it, or as a lost connection. */
 pg_noreturn extern void remote_throw(RemoteCall *call);

@@ -271,11 +271,12 @@ start_pending(Channel *channel)
 	items = palloc(list_length(ids) * sizeof(char *));
 	foreach(cell, ids)
 		items[n++] = lfirst(cell);
-	values = palloc(sizeof(char *));
+	values = palloc(2 * sizeof(char *));
 	values[0] = text_array_literal(items, n);
+	values[1] = psprintf("%u", node_timeline());
 	MemoryContextSwitchTo(old);
 	worker_commit(false);
-	set_statement(call, 0, "SELECT gid FROM dtx.branch_pending($1::pg_catalog.text[]) AS t(gid)", 1, values);
+	set_statement(call, 0, "SELECT gid, n FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
 	start_call(channel, CALL_PENDING);
 }
 
@@ -325,9 +326,8 @@ start_settle(Channel *channel)
 {
 	RemoteCall *call = new_call(channel, 3);
 	MemoryContext old = MemoryContextSwitchTo(channel->call_context);
-	const char **gids;
-	bool	   *commits;
-	const char **values = palloc(3 * sizeof(char *));
+	SettleRequest *requests;
+	const char **values;
 	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0,
 				rollbacks = 0;
@@ -347,23 +347,24 @@ start_settle(Channel *channel)
 		n++;
 	}
 	n += call_siblings(channel, guc_settle_batch);
-	gids = palloc(n * sizeof(char *));
-	commits = palloc(n * sizeof(bool));
+	requests = palloc0(n * sizeof(SettleRequest));
 	n = 0;
 	dlist_foreach_modify(iter, &channel->called)
 	{
 		SettleItem *item = dlist_container(SettleItem, link, iter.cur);
 
-		gids[n] = palloc(DTX_GID_SIZE);
-		item_gid(item, (char *) gids[n]);
-		commits[n++] = item->commit;
+		requests[n].gid = item->gid;
+		requests[n].commit = item->commit;
+		requests[n].mode = item->mode;
+		requests[n++].n = item->nested ? item->key.n : 0;
 	}
-	values[0] = text_array_literal(gids, n);
-	values[1] = bool_array_literal(commits, n);
-	values[2] = psprintf(UINT64_FORMAT, outcomes_horizon(channel));
+	worker_begin();
+	MemoryContextSwitchTo(channel->call_context);
+	values = settle_parameters(node_all_ids(), outcomes_horizon(channel), requests, n);
+	worker_commit(false);
 	MemoryContextSwitchTo(old);
 	set_statement(call, 0, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", 0, NULL);
-	set_statement(call, 1, SETTLE_SQL, 3, values);
+	set_statement(call, 1, SETTLE_SQL, SETTLE_PARAMS, values);
 	set_statement(call, 2, "COMMIT", 0, NULL);
 	channel->settle_due = TimestampTzPlusMilliseconds(now, guc_settle_delay);
 	DTX_FAULT_POINT("worker-before-settle");
@@ -399,6 +400,17 @@ confirm(Channel *channel, uint64 answer)
 		dlist_push_tail(&worker.confirmed, &item->link);
 		worker.nconfirmed++;
 	}
+}
+
+/* The participant has ended it another way, for good: history tells so. */
+static void
+give_up(Channel *channel, SettleItem *item)
+{
+	dlist_delete(&item->link);
+	item->state = ITEM_ANSWERED;
+	item->heuristic = true;
+	item->answer = channel->answers;
+	dlist_push_tail(&channel->answered, &item->link);
 }
 
 static void
@@ -442,14 +454,21 @@ settle_answered(Channel *channel)
 				worker_begin();
 			in_transaction = true;
 			snprintf(message, sizeof(message), "%s: %s", outcome, detail);
-			if (!item->commit && strcmp(outcome, SETTLE_LOST) == 0)
+			if (strcmp(outcome, SETTLE_HEURISTIC) == 0)
 			{
-				char		gid[DTX_GID_SIZE];
-
-				item_gid(item, gid);
 				ereport(WARNING,
-						(errmsg("branch \"%s\" was to be rolled back, and had been settled with commit at the participant", gid)));
-				item_drop(item);
+						(errmsg("heuristic conflict: branch \"%s\" was to be %s", item->gid,
+								item->commit ? "committed" : "rolled back"),
+						 errdetail("%s", detail)));
+				stat_add(STAT_HEURISTIC_CONFLICTS, 1);
+				give_up(channel, item);
+			}
+			else if (!item->commit && strcmp(outcome, SETTLE_LOST) == 0)
+			{
+				ereport(WARNING,
+						(errmsg("branch \"%s\" was to be rolled back, and had been settled with commit at the participant", item->gid),
+						 errdetail("%s", detail)));
+				give_up(channel, item);
 			}
 			else if (item_record_failure(item, message))
 				item_requeue(channel, item, backoff_delay(item->attempts));
@@ -524,7 +543,7 @@ answer_is_sane(Channel *channel)
 		case CALL_GREET:
 			return remote_has_rows(call, 0, 1, 4);
 		case CALL_PENDING:
-			return remote_has_rows(call, 0, 0, 1);
+			return remote_has_rows(call, 0, 0, 2);
 		case CALL_SETTLE:
 			return remote_has_rows(call, 1, 1, 4) &&
 				strchr(PQgetvalue(result, PQntuples(result) - 1, 2), '/') != NULL &&

@@ -12,6 +12,7 @@
 #include "core/node.h"
 #include "core/relations.h"
 #include "core/settle.h"
+#include "core/status.h"
 #include "guc.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
@@ -29,25 +30,16 @@ static TimestampTz next_prune = 0;
 static void note_removal(Channel *channel, uint64 n);
 
 void
-item_gid(const SettleItem *item, char *text)
-{
-	Gid			gid;
-
-	strlcpy(gid.xid.node, item->node, sizeof(gid.xid.node));
-	gid.xid.n = item->key.n;
-	gid.xid.r = item->key.r;
-	gid.b = (uint32) item->key.b;
-	gid_format(&gid, text);
-}
-
-void
-item_add(const Outcome *outcome, const char *node)
+item_add(const Outcome *outcome, const char *gid_text)
 {
 	ItemKey		key = {outcome->n, outcome->r, outcome->b};
 	SettleItem *	item;
 	Channel    *channel;
+	Gid			gid;
 	bool		known;
 
+	if (!gid_parse(gid_text, &gid))
+		return;
 	item = hash_search(worker.items, &key, HASH_ENTER, &known);
 	if (known)
 		return;
@@ -60,7 +52,10 @@ item_add(const Outcome *outcome, const char *node)
 	item->attempts = 0;
 	item->busy = 0;
 	item->next_attempt = 0;
-	strlcpy(item->node, node, sizeof(item->node));
+	item->has_row = outcome->has_row;
+	item->heuristic = false;
+	item->gid = MemoryContextStrdup(worker.context, gid_text);
+	item->nested = gid.depth > 1;
 	item->state = ITEM_QUEUED;
 	channel = channel_get(item->server, item->role);
 	dlist_push_tail(&channel->queue, &item->link);
@@ -96,13 +91,20 @@ find_row(OwnScan *scan, const char *gid_text)
 	return NULL;
 }
 
+static void
+forget_item(SettleItem *item)
+{
+	pfree(item->gid);
+	(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
+}
+
 void
 item_drop(SettleItem *item)
 {
 	dlist_delete(&item->link);
 	if (!item->commit)
 		open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
-	(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
+	forget_item(item);
 }
 
 bool
@@ -111,15 +113,13 @@ item_record_failure(SettleItem *item, const char *message)
 	Datum		values[Natts_branch] = {0};
 	bool		nulls[Natts_branch] = {0};
 	bool		replace[Natts_branch] = {0};
-	char		text[DTX_GID_SIZE];
 	OwnScan		scan;
 	HeapTuple	tuple;
 
 	item->attempts++;
 	stat_add(STAT_SETTLE_RETRIES, 1);
-	if (!item->commit)
+	if (!item->commit && !item->has_row)
 		return true;			/* a rollback has no row here; the participant keeps its own */
-	item_gid(item, text);
 	values[Anum_branch_attempts - 1] = Int32GetDatum(item->attempts);
 	replace[Anum_branch_attempts - 1] = true;
 	values[Anum_branch_last_error - 1] = CStringGetTextDatum(message);
@@ -128,11 +128,150 @@ item_record_failure(SettleItem *item, const char *message)
 		TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(item->attempts)));
 	replace[Anum_branch_next_attempt - 1] = true;
 	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) item->key.n);
-	tuple = find_row(&scan, text);
+	tuple = find_row(&scan, item->gid);
 	if (HeapTupleIsValid(tuple))
 		own_update(&scan, tuple, values, nulls, replace);
 	own_scan_end(&scan);
 	return HeapTupleIsValid(tuple);
+}
+
+/* Queue what a row of dtx.branch says, if it is decided. */
+static void
+read_row(OwnScan *scan, HeapTuple tuple)
+{
+	Outcome		outcome = {0};
+	char	   *gid_text = TextDatumGetCString(own_column(scan, tuple, Anum_branch_gid, NULL));
+	Gid			gid;
+
+	if (!gid_parse(gid_text, &gid))
+		return;
+	switch (branch_row_decision(scan, tuple))
+	{
+		case 'c':
+			outcome.commit = true;
+			break;
+		case 'r':
+			break;
+		default:
+			return;
+	}
+	outcome.n = (uint64) DatumGetInt64(own_column(scan, tuple, Anum_branch_n, NULL));
+	outcome.has_row = true;
+	outcome.r = gid.xid.r;
+	outcome.b = gid.b;
+	outcome.mode = DatumGetChar(own_column(scan, tuple, Anum_branch_mode, NULL));
+	outcome.server = DatumGetObjectId(own_column(scan, tuple, Anum_branch_server, NULL));
+	outcome.role = DatumGetObjectId(own_column(scan, tuple, Anum_branch_role, NULL));
+	/* visible here does not mean replicated: wait for all that there is */
+	outcome.decided_at = GetXLogInsertRecPtr();
+	if (hash_get_num_entries(worker.items) < MAX_ITEMS)
+		item_add(&outcome, gid_text);
+	else
+	{
+		/* the rest when some of these are done */
+		Channel    *channel = channel_get(outcome.server, outcome.role);
+
+		worker.more_rows = true;
+		channel->unread_n = channel->unread_n == 0 ? outcome.n : Min(channel->unread_n, outcome.n);
+	}
+}
+
+static void
+read_rows(uint64 n)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	worker_begin();
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) n);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		read_row(&scan, tuple);
+	own_scan_end(&scan);
+	worker_commit(false);
+}
+
+/* dtx_retry: what waits for its next attempt is due now. */
+static void
+serve_retries(void)
+{
+	uint64		retries[DTX_RETRY_REQUESTS];
+	int			n;
+	HASH_SEQ_STATUS status;
+	SettleItem *item;
+
+	SpinLockAcquire(&worker.slot->mutex);
+	n = worker.slot->nretries;
+	memcpy(retries, worker.slot->retries, sizeof(retries));
+	worker.slot->nretries = 0;
+	SpinLockRelease(&worker.slot->mutex);
+	if (n == 0)
+		return;
+	hash_seq_init(&status, worker.items);
+	while ((item = hash_seq_search(&status)) != NULL)
+	{
+		bool		wanted = n > DTX_RETRY_REQUESTS;
+		Channel    *channel = channel_get(item->server, item->role);
+
+		for (int i = 0; i < Min(n, DTX_RETRY_REQUESTS); i++)
+			wanted |= retries[i] == item->key.r;
+		if (!wanted)
+			continue;
+		item->next_attempt = 0;
+		channel->not_before = channel->settle_due = 0;
+	}
+}
+
+void
+outcomes_rescan(void)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	dlist_iter	iter;
+
+	worker.more_rows = false;
+	dlist_foreach(iter, &worker.channels)
+		dlist_container(Channel, link, iter.cur)->unread_n = 0;
+	worker_begin();
+	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		read_row(&scan, tuple);
+	own_scan_end(&scan);
+	worker_commit(false);
+}
+
+/* The peer may have branches of this node that nobody here has a row of. */
+static void
+ask_again(Channel *channel)
+{
+	channel->asked_at = 0;
+	channel->recovered = false;
+	worker.slot->recovered = false;
+}
+
+static void
+take_outcome(const Outcome *outcome, const char *self)
+{
+	char		xid_text[DTX_GID_SIZE];
+	char		gid_text[DTX_GID_SIZE];
+	GlobalXid	xid;
+
+	switch (outcome->kind)
+	{
+		case OUTCOME_BRANCH:
+			strlcpy(xid.node, self, sizeof(xid.node));
+			xid.n = outcome->n;
+			xid.r = outcome->r;
+			xid_format(&xid, xid_text);
+			gid_of_child(xid_text, outcome->b, gid_text);
+			item_add(outcome, gid_text);
+			break;
+		case OUTCOME_ROWS:
+			read_rows(outcome->n);
+			break;
+		case OUTCOME_ASK:
+			ask_again(channel_get(outcome->server, outcome->role));
+			break;
+	}
 }
 
 void
@@ -154,9 +293,10 @@ outcomes_drain(void)
 			worker_commit(false);
 		}
 		for (int i = 0; i < n; i++)
-			item_add(&outcomes[i], self);
+			take_outcome(&outcomes[i], self);
 	}
 
+	serve_retries();
 	SpinLockAcquire(&worker.slot->mutex);
 	rescan = worker.slot->rescan;
 	ask = worker.slot->ask_peers;
@@ -167,67 +307,45 @@ outcomes_drain(void)
 		dlist_iter	iter;
 
 		dlist_foreach(iter, &worker.channels)
-		{
-			Channel    *channel = dlist_container(Channel, link, iter.cur);
-
-			channel->asked_at = 0;
-			channel->recovered = false;
-		}
-		worker.slot->recovered = false;
+			ask_again(dlist_container(Channel, link, iter.cur));
 	}
 	if (rescan || (worker.more_rows && hash_get_num_entries(worker.items) < MAX_ITEMS / 2))
 		outcomes_rescan();
 }
 
-void
-outcomes_rescan(void)
-{
-	OwnScan		scan;
-	HeapTuple	tuple;
-	dlist_iter	iter;
-
-	worker.more_rows = false;
-	dlist_foreach(iter, &worker.channels)
-		dlist_container(Channel, link, iter.cur)->unread_n = 0;
-	worker_begin();
-	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		Outcome		outcome = {0};
-		Gid			gid;
-
-		if (!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid))
-			continue;
-		outcome.n = gid.xid.n;
-		outcome.r = gid.xid.r;
-		outcome.b = gid.b;
-		outcome.commit = true;
-		outcome.mode = DatumGetChar(own_column(&scan, tuple, Anum_branch_mode, NULL));
-		outcome.server = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL));
-		outcome.role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
-		/* visible here does not mean replicated: wait for all that there is */
-		outcome.decided_at = GetXLogInsertRecPtr();
-		if (hash_get_num_entries(worker.items) < MAX_ITEMS)
-			item_add(&outcome, gid.xid.node);
-		else
-		{
-			/* the rest when some of these are done */
-			Channel    *channel = channel_get(outcome.server, outcome.role);
-
-			worker.more_rows = true;
-			channel->unread_n = channel->unread_n == 0 ? outcome.n : Min(channel->unread_n, outcome.n);
-		}
-	}
-	own_scan_end(&scan);
-	worker_commit(false);
-}
-
 /* As dtx.history has it: committed, rolled back, or rolled back by a savepoint
- * of a transaction that committed. */
+ * of a transaction that committed; H: to be committed, and rolled back by an
+ * operator at the participant; h: the other way round. */
 static char
 item_decision(const SettleItem *item)
 {
+	if (item->heuristic)
+		return item->commit ? 'H' : 'h';
 	return item->commit ? 'c' : item->by_savepoint ? 's' : 'r';
+}
+
+/* The id of this node under which the item's n was handed out. */
+static const char *
+item_node(const SettleItem *item, char *buffer)
+{
+	Gid			gid;
+
+	if (item->nested)
+		return node_self();
+	(void) gid_parse(item->gid, &gid);
+	strlcpy(buffer, gid.xid.node, DTX_NODE_SIZE);
+	return buffer;
+}
+
+/* May the two share a row of dtx.history? */
+static bool
+items_alike(const SettleItem *a, const SettleItem *b)
+{
+	char		one[DTX_GID_SIZE],
+				other[DTX_GID_SIZE];
+
+	return item_decision(a) == item_decision(b) && a->nested == b->nested &&
+		strcmp(item_node(a, one), item_node(b, other)) == 0;
 }
 
 /* Delete the rows of the items, and collect them into rows of dtx.history. */
@@ -237,6 +355,8 @@ finish_some(SettleItem **items, int count, char decision)
 	Datum		values[Natts_history] = {0};
 	bool		nulls[Natts_history] = {0};
 	Datum	   *columns[6];
+	Datum	   *parents = palloc0(count * sizeof(Datum));
+	char		parent[DTX_GID_SIZE];
 	uint64		min_n = PG_UINT64_MAX,
 				max_n = 0;
 
@@ -246,18 +366,21 @@ finish_some(SettleItem **items, int count, char decision)
 	{
 		SettleItem *	item = items[i];
 
-		if (decision == 'c')
+		if (item->commit || item->has_row)
 		{
-			char		text[DTX_GID_SIZE];
 			OwnScan		scan;
 			HeapTuple	tuple;
 
-			item_gid(item, text);
 			own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) item->key.n);
-			tuple = find_row(&scan, text);
+			tuple = find_row(&scan, item->gid);
 			if (HeapTupleIsValid(tuple))
 				own_delete(&scan, tuple);
 			own_scan_end(&scan);
+		}
+		if (item->nested)
+		{
+			gid_parent(item->gid, parent);
+			parents[i] = CStringGetTextDatum(parent);
 		}
 		columns[0][i] = Int64GetDatum((int64) item->key.n);
 		columns[1][i] = Int64GetDatum((int64) item->key.r);
@@ -270,7 +393,7 @@ finish_some(SettleItem **items, int count, char decision)
 	}
 	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[Anum_history_decision - 1] = CharGetDatum(decision);
-	values[Anum_history_node - 1] = CStringGetTextDatum(items[0]->node);
+	values[Anum_history_node - 1] = CStringGetTextDatum(item_node(items[0], parent));
 	values[Anum_history_min_n - 1] = Int64GetDatum((int64) min_n);
 	values[Anum_history_max_n - 1] = Int64GetDatum((int64) max_n);
 	values[Anum_history_n - 1] = PointerGetDatum(construct_array(columns[0], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
@@ -279,6 +402,9 @@ finish_some(SettleItem **items, int count, char decision)
 	values[Anum_history_server - 1] = PointerGetDatum(construct_array(columns[3], count, OIDOID, 4, true, TYPALIGN_INT));
 	values[Anum_history_role - 1] = PointerGetDatum(construct_array(columns[4], count, OIDOID, 4, true, TYPALIGN_INT));
 	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(columns[5], count, CHAROID, 1, true, TYPALIGN_CHAR));
+	nulls[Anum_history_parent - 1] = !items[0]->nested;
+	if (items[0]->nested)
+		values[Anum_history_parent - 1] = PointerGetDatum(construct_array(parents, count, TEXTOID, -1, false, TYPALIGN_INT));
 	own_insert(OWN_HISTORY, values, nulls);
 }
 
@@ -305,8 +431,7 @@ outcomes_finish(void)
 
 			if (item->answer == PG_UINT64_MAX)
 				continue;		/* in a row already */
-			if (count > 0 && (item_decision(item) != item_decision(items[0]) ||
-							  strcmp(item->node, items[0]->node) != 0))
+			if (count > 0 && !items_alike(item, items[0]))
 			{
 				more = true;
 				continue;
@@ -335,7 +460,7 @@ outcomes_finish(void)
 		note_removal(channel_get(item->server, item->role), item->key.n);
 		if (!item->commit)
 			open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
-		(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
+		forget_item(item);
 	}
 	worker.nconfirmed = 0;
 	worker.last_work = GetCurrentTimestamp();

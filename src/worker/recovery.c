@@ -48,22 +48,33 @@ typedef enum Verdict
 	VERDICT_UNDECIDED
 } Verdict;
 
+/* n: this node's transaction that began the branch; the gid's own N unless it
+ * is a branch of a branch. */
 static Verdict
-judge(const Gid *gid)
+judge(const Gid *gid, const char *gid_text, uint64 n)
 {
-	char		past;
+	const char *node = gid->depth > 1 ? node_self() : gid->xid.node;
+	char		decision;
 
-	if (transaction_state(gid->xid.n) == XACT_RUNNING)
+	if (transaction_state(n) == XACT_RUNNING)
 		return VERDICT_RUNNING;
 	/* every read below takes a snapshot of its own, younger than that look */
-	if (branch_row_exists(&gid->xid, gid->b))
-		return VERDICT_COMMIT;
-	past = history_decision(&gid->xid, gid->b);
-	if (past != 0)
-		return past == 'c' ? VERDICT_COMMIT : VERDICT_ROLL_BACK;
-	if (gid->xid.n < node_memory_from(gid->xid.node))
-		return VERDICT_UNDECIDED;
-	return VERDICT_ROLL_BACK;
+	decision = branch_decision(gid_text, n);
+	if (decision == 0)
+		decision = history_decision(node, n, gid->xid.r, gid->b);
+	switch (decision)
+	{
+		case 0:
+			return n < node_memory_from(node) ? VERDICT_UNDECIDED : VERDICT_ROLL_BACK;
+		case 'c':
+		case 'H':
+			return VERDICT_COMMIT;
+		case 'd':
+			/* as the superior branch is told, or the shared transaction decides */
+			return VERDICT_RUNNING;
+		default:
+			return VERDICT_ROLL_BACK;
+	}
 }
 
 void
@@ -73,24 +84,26 @@ recovery_decide(Channel *channel, PGresult *pending)
 
 	for (int i = 0; i < PQntuples(pending); i++)
 	{
+		const char *gid_text = PQgetvalue(pending, i, 0);
 		Outcome		outcome = {0};
 		Verdict		verdict;
 		ItemKey		key;
 		Gid			gid;
 
-		if (!gid_parse(PQgetvalue(pending, i, 0), &gid))
+		if (strlen(gid_text) >= DTX_GID_SIZE || !gid_parse(gid_text, &gid))
 			continue;
-		key = (ItemKey) {gid.xid.n, gid.xid.r, gid.b};
-		if (hash_search(worker.items, &key, HASH_FIND, NULL) != NULL)
+		outcome.n = gid.depth > 1 ? strtoull(PQgetvalue(pending, i, 1), NULL, 10) : gid.xid.n;
+		key = (ItemKey) {outcome.n, gid.xid.r, gid.b};
+		if (outcome.n == 0 || hash_search(worker.items, &key, HASH_FIND, NULL) != NULL)
 			continue;
 		worker_begin();
-		verdict = node_is_self(gid.xid.node) ? judge(&gid) : VERDICT_UNDECIDED;
+		verdict = gid.depth > 1 || node_is_self(gid.xid.node) ?
+			judge(&gid, gid_text, outcome.n) : VERDICT_UNDECIDED;
 		worker_commit(false);
 		if (verdict == VERDICT_UNDECIDED)
 			undecided++;
 		if (verdict == VERDICT_UNDECIDED || verdict == VERDICT_RUNNING)
 			continue;
-		outcome.n = gid.xid.n;
 		outcome.r = gid.xid.r;
 		outcome.b = gid.b;
 		outcome.commit = verdict == VERDICT_COMMIT;
@@ -98,9 +111,9 @@ recovery_decide(Channel *channel, PGresult *pending)
 		outcome.mode = '?';
 		outcome.server = channel->server;
 		outcome.role = channel->role;
-		if (!outcome.commit)
+		if (!outcome.commit && gid.depth == 1)
 			open_rollback_add(worker.slot, &outcome);
-		item_add(&outcome, gid.xid.node);
+		item_add(&outcome, gid_text);
 	}
 	if (undecided > 0)
 		ereport(WARNING,

@@ -45,10 +45,13 @@ typedef struct ItemKey
 
 typedef struct SettleItem
 {
-	ItemKey		key;
-	char		node[DTX_NODE_SIZE];	/* the coordinator's id in the gid */
+	ItemKey		key;			/* n: the local transaction that began it */
+	char	   *gid;			/* in the worker's context */
+	bool		nested;			/* a branch of another node's branch */
 	bool		commit;
 	bool		by_savepoint;
+	bool		heuristic;		/* the participant has ended it the other way */
+	bool		has_row;		/* a rollback that dtx.branch has a row of */
 	char		mode;
 	Oid			server;
 	Oid			role;
@@ -138,10 +141,7 @@ extern void worker_commit(bool durable);
 /* --- items: outcome.c --- */
 
 /* Queue a branch, unless it is known already. */
-extern void item_add(const Outcome *outcome, const char *node);
-
-/* The gid of an item, into a buffer of DTX_GID_SIZE bytes. */
-extern void item_gid(const SettleItem *item, char *text);
+extern void item_add(const Outcome *outcome, const char *gid);
 
 /* Put an item back into its channel's queue, due after a delay in ms. */
 extern void item_requeue(Channel *channel, SettleItem *item, long delay);

@@ -1,0 +1,113 @@
+/*
+ * children.c
+ *		Deciding the branches of a branch.
+ *
+ * Their rows in dtx.branch committed with phase 1 of the superior branch, and
+ * say nothing until that is settled: then the same transaction turns them into
+ * decisions to commit, or deletes them, which is the decision to roll back.
+ */
+#include "postgres.h"
+
+#include "core/children.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+/* what to tell the worker when this transaction commits */
+static Outcome *told = NULL;	/* TopMemoryContext */
+static int	ntold = 0;
+static int	told_room = 0;
+
+static void
+tell_later(const Outcome *outcome)
+{
+	if (ntold == told_room)
+	{
+		told_room = Max(16, told_room * 2);
+		told = told == NULL ?
+			MemoryContextAlloc(TopMemoryContext, told_room * sizeof(Outcome)) :
+			repalloc(told, told_room * sizeof(Outcome));
+	}
+	told[ntold++] = *outcome;
+}
+
+/* A branch of a branch in this very database. */
+static void
+settle_local(OwnScan *scan, HeapTuple tuple, bool commit)
+{
+	JoinedBranch branch = {0};
+	const BranchMode *mode;
+
+	text_to_cstring_buffer(DatumGetTextPP(own_column(scan, tuple, Anum_branch_gid, NULL)),
+						   branch.gid_text, sizeof(branch.gid_text));
+	gid_parse_or_error(branch.gid_text, &branch.gid);
+	branch.key = gid_branch_key(&branch.gid, branch.gid_text);
+	branch.role = DatumGetObjectId(own_column(scan, tuple, Anum_branch_role, NULL));
+	branch.mode = DatumGetChar(own_column(scan, tuple, Anum_branch_mode, NULL));
+	mode = mode_by_letter(branch.mode);
+	if (commit)
+		mode->settle_commit(&branch);
+	else
+		mode->settle_rollback(list_make1(&branch));
+}
+
+void
+children_decide(const JoinedBranch *superior, bool commit)
+{
+	Outcome		rows = {.kind = OUTCOME_ROWS, .n = superior->local_n, .commit = true};
+	bool		any = false;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) superior->local_n);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		isnull;
+		Datum		parent = own_column(&scan, tuple, Anum_branch_parent, &isnull);
+		Oid			server = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL));
+
+		if (isnull || strcmp(TextDatumGetCString(parent), superior->gid_text) != 0)
+			continue;
+		if (!OidIsValid(server))
+		{
+			settle_local(&scan, tuple, commit);
+			own_delete(&scan, tuple);
+		}
+		else if (commit)
+		{
+			Datum		values[Natts_branch] = {0};
+			bool		nulls[Natts_branch] = {0};
+			bool		replace[Natts_branch] = {0};
+
+			values[Anum_branch_state - 1] = CharGetDatum('c');
+			replace[Anum_branch_state - 1] = true;
+			own_update(&scan, tuple, values, nulls, replace);
+			any = true;
+		}
+		else
+		{
+			Outcome		ask = {.kind = OUTCOME_ASK};
+
+			ask.server = server;
+			ask.role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
+			own_delete(&scan, tuple);
+			tell_later(&ask);
+		}
+	}
+	own_scan_end(&scan);
+	if (any)
+		tell_later(&rows);
+}
+
+void
+children_xact_end(bool commit)
+{
+	bool		wake = false;
+
+	for (int i = 0; i < ntold && commit; i++)
+		wake |= outcome_push(&told[i]);
+	ntold = 0;
+	if (wake)
+		worker_wake(my_database_slot());
+}

@@ -1,0 +1,20 @@
+/*
+ * children.h
+ *		Branches of a branch: they are decided when it is.
+ */
+#ifndef DTX_CHILDREN_H
+#define DTX_CHILDREN_H
+
+#include "core/mode.h"
+
+/*
+ * In the transaction that settles the superior branch: decide its branches the
+ * same way. Those at other nodes are handed to the worker when the transaction
+ * commits; those in this database are settled at once. May throw.
+ */
+extern void children_decide(const JoinedBranch *superior, bool commit);
+
+/* Never throws. */
+extern void children_xact_end(bool commit);
+
+#endif							/* DTX_CHILDREN_H */

@@ -1,0 +1,259 @@
+/*
+ * resolve.c
+ *		Operators: dtx_resolve decides branches whose coordinator is gone for
+ *		good, dtx_retry makes the worker try at once.
+ *
+ * A resolution is recorded. Should the coordinator come back after all, its
+ * decision is compared: that it had decided otherwise is reported on both
+ * sides, never hidden.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "core/compat.h"
+#include "core/errors.h"
+#include "core/node.h"
+#include "core/override.h"
+#include "core/participant.h"
+#include "core/relations.h"
+#include "core/resolve.h"
+#include "core/settle.h"
+#include "core/shmem.h"
+#include "fmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(dtx_resolve);
+PG_FUNCTION_INFO_V1(dtx_retry);
+
+bool
+resolution_compare(const char *gid, bool commit, const char **outcome, char **detail)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_all(&scan, OWN_RESOLUTION, RowExclusiveLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Datum		values[Natts_resolution] = {0};
+		bool		nulls[Natts_resolution] = {0};
+		bool		replace[Natts_resolution] = {0};
+		bool		committed;
+		char		state;
+
+		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_resolution_gid, NULL)), gid) != 0)
+			continue;
+		found = true;
+		committed = DatumGetChar(own_column(&scan, tuple, Anum_resolution_decision, NULL)) == 'c';
+		*outcome = committed == commit ? SETTLE_SETTLED : SETTLE_HEURISTIC;
+		if (committed != commit)
+			*detail = psprintf("An operator has %s it with dtx_resolve at %s.",
+							   committed ? "committed" : "rolled back",
+							   timestamptz_to_str(DatumGetTimestampTz(own_column(&scan, tuple, Anum_resolution_resolved_at, NULL))));
+		state = DatumGetChar(own_column(&scan, tuple, Anum_resolution_state, NULL));
+		if (state != 'd')
+			continue;
+		values[Anum_resolution_state - 1] = CharGetDatum(committed == commit ? 'a' : 'h');
+		replace[Anum_resolution_state - 1] = true;
+		if (committed != commit)
+		{
+			values[Anum_resolution_conflict_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+			replace[Anum_resolution_conflict_at - 1] = true;
+			stat_add(STAT_HEURISTIC_CONFLICTS, 1);
+		}
+		own_update(&scan, tuple, values, nulls, replace);
+	}
+	own_scan_end(&scan);
+	return found;
+}
+
+static void
+record_resolution(const char *gid, bool commit, Oid role, char mode)
+{
+	Datum		values[Natts_resolution] = {0};
+	bool		nulls[Natts_resolution] = {0};
+
+	values[Anum_resolution_gid - 1] = CStringGetTextDatum(gid);
+	values[Anum_resolution_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
+	values[Anum_resolution_role - 1] = ObjectIdGetDatum(role);
+	values[Anum_resolution_resolved_by - 1] = ObjectIdGetDatum(GetSessionUserId());
+	values[Anum_resolution_resolved_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_resolution_mode - 1] = CharGetDatum(mode);
+	values[Anum_resolution_state - 1] = CharGetDatum('d');
+	nulls[Anum_resolution_conflict_at - 1] = true;
+	own_insert(OWN_RESOLUTION, values, nulls);
+}
+
+typedef struct InDoubt
+{
+	char		gid_text[DTX_GID_SIZE];
+	Oid			role;
+	char		mode;
+} InDoubt;
+
+static List *
+add_in_doubt(List *list, const char *gid_text, Oid role, char mode)
+{
+	InDoubt    *branch = palloc0(sizeof(InDoubt));
+
+	strlcpy(branch->gid_text, gid_text, sizeof(branch->gid_text));
+	branch->role = role;
+	branch->mode = mode;
+	return lappend(list, branch);
+}
+
+/* The branches in doubt here of a global transaction. */
+static List *
+branches_in_doubt(const GlobalXid *xid)
+{
+	List	   *list = NIL;
+	ListCell   *cell;
+	OwnScan		scan;
+	HeapTuple	tuple;
+	Gid			gid;
+
+	foreach(cell, modes_list_held())
+	{
+		HeldBranch *held = lfirst(cell);
+
+		if (gid_parse(held->gid_text, &gid) && xid_equal(&gid.xid, xid))
+			list = add_in_doubt(list, held->gid_text, held->role, 'x');
+	}
+	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		char	   *gid_text = TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL));
+
+		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd' &&
+			gid_parse(gid_text, &gid) && xid_equal(&gid.xid, xid))
+			list = add_in_doubt(list, gid_text,
+								DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)),
+								DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL)));
+	}
+	own_scan_end(&scan);
+	return list;
+}
+
+static int64
+resolve_branches(const GlobalXid *xid, const char *xid_text, bool commit)
+{
+	List	   *list = branches_in_doubt(xid);
+	int			count = list_length(list);
+	SettleRequest *requests = palloc0(Max(count, 1) * sizeof(SettleRequest));
+	SettleCaller operator = {0};
+
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("global transaction \"%s\" has no branch in doubt here", xid_text),
+				 errhint("See the view dtx_branches.")));
+	for (int i = 0; i < count; i++)
+	{
+		requests[i].gid = ((InDoubt *) list_nth(list, i))->gid_text;
+		requests[i].commit = commit;
+		requests[i].mode = ((InDoubt *) list_nth(list, i))->mode;
+	}
+	settle_branches(requests, count, &operator);
+	for (int i = 0; i < count; i++)
+	{
+		InDoubt    *branch = list_nth(list, i);
+
+		if (strcmp(requests[i].outcome, SETTLE_SETTLED) != 0)
+			ereport(ERROR,
+					(errcode(strcmp(requests[i].outcome, SETTLE_DENIED) == 0 ?
+							 ERRCODE_INSUFFICIENT_PRIVILEGE : ERRCODE_DTX_CONFLICT),
+					 errmsg("could not resolve branch \"%s\": %s", branch->gid_text, requests[i].outcome),
+					 requests[i].detail ? errdetail_internal("%s", requests[i].detail) : 0,
+					 strcmp(requests[i].outcome, SETTLE_DENIED) == 0 ?
+					 errhint("Confirms and cancels run in a session of the role that ran the try: resolve it as that role.") : 0));
+		record_resolution(branch->gid_text, commit, branch->role, branch->mode);
+	}
+	/* settling commits without waiting for the flush, since a coordinator asks
+	 * for that; here nobody does */
+	setting_local("synchronous_commit", "on");
+	return count;
+}
+
+/* Forget what stands here of a global transaction: rows that wait for a
+ * participant that is gone, and resolutions. */
+static int64
+forget_branches(const GlobalXid *xid)
+{
+	int64		count = 0;
+	OwnScan		scan;
+	HeapTuple	tuple;
+	Gid			gid;
+
+	own_scan_all(&scan, OWN_BRANCH, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		failed;
+
+		(void) own_column(&scan, tuple, Anum_branch_last_error, &failed);
+		if (!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid) ||
+			!xid_equal(&gid.xid, xid) || failed)
+			continue;
+		own_delete(&scan, tuple);
+		count++;
+	}
+	own_scan_end(&scan);
+	own_scan_all(&scan, OWN_RESOLUTION, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		if (!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_resolution_gid, NULL)), &gid) ||
+			!xid_equal(&gid.xid, xid))
+			continue;
+		own_delete(&scan, tuple);
+		count++;
+	}
+	own_scan_end(&scan);
+	return count;
+}
+
+/* dtx_resolve(xid text, decision text) */
+Datum
+dtx_resolve(PG_FUNCTION_ARGS)
+{
+	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *decision = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	GlobalXid	xid;
+
+	shmem_require();
+	xid_parse_or_error(xid_text, &xid);
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("branches cannot be resolved inside a branch")));
+	if (strcmp(decision, "commit") == 0 || strcmp(decision, "rollback") == 0)
+		PG_RETURN_INT64(resolve_branches(&xid, xid_text, strcmp(decision, "commit") == 0));
+	if (strcmp(decision, "forget") == 0)
+		PG_RETURN_INT64(forget_branches(&xid));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized decision: \"%s\"", decision),
+			 errhint("It is 'commit', 'rollback' or 'forget'.")));
+}
+
+/* dtx_retry(xid text) */
+Datum
+dtx_retry(PG_FUNCTION_ARGS)
+{
+	DatabaseSlot *slot;
+	GlobalXid	xid;
+
+	shmem_require();
+	xid_parse_or_error(text_to_cstring(PG_GETARG_TEXT_PP(0)), &xid);
+	slot = my_database_slot();
+	if (slot == NULL)
+		PG_RETURN_VOID();
+	SpinLockAcquire(&slot->mutex);
+	/* when there is no room for one more, all are tried */
+	if (slot->nretries < DTX_RETRY_REQUESTS)
+		slot->retries[slot->nretries] = xid.r;
+	slot->nretries = Min(slot->nretries + 1, DTX_RETRY_REQUESTS + 1);
+	SpinLockRelease(&slot->mutex);
+	worker_wake(slot);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,144 @@
+/*
+ * prepared.c
+ *		The participant's prepared transactions.
+ */
+#include "postgres.h"
+
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "catalog/pg_type_d.h"
+#include "core/fault.h"
+#include "core/relations.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "xa/xa.h"
+
+#define PREPARED_SQL \
+	"SELECT p.gid, p.owner FROM pg_catalog.pg_prepared_xacts p" \
+	" WHERE p.database OPERATOR(pg_catalog.=) pg_catalog.current_database()"
+
+/* Is it prepared, and may this role end it? */
+static bool
+is_prepared(const char *gid)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(gid)};
+	bool		found;
+
+	SPI_connect();
+	found = SPI_execute_with_args(PREPARED_SQL " AND p.gid OPERATOR(pg_catalog.=) $1",
+								  1, types, values, NULL, true, 1) == SPI_OK_SELECT &&
+		SPI_processed == 1 &&
+		has_privs_of_role(GetUserId(),
+						  get_role_oid(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2), false));
+	SPI_finish();
+	return found;
+}
+
+/*
+ * End the prepared transaction of a branch. It does not matter whether this
+ * transaction commits afterwards: the branch's row then tells that it was done.
+ */
+bool
+xa_settle_held(const JoinedBranch *branch, bool commit)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ended = true;
+
+	if (!is_prepared(branch->gid_text))
+		return false;
+	DTX_FAULT_POINT("xa-before-finish");
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		FinishPreparedTransaction(branch->gid_text, commit);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		/* another session is ending it, or just has; what is worse ends this call,
+		 * and with it the hold on the prepared transaction */
+		if (error->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE &&
+			error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
+			ReThrowError(error);
+		ended = false;
+	}
+	PG_END_TRY();
+	DTX_FAULT_POINT("xa-after-finish");
+	return ended;
+}
+
+/* Who began a nested branch stands in its row, which is not visible yet. */
+static void
+find_superior(HeldBranch *branch)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_dirty(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		isnull;
+		Datum		superior = own_column(&scan, tuple, Anum_joined_branch_superior, &isnull);
+
+		if (isnull ||
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)),
+				   branch->gid_text) != 0)
+			continue;
+		text_to_cstring_buffer(DatumGetTextPP(superior), branch->superior, sizeof(branch->superior));
+		branch->superior_n = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL));
+		break;
+	}
+	own_scan_end(&scan);
+}
+
+List *
+xa_list_held(List *held)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	SPI_connect();
+	if (SPI_execute(PREPARED_SQL, true, 0) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read pg_prepared_xacts")));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		char	   *text = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1);
+		MemoryContext old;
+		HeldBranch *branch;
+		Gid			gid;
+
+		if (strlen(text) >= DTX_GID_SIZE || !gid_parse(text, &gid))
+			continue;
+		old = MemoryContextSwitchTo(context);
+		branch = palloc0(sizeof(HeldBranch));
+		strlcpy(branch->gid_text, text, sizeof(branch->gid_text));
+		branch->role = get_role_oid(SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2), true);
+		strlcpy(branch->superior, gid.xid.node, sizeof(branch->superior));
+		branch->superior_n = gid.xid.n;
+		if (gid.depth > 1)
+			find_superior(branch);
+		held = lappend(held, branch);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return held;
+}
