@@ -18,7 +18,7 @@ OBJS = \
 	src/core/fault.o src/core/gid.o src/core/global.o src/core/mode.o src/core/node.o src/core/one_call.o \
 	src/core/override.o src/core/participant.o \
 	src/core/peer_api.o src/core/peer_use.o src/core/relations.o src/core/resolve.o src/core/settle.o src/core/shared.o src/core/shmem.o \
-	src/core/status.o src/core/views.o \
+	src/core/status.o src/core/tell.o src/core/views.o \
 	src/net/connection.o src/net/fdw.o src/net/peer.o src/net/remote.o \
 	src/at/at.o src/at/attach.o src/at/capture.o src/at/compensate.o src/at/constraint.o \
 	src/at/guard.o src/at/image.o src/at/key.o src/at/row_lock.o src/at/undo_log.o \

@@ -64,7 +64,6 @@ CREATE TABLE dtx.global (
     r         bigint NOT NULL,
     state     "char" NOT NULL,
     role      oid NOT NULL,
-    last_b    integer NOT NULL,
     opened_at timestamptz NOT NULL,
     deadline  timestamptz NOT NULL,
     ended_at  timestamptz,
@@ -72,6 +71,8 @@ CREATE TABLE dtx.global (
     xid       text COLLATE "C" NOT NULL
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE dtx.global IS 'global transactions that dtx_open began here and that are not settled yet';
+CREATE SEQUENCE dtx.shared_b AS integer CYCLE;
+COMMENT ON SEQUENCE dtx.shared_b IS 'branch numbers of shared global transactions: no session counts them';
 COMMENT ON COLUMN dtx.global.state IS 'o: open; c: committed; r: rolled back';
 
 CREATE TABLE dtx.history (
@@ -215,7 +216,8 @@ BEGIN
     PERFORM dtx.not_in_branch();
     LOCK TABLE dtx.node IN EXCLUSIVE MODE;
     IF dtx.identity_is_trusted()
-       AND (EXISTS (SELECT FROM dtx.branch) OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.state = 'd')
+       AND (EXISTS (SELECT FROM dtx.branch) OR EXISTS (SELECT FROM dtx.global)
+            OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.state = 'd')
             OR EXISTS (SELECT FROM dtx.sessions() s WHERE s.branches > 0)) THEN
         RAISE EXCEPTION 'this node has branches that are not settled'
             USING ERRCODE = 'object_in_use', HINT = 'See the view dtx_branches.';
@@ -286,6 +288,32 @@ CREATE FUNCTION dtx_wait(xid text, timeout interval DEFAULT '10s') RETURNS text
 COMMENT ON FUNCTION dtx_wait(text, interval) IS
     'waits until a global transaction is settled everywhere, or the timeout passes, and returns dtx_status then';
 
+CREATE FUNCTION dtx_open(timeout interval DEFAULT '60s', name text DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_open(interval, text) IS
+    'opens a global transaction that services share: it is open once this transaction has committed, and rolled back by itself when timeout passes. Returns its xid, to be handed to the services. name is for dtx.global only.';
+CREATE FUNCTION dtx_join(xid text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_join(text) IS
+    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all. ERROR DX003 when it is decided or unknown or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node.';
+CREATE FUNCTION dtx_commit(xid text) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_commit(text) IS
+    'decides a global transaction that dtx_open began here: committed, if all branches have committed their part, else rolled back, and says which; it is decided when this transaction commits. ERROR DX003, and it stays open, when a branch is still running; 25P04 when it timed out.';
+CREATE FUNCTION dtx_rollback(xid text) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_rollback(text) IS
+    'rolls back a global transaction that dtx_open began here. ERROR DX003 when it was committed.';
+
+CREATE FUNCTION dtx_resolve(xid text, decision text) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_resolve(text, text) IS
+    'decides branches in doubt here whose coordinator is gone for good: commit or rollback. It is recorded, and compared should the coordinator come back. forget removes such records, and, at the coordinator, branches that fail at a participant that is gone. Returns how many. Needs EXECUTE, which only superusers have. ERROR DX001 when they cannot be settled so, 42501 for another role''s tries.';
+CREATE FUNCTION dtx_retry(xid text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_retry(text) IS
+    'has the worker of this node, its coordinator, try again at once to settle the branches of a global transaction';
+
 -- what coordinators call here
 CREATE FUNCTION dtx.peer_hello(protocol integer, OUT node text, OUT protocol_version integer, OUT version text, OUT in_recovery boolean)
     AS 'MODULE_PATHNAME', 'dtx_peer_hello' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -303,6 +331,10 @@ CREATE FUNCTION dtx.branch_settle(nodes text[], timeline integer, horizon bigint
     AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_register(xid text, node text) RETURNS text
+    AS 'MODULE_PATHNAME', 'dtx_branch_register' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_vote(gids text[]) RETURNS text[]
+    AS 'MODULE_PATHNAME', 'dtx_branch_vote' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_flush() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
@@ -315,6 +347,7 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
+        ' dtx.branch_register(text, text), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric) TO %s', role);
 END
 $$;
@@ -518,7 +551,10 @@ RETURN pg_catalog.pg_has_role(role, 'USAGE') OR pg_catalog.pg_has_role('pg_monit
 
 CREATE VIEW dtx_branches WITH (security_barrier) AS
     SELECT b.gid, dtx.gid_xid(b.gid) AS xid, 'coordinator'::text AS side,
-           'committing'::text AS state, s.srvname AS server, b.participant AS node,
+           CASE WHEN b.state OPERATOR(pg_catalog.=) 'd' THEN 'in doubt'
+                WHEN b.state OPERATOR(pg_catalog.=) 's' AND g.state OPERATOR(pg_catalog.=) 'o' THEN 'active'
+                WHEN b.state OPERATOR(pg_catalog.=) 's' AND g.state OPERATOR(pg_catalog.=) 'r' THEN 'rolling back'
+                ELSE 'committing' END AS state, s.srvname AS server, b.participant AS node,
            b.role::regrole AS role, b.mode, b.created_at,
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.created_at AS age,
            greatest(b.attempts, c.attempts) AS attempts,
@@ -527,7 +563,16 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
     FROM dtx.branch b
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) b.server
     LEFT JOIN dtx.contact c ON c.server OPERATOR(pg_catalog.=) b.server AND c.role OPERATOR(pg_catalog.=) b.role
+    LEFT JOIN dtx.global g ON b.state OPERATOR(pg_catalog.=) 's' AND g.n OPERATOR(pg_catalog.=) b.n
     WHERE dtx.may_see(b.role)
+    UNION ALL
+    SELECT r.gid, dtx.gid_xid(r.gid), 'participant', 'heuristic conflict', NULL,
+           pg_catalog.regexp_replace(r.gid, ':[^:]*$', ''), r.role::regrole, r.mode, r.resolved_at,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resolved_at, 0, NULL, NULL,
+           pg_catalog.format('%s with dtx_resolve, and the coordinator had decided otherwise',
+                             CASE r.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END)
+    FROM dtx.resolution r
+    WHERE r.state OPERATOR(pg_catalog.=) 'h' AND dtx.may_see(r.role)
     UNION ALL
     SELECT j.gid, dtx.gid_xid(j.gid), 'participant', 'in doubt', NULL,
            pg_catalog.regexp_replace(j.gid, ':[^:]*$', ''),
@@ -544,12 +589,16 @@ CREATE VIEW dtx_transactions WITH (security_barrier) AS
            s.deadline
     FROM dtx.sessions() s
     UNION ALL
+    SELECT g.xid, CASE g.state WHEN 'o' THEN 'active' WHEN 'c' THEN 'committing' ELSE 'rolling back' END,
+           NULL, (SELECT pg_catalog.count(*) FROM dtx.branch b WHERE b.n OPERATOR(pg_catalog.=) g.n), g.opened_at, g.deadline
+    FROM dtx.global g WHERE dtx.may_see(g.role)
+    UNION ALL
     SELECT r.xid, 'rolling back', NULL, pg_catalog.count(*), NULL, NULL
     FROM dtx.rollbacks() r GROUP BY r.xid
     UNION ALL
     SELECT b.xid, b.state, NULL, pg_catalog.count(*), pg_catalog.min(b.created_at), NULL
     FROM dtx_branches b
-    WHERE b.xid OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT s.xid FROM dtx.sessions() s))
+    WHERE b.xid OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT s.xid FROM dtx.sessions() s UNION ALL SELECT g.xid FROM dtx.global g))
     GROUP BY b.xid, b.state;
 COMMENT ON VIEW dtx_transactions IS
     'global transactions that are not over: active in a session here, rolling back, committing, or in doubt';
@@ -586,14 +635,16 @@ CREATE VIEW dtx_locks WITH (security_barrier) AS
 COMMENT ON VIEW dtx_locks IS 'rows that branches in doubt hold';
 
 CREATE VIEW dtx_history WITH (security_barrier) AS
-    SELECT h.node OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||) i.n::text OPERATOR(pg_catalog.||) '.'
-             OPERATOR(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex(i.r), 16, '0') AS xid,
+    SELECT coalesce(dtx.gid_xid(i.parent),
+                    h.node OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||) i.n::text OPERATOR(pg_catalog.||) '.'
+                      OPERATOR(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex(i.r), 16, '0')) AS xid,
            i.b AS branch,
-           CASE h.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END AS outcome,
+           CASE h.decision WHEN 'c' THEN 'committed' WHEN 'H' THEN 'committed, but rolled back by an operator at the participant'
+                WHEN 'h' THEN 'rolled back, but committed at the participant' ELSE 'rolled back' END AS outcome,
            s.srvname AS server, i.role::regrole AS role, h.settled_at
     FROM dtx.history h
     CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(h.n), pg_catalog.unnest(h.r), pg_catalog.unnest(h.b),
-                                  pg_catalog.unnest(h.server), pg_catalog.unnest(h.role)) AS i(n, r, b, server, role)
+                                  pg_catalog.unnest(h.server), pg_catalog.unnest(h.role), pg_catalog.unnest(h.parent)) AS i(n, r, b, server, role, parent)
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) i.server
     WHERE dtx.may_see(i.role);
 COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transactions, as far back as dtx.history_retention';
@@ -604,7 +655,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(tid, "char"), dtx.is_attached(regclass) TO PUBLIC;
-REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole) FROM PUBLIC;
+REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
 GRANT SELECT ON dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
 
 /* ---------------------------------------------------------------- start */

@@ -14,6 +14,7 @@
 #include "core/peer_use.h"
 #include "core/settle.h"
 #include "core/shmem.h"
+#include "core/tell.h"
 #include "net/connection.h"
 #include "worker/control.h"
 
@@ -43,6 +44,7 @@ at_xact_event(XactEvent event, void *arg)
 				participant_xact_end(commit);
 				settle_xact_end(commit);
 				global_xact_end(commit);
+				tell_xact_end(commit);
 				peer_use_xact_end();
 				worker_control_xact_end(commit);
 				connection_close_in_flight();

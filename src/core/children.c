@@ -10,27 +10,8 @@
 
 #include "core/children.h"
 #include "core/relations.h"
-#include "core/shmem.h"
+#include "core/tell.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
-
-/* what to tell the worker when this transaction commits */
-static Outcome *told = NULL;	/* TopMemoryContext */
-static int	ntold = 0;
-static int	told_room = 0;
-
-static void
-tell_later(const Outcome *outcome)
-{
-	if (ntold == told_room)
-	{
-		told_room = Max(16, told_room * 2);
-		told = told == NULL ?
-			MemoryContextAlloc(TopMemoryContext, told_room * sizeof(Outcome)) :
-			repalloc(told, told_room * sizeof(Outcome));
-	}
-	told[ntold++] = *outcome;
-}
 
 /* A branch of a branch in this very database. */
 static void
@@ -92,22 +73,10 @@ children_decide(const JoinedBranch *superior, bool commit)
 			ask.server = server;
 			ask.role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
 			own_delete(&scan, tuple);
-			tell_later(&ask);
+			tell_worker_at_commit(&ask);
 		}
 	}
 	own_scan_end(&scan);
 	if (any)
-		tell_later(&rows);
-}
-
-void
-children_xact_end(bool commit)
-{
-	bool		wake = false;
-
-	for (int i = 0; i < ntold && commit; i++)
-		wake |= outcome_push(&told[i]);
-	ntold = 0;
-	if (wake)
-		worker_wake(my_database_slot());
+		tell_worker_at_commit(&rows);
 }

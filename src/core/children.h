@@ -14,7 +14,4 @@
  */
 extern void children_decide(const JoinedBranch *superior, bool commit);
 
-/* Never throws. */
-extern void children_xact_end(bool commit);
-
 #endif							/* DTX_CHILDREN_H */

@@ -11,6 +11,7 @@
 #include "core/shmem.h"
 #include "guc.h"
 #include "net/connection.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
@@ -25,21 +26,41 @@ typedef struct KnownContact
 
 static HTAB *known = NULL;
 
-bool
-contact_exists(Oid server, Oid role)
+static bool
+find_contact(Oid server, Oid role, const char *node)
 {
 	ScanKeyData keys[2];
 	OwnScan		scan;
-	bool		exists;
+	HeapTuple	tuple;
+	bool		found;
 
 	ScanKeyInit(&keys[0], Anum_contact_server, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(server));
 	ScanKeyInit(&keys[1], Anum_contact_role, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(role));
 	own_scan_begin(&scan, OWN_CONTACT, OWN_CONTACT_PKEY, AccessShareLock, 2, keys);
-	exists = HeapTupleIsValid(own_scan_next(&scan));
+	found = HeapTupleIsValid(tuple = own_scan_next(&scan));
+	if (found && node != NULL)
+	{
+		bool		isnull;
+		Datum		known_node = own_column(&scan, tuple, Anum_contact_node, &isnull);
+
+		found = !isnull && strcmp(TextDatumGetCString(known_node), node) == 0;
+	}
 	own_scan_end(&scan);
-	return exists;
+	return found;
+}
+
+bool
+contact_exists(Oid server, Oid role)
+{
+	return find_contact(server, role, NULL);
+}
+
+bool
+contact_leads_to(Oid server, Oid role, const char *node)
+{
+	return find_contact(server, role, node);
 }
 
 static void

@@ -20,4 +20,7 @@ extern void contact_ensure(Oid server, Oid role, TimestampTz deadline);
 /* Is there a row for the pair, committed? */
 extern bool contact_exists(Oid server, Oid role);
 
+/* Was that node found at the server, when it was last used as the role? */
+extern bool contact_leads_to(Oid server, Oid role, const char *node);
+
 #endif							/* DTX_CONTACT_H */

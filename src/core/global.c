@@ -120,8 +120,8 @@ publish_global(void)
  * R tells apart ids with the same N, which only a crash brings about: it has to
  * be random, not secret. One call for true randomness a process is enough.
  */
-static uint64
-draw_r(void)
+uint64
+global_draw_r(void)
 {
 	static pg_prng_state state;
 	static int	seeded_by = 0;
@@ -161,7 +161,7 @@ global_begin(const BranchMode *mode, int64 timeout)
 	else
 	{
 		strlcpy(global.xid.node, node_self(), sizeof(global.xid.node));
-		global.xid.r = draw_r();
+		global.xid.r = global_draw_r();
 		global.xid.n = global.local_n;
 		xid_format(&global.xid, global.parent);
 	}

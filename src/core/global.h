@@ -57,6 +57,9 @@ extern const GlobalXid *global_current(void);
  */
 extern void global_begin(const BranchMode *mode, int64 timeout);
 
+/* A new R for an xid. */
+extern uint64 global_draw_r(void);
+
 /* Begin one, in mode 'at', unless there is one. */
 extern void global_ensure(void);
 

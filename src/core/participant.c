@@ -143,8 +143,8 @@ wake_waiters_for(uint64 xid_hash)
 	}
 }
 
-static void
-refuse_unless_joinable(const char *gid_text)
+void
+participant_refuse_unless_joinable(const char *gid_text)
 {
 	PreventCommandDuringRecovery("dtx.branch_join()");
 	PreventCommandIfReadOnly("dtx.branch_join()");
@@ -192,7 +192,8 @@ participant_join(const JoinRequest *request)
 
 	gid_parse_or_error(gid_text, &joining.gid);
 	joining.mode = mode_by_name(request->mode);
-	refuse_unless_joinable(gid_text);
+	if (!(request->flags & JOIN_REGISTERED))
+		participant_refuse_unless_joinable(gid_text);
 	set_superiors(&joining, request, self);
 	if (!(request->flags & JOIN_OWN_SESSION))
 		participant_check_timeline(joining.superior, request->timeline);

@@ -12,6 +12,7 @@
 #define JOIN_ONE_STATEMENT	1	/* the call is the join and one statement */
 #define JOIN_NO_ROWS		2	/* that statement must return no rows */
 #define JOIN_OWN_SESSION	4	/* dtx_join: the session is the user's own, not a coordinator's */
+#define JOIN_REGISTERED		8	/* the coordinator is here, and has written the branch's row */
 
 typedef struct CurrentBranch
 {
@@ -69,6 +70,9 @@ typedef struct JoinRequest
  * it yet. Returns this node's id. ERROR DX003 when the branch cannot be joined.
  */
 extern const char *participant_join(const JoinRequest *request);
+
+/* ERROR DX003 unless the current transaction may become a branch. */
+extern void participant_refuse_unless_joinable(const char *gid_text);
 
 /* The coordinator's own statements come next: transaction control is allowed.
  * ERROR 42501 when the token is not that of the join. */

@@ -29,6 +29,7 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_BRANCH_N_IDX] = "branch_n_idx",
 	[OWN_GLOBAL] = "global",
 	[OWN_GLOBAL_PKEY] = "global_pkey",
+	[OWN_SHARED_B] = "shared_b",
 	[OWN_HISTORY] = "history",
 	[OWN_JOINED_BRANCH] = "joined_branch",
 	[OWN_JOINED_BRANCH_PKEY] = "joined_branch_pkey",

@@ -25,6 +25,7 @@ typedef enum OwnRelation
 	OWN_BRANCH_N_IDX,
 	OWN_GLOBAL,
 	OWN_GLOBAL_PKEY,
+	OWN_SHARED_B,
 	OWN_HISTORY,
 	OWN_JOINED_BRANCH,
 	OWN_JOINED_BRANCH_PKEY,
@@ -69,8 +70,8 @@ enum
 enum
 {
 	Anum_global_n = 1, Anum_global_r, Anum_global_state, Anum_global_role,
-	Anum_global_last_b, Anum_global_opened_at, Anum_global_deadline, Anum_global_ended_at,
-	Anum_global_name, Anum_global_xid, Natts_global = 10
+	Anum_global_opened_at, Anum_global_deadline, Anum_global_ended_at,
+	Anum_global_name, Anum_global_xid, Natts_global = 9
 };
 enum
 {

@@ -97,7 +97,6 @@ settle_xact_end(bool commit)
 {
 	ProcessSlot *mine;
 
-	children_xact_end(commit);
 	if (nwoken == 0)
 		return;
 	mine = my_process_slot();
@@ -687,6 +686,41 @@ advance_horizon(const SettleCaller *caller)
 		own_insert(OWN_COORDINATOR, values, nulls);
 	if (!stored)
 		forget_below(caller);
+}
+
+bool
+joined_in_doubt(const char *gid_text)
+{
+	JoinedBranch branch = {0};
+	char		state;
+
+	return gid_parse(gid_text, &branch.gid) &&
+		find_joined(gid_text, gid_branch_key(&branch.gid, gid_text), &branch, &state) &&
+		state == 'd';
+}
+
+char *
+settle_own(const char *gid_text, bool commit)
+{
+	JoinedBranch branch = {0};
+	const char *outcome = NULL;
+	char	   *why;
+	char		state;
+
+	gid_parse_or_error(gid_text, &branch.gid);
+	strlcpy(branch.gid_text, gid_text, sizeof(branch.gid_text));
+	branch.key = gid_branch_key(&branch.gid, gid_text);
+	if (!find_joined(gid_text, branch.key, &branch, &state))
+		return NULL;			/* settled before */
+	if (!commit)
+	{
+		wake_later(xid_hash(&branch.gid.xid));
+		announce_rollback(xid_hash(&branch.gid.xid));
+	}
+	why = settle_in_subtransaction(list_make1(&branch), commit, &outcome);
+	if (why != NULL && outcome != NULL && strcmp(outcome, SETTLE_BUSY) != 0)
+		mark_joined(&branch, strcmp(outcome, SETTLE_CONFLICT) == 0, why);
+	return why;
 }
 
 /* Settle one branch with commit. */

@@ -70,6 +70,13 @@ extern void settle_branches(SettleRequest *requests, int count, const SettleCall
  * May throw. */
 extern void settle_with_commit(const JoinedBranch *branch);
 
+/* Is this branch in doubt here, its phase 1 committed? */
+extern bool joined_in_doubt(const char *gid_text);
+
+/* Settle a branch that this very node's shared transaction has here. NULL: it is
+ * done; otherwise why not, palloc'd. */
+extern char *settle_own(const char *gid_text, bool commit);
+
 /* Refuse to prepare a transaction that has settled branches. */
 extern void settle_pre_prepare(void);
 

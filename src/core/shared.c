@@ -1,22 +1,810 @@
 /*
  * shared.c
- *		Global transactions that services share.
+ *		Shared global transactions: their rows, joining, and the end of them.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "catalog/pg_foreign_data_wrapper.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "core/api.h"
+#include "core/compat.h"
+#include "core/contact.h"
+#include "core/errors.h"
+#include "core/fault.h"
+#include "core/global.h"
+#include "core/node.h"
+#include "core/override.h"
+#include "core/participant.h"
+#include "core/peer_use.h"
 #include "core/relations.h"
+#include "core/settle.h"
 #include "core/shared.h"
+#include "core/shmem.h"
+#include "core/status.h"
+#include "core/tell.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "net/peer.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/control.h"
+
+PG_FUNCTION_INFO_V1(dtx_open);
+PG_FUNCTION_INFO_V1(dtx_join);
+PG_FUNCTION_INFO_V1(dtx_commit);
+PG_FUNCTION_INFO_V1(dtx_rollback);
+PG_FUNCTION_INFO_V1(dtx_branch_register);
+PG_FUNCTION_INFO_V1(dtx_branch_vote);
+
+/* A row of dtx.global. */
+typedef struct SharedTransaction
+{
+	GlobalXid	xid;
+	char		xid_text[DTX_GID_SIZE];
+	char		state;
+	Oid			role;
+	TimestampTz deadline;
+} SharedTransaction;
+
+/* A row of dtx.branch of a shared transaction. */
+typedef struct SharedBranch
+{
+	char		gid_text[DTX_GID_SIZE];
+	Oid			server;			/* InvalidOid: this database */
+	Oid			role;
+} SharedBranch;
+
+/* --- rows --- */
+
+static bool
+find_shared(uint64 n, SharedTransaction *st)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, AccessShareLock, (int64) n);
+	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		text_to_cstring_buffer(DatumGetTextPP(own_column(&scan, tuple, Anum_global_xid, NULL)),
+							   st->xid_text, sizeof(st->xid_text));
+		st->state = DatumGetChar(own_column(&scan, tuple, Anum_global_state, NULL));
+		st->role = DatumGetObjectId(own_column(&scan, tuple, Anum_global_role, NULL));
+		st->deadline = DatumGetTimestampTz(own_column(&scan, tuple, Anum_global_deadline, NULL));
+		found = xid_parse(st->xid_text, &st->xid);
+	}
+	own_scan_end(&scan);
+	return found;
+}
 
 char
 shared_state(uint64 n)
 {
+	SharedTransaction st;
+
+	return find_shared(n, &st) ? st.state : 0;
+}
+
+uint64
+shared_least_n(uint64 most)
+{
 	OwnScan		scan;
 	HeapTuple	tuple;
-	char		state = 0;
 
-	own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, AccessShareLock, (int64) n);
-	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		state = DatumGetChar(own_column(&scan, tuple, Anum_global_state, NULL));
+	own_scan_all(&scan, OWN_GLOBAL, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		most = Min(most, (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_global_n, NULL)));
 	own_scan_end(&scan);
-	return state;
+	return most;
+}
+
+static bool
+lock_shared(uint64 n, LOCKMODE mode, bool wait)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (n >> 32), (uint32) n, 6);
+	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* The shared transaction of this id, as it is now or as it ended; then nobody's
+ * role. ERROR DX003 unless it is one of this node's. */
+static void
+get_shared(const char *xid_text, SharedTransaction *st)
+{
+	GlobalXid	xid;
+
+	xid_parse_or_error(xid_text, &xid);
+	if (!node_is_self(xid.node))
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("global transaction \"%s\" was not opened at this node", xid_text),
+				 errhint("Only node \"%s\" decides it.", xid.node)));
+	if (find_shared(xid.n, st) && xid_equal(&st->xid, &xid))
+		return;
+	memset(st, 0, sizeof(*st));
+	st->xid = xid;
+	strlcpy(st->xid_text, xid_text, sizeof(st->xid_text));
+	st->state = history_decision(xid.node, xid.n, xid.r, 0);
+	if (st->state == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("global transaction \"%s\" is not open", xid_text),
+				 errdetail("There is no such transaction, or it has ended long ago.")));
+	st->state = st->state == 'c' || st->state == 'H' ? 'c' : 'r';
+}
+
+static void
+refuse_unless_open(const SharedTransaction *st)
+{
+	if (st->state != 'o')
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("global transaction \"%s\" is not open", st->xid_text),
+				 errdetail("It was %s.", st->state == 'c' ? "committed" : "rolled back")));
+	if (GetCurrentTimestamp() >= st->deadline)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_TIMEOUT),
+				 errmsg("global transaction \"%s\" timed out", st->xid_text),
+				 errdetail("Its time was over at %s.", timestamptz_to_str(st->deadline)),
+				 errhint("It is rolled back. dtx_open sets the timeout.")));
+}
+
+static void
+set_state(const SharedTransaction *st, char state)
+{
+	Datum		values[Natts_global] = {0};
+	bool		nulls[Natts_global] = {0};
+	bool		replace[Natts_global] = {0};
+	Outcome		rows = {.kind = OUTCOME_ROWS, .n = st->xid.n, .commit = true};
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, RowExclusiveLock, (int64) st->xid.n);
+	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		values[Anum_global_state - 1] = CharGetDatum(state);
+		values[Anum_global_ended_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+		replace[Anum_global_state - 1] = replace[Anum_global_ended_at - 1] = true;
+		own_update(&scan, tuple, values, nulls, replace);
+	}
+	own_scan_end(&scan);
+	tell_worker_at_commit(&rows);
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		setting_local("synchronous_commit", "on");
+	ForceSyncCommit();
+}
+
+/* A palloc'd array of the branches. */
+static SharedBranch *
+list_branches(uint64 n, int *count)
+{
+	int			room = 8;
+	SharedBranch *branches = palloc(room * sizeof(SharedBranch));
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	*count = 0;
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) n);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		SharedBranch *branch;
+
+		if (DatumGetChar(own_column(&scan, tuple, Anum_branch_state, NULL)) != 's')
+			continue;
+		if (*count == room)
+			branches = repalloc(branches, (room *= 2) * sizeof(SharedBranch));
+		branch = &branches[(*count)++];
+		text_to_cstring_buffer(DatumGetTextPP(own_column(&scan, tuple, Anum_branch_gid, NULL)),
+							   branch->gid_text, sizeof(branch->gid_text));
+		branch->server = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL));
+		branch->role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
+	}
+	own_scan_end(&scan);
+	return branches;
+}
+
+/* A new branch's row; its gid into a buffer. */
+static void
+register_branch(const SharedTransaction *st, Oid server, Oid role, const char *participant,
+				char *gid_text)
+{
+	Datum		values[Natts_branch] = {0};
+	bool		nulls[Natts_branch] = {0};
+	int64		b = nextval_internal(own_relid(OWN_SHARED_B), false);
+
+	gid_of_child(st->xid_text, (uint32) b, gid_text);
+	values[Anum_branch_n - 1] = Int64GetDatum((int64) st->xid.n);
+	values[Anum_branch_b - 1] = Int32GetDatum((int32) b);
+	values[Anum_branch_server - 1] = ObjectIdGetDatum(server);
+	values[Anum_branch_role - 1] = ObjectIdGetDatum(role);
+	values[Anum_branch_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	nulls[Anum_branch_next_attempt - 1] = true;
+	values[Anum_branch_attempts - 1] = Int32GetDatum(0);
+	values[Anum_branch_mode - 1] = CharGetDatum('a');
+	values[Anum_branch_gid - 1] = CStringGetTextDatum(gid_text);
+	values[Anum_branch_participant - 1] = CStringGetTextDatum(participant);
+	nulls[Anum_branch_last_error - 1] = true;
+	values[Anum_branch_state - 1] = CharGetDatum('s');
+	nulls[Anum_branch_parent - 1] = true;
+	own_insert(OWN_BRANCH, values, nulls);
+	stat_add(STAT_BRANCHES_STARTED, 1);
+}
+
+/* --- which server leads to a node --- */
+
+/* Does it? A server that cannot be reached does not, for now. */
+static bool
+server_leads_to(Oid server, Oid role, const char *node, char **why)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool leads = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		leads = strcmp(connection_get(server, role, 0)->peer_node, node) == 0;
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		*why = error->message;
+	}
+	PG_END_TRY();
+	return leads;
+}
+
+/* Servers with a user mapping for the role, likely ones first: those that are
+ * known to lead there, those that have the node's name. */
+static List *
+likely_servers(Oid role, const char *node)
+{
+	List	   *servers = NIL;
+	Relation	rel = table_open(ForeignServerRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
+		char	   *wrapper = GetForeignDataWrapper(form->srvfdw)->fdwname;
+		size_t		length = strlen(NameStr(form->srvname));
+		bool		likely = contact_leads_to(form->oid, role, node) ||
+			(strncmp(NameStr(form->srvname), node, length) == 0 && node[length] == '.');
+
+		if (!peer_mapping_exists(form->oid, role) ||
+			(!likely && strcmp(wrapper, "dtx_fdw") != 0) ||
+			dtx_server_aclcheck(form->oid, role) != ACLCHECK_OK)
+			continue;
+		servers = likely ? lcons_oid(form->oid, servers) : lappend_oid(servers, form->oid);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return servers;
+}
+
+static Oid
+server_for_node(const char *node, Oid role)
+{
+	char	   *why = NULL;
+	ListCell   *cell;
+
+	foreach(cell, likely_servers(role, node))
+		if (server_leads_to(lfirst_oid(cell), role, node, &why))
+			return lfirst_oid(cell);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("no server leads to node \"%s\"", node),
+			 why ? errdetail_internal("%s", why) :
+			 errdetail("Role \"%s\" has no user mapping for such a server.", GetUserNameFromId(role, true)),
+			 errhint("Create a server of dtx_fdw and a user mapping for it.")));
+}
+
+/* --- opening and joining --- */
+
+/* dtx_open(timeout interval, name text) */
+Datum
+dtx_open(PG_FUNCTION_ARGS)
+{
+	Datum		values[Natts_global] = {0};
+	bool		nulls[Natts_global] = {0};
+	TimestampTz now = GetCurrentTimestamp();
+	char		xid_text[DTX_GID_SIZE];
+	GlobalXid	xid;
+
+	shmem_require();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("timeout of a global transaction must not be null")));
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a branch cannot open a global transaction"),
+				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
+	PreventCommandDuringRecovery("dtx_open()");
+	PreventCommandIfReadOnly("dtx_open()");
+	strlcpy(xid.node, node_self(), sizeof(xid.node));
+	xid.n = U64FromFullTransactionId(GetTopFullTransactionId());
+	xid.r = global_draw_r();
+	xid_format(&xid, xid_text);
+	values[Anum_global_n - 1] = Int64GetDatum((int64) xid.n);
+	values[Anum_global_r - 1] = Int64GetDatum((int64) xid.r);
+	values[Anum_global_state - 1] = CharGetDatum('o');
+	values[Anum_global_role - 1] = ObjectIdGetDatum(GetUserId());
+	values[Anum_global_opened_at - 1] = TimestampTzGetDatum(now);
+	values[Anum_global_deadline - 1] =
+		TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, interval_to_ms(PG_GETARG_INTERVAL_P(0))));
+	nulls[Anum_global_ended_at - 1] = true;
+	nulls[Anum_global_name - 1] = PG_ARGISNULL(1);
+	if (!PG_ARGISNULL(1))
+		values[Anum_global_name - 1] = PG_GETARG_DATUM(1);
+	values[Anum_global_xid - 1] = CStringGetTextDatum(xid_text);
+	if (!own_insert_unique(OWN_GLOBAL, values, nulls))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("this transaction has opened a global transaction already")));
+	stat_add(STAT_BEGUN, 1);
+	worker_wake_at_commit();
+	PG_RETURN_TEXT_P(cstring_to_text(xid_text));
+}
+
+/* dtx.branch_register(xid text, node text): at the coordinator, for who joins;
+ * returns the gid */
+Datum
+dtx_branch_register(PG_FUNCTION_ARGS)
+{
+	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *node = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char		gid_text[DTX_GID_SIZE];
+	SharedTransaction st;
+	Oid			server;
+
+	shmem_require();
+	PreventCommandDuringRecovery("dtx.branch_register()");
+	get_shared(xid_text, &st);
+	refuse_unless_open(&st);
+	/* first everything that may take time */
+	server = server_for_node(node, st.role);
+	peer_use(server, st.role);
+	contact_ensure(server, st.role, st.deadline);
+	(void) lock_shared(st.xid.n, ShareLock, true);
+	get_shared(xid_text, &st);
+	refuse_unless_open(&st);
+	register_branch(&st, server, st.role, node, gid_text);
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		setting_local("synchronous_commit", "on");
+	DTX_FAULT_POINT("shared-before-register");
+	PG_RETURN_TEXT_P(cstring_to_text(gid_text));
+}
+
+/* Have the coordinator register the branch: a transaction of its own there. */
+static char *
+register_at(const GlobalXid *xid, const char *xid_text)
+{
+	Oid			role = GetUserId();
+	const char *values[2];
+	RemoteCall	call = {.nstatements = 1};
+	char	   *volatile gid_text = NULL;
+
+	values[0] = xid_text;
+	values[1] = node_self();
+	call.pc = connection_get(server_for_node(xid->node, role), role, 0);
+	call.statements[0].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text)";
+	call.statements[0].nparams = 2;
+	call.statements[0].values = values;
+	PG_TRY();
+	{
+		remote_run(&call, 0);
+		if (call.error != NULL || call.broken)
+			remote_throw(&call);
+		if (!remote_has_rows(&call, 0, 1, 1))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_REPLY_HANDLE),
+					 errmsg("server \"%s\" gave an unexpected answer", call.pc->server_name)));
+		gid_text = pstrdup(PQgetvalue(call.results[0], 0, 0));
+	}
+	PG_FINALLY();
+	{
+		remote_free(&call);
+	}
+	PG_END_TRY();
+	return gid_text;
+}
+
+/* dtx_join(xid text) */
+Datum
+dtx_join(PG_FUNCTION_ARGS)
+{
+	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	JoinRequest request = {.mode = "at", .flags = JOIN_OWN_SESSION};
+	char		gid_text[DTX_GID_SIZE];
+	SharedTransaction st;
+	GlobalXid	xid;
+	bool		here;
+	char		timeout[16];
+
+	shmem_require();
+	xid_parse_or_error(xid_text, &xid);
+	participant_refuse_unless_joinable(xid_text);
+	if (global_current() != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("this transaction has begun a global transaction of its own"),
+				 errhint("Call dtx_join first of all.")));
+	here = node_is_self(xid.node);
+	if (here)
+	{
+		/* to the end of this transaction: while it runs nobody decides */
+		(void) lock_shared(xid.n, ShareLock, true);
+		get_shared(xid_text, &st);
+		refuse_unless_open(&st);
+		register_branch(&st, InvalidOid, GetUserId(), node_self(), gid_text);
+		request.flags |= JOIN_REGISTERED;
+	}
+	else
+		strlcpy(gid_text, register_at(&xid, xid_text), sizeof(gid_text));
+	DTX_FAULT_POINT("shared-after-register");
+	request.gid_text = gid_text;
+	request.lock_timeout = guc_lock_timeout;
+	participant_join(&request);
+	if (guc_lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > guc_lock_timeout))
+	{
+		snprintf(timeout, sizeof(timeout), "%d", guc_lock_timeout);
+		setting_local("lock_timeout", timeout);
+	}
+	PG_RETURN_VOID();
+}
+
+/* --- the vote --- */
+
+/* dtx.branch_vote(gids text[]): of each, whether its phase 1 is committed here:
+ * yes, running or unknown */
+Datum
+dtx_branch_vote(PG_FUNCTION_ARGS)
+{
+	Datum	   *gids;
+	bool	   *nulls;
+	int			n;
+
+	shmem_require();
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &gids, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *gid_text = nulls[i] ? "" : TextDatumGetCString(gids[i]);
+		Gid			gid;
+
+		gid_parse_or_error(gid_text, &gid);
+		gids[i] = CStringGetTextDatum(!gid_try_lock(gid_branch_key(&gid, gid_text)) ? "running" :
+									  joined_in_doubt(gid_text) ? "yes" : "unknown");
+	}
+	PG_RETURN_ARRAYTYPE_P(construct_array(gids, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* One call a (server, role), all of them under way at once. */
+typedef struct VoteCall
+{
+	RemoteCall	call;
+	const char *values[1];
+	List	   *gids;			/* char * */
+} VoteCall;
+
+static int
+start_vote(SharedBranch *branches, int count, VoteCall *calls)
+{
+	bool	   *asked = palloc0(count * sizeof(bool));
+	int			ncalls = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		VoteCall   *vote = &calls[ncalls];
+		const char **items = palloc(count * sizeof(char *));
+		int			n = 0;
+
+		if (asked[i] || !OidIsValid(branches[i].server))
+			continue;
+		for (int j = i; j < count; j++)
+			if (branches[j].server == branches[i].server && branches[j].role == branches[i].role)
+			{
+				asked[j] = true;
+				items[n++] = branches[j].gid_text;
+				vote->gids = lappend(vote->gids, branches[j].gid_text);
+			}
+		vote->values[0] = text_array_literal(items, n);
+		vote->call.pc = connection_get(branches[i].server, branches[i].role, 0);
+		vote->call.nstatements = 1;
+		vote->call.statements[0].sql = "SELECT pg_catalog.unnest(dtx.branch_vote($1::pg_catalog.text[]))";
+		vote->call.statements[0].nparams = 1;
+		vote->call.statements[0].values = vote->values;
+		ncalls++;
+		remote_start(&vote->call);
+	}
+	return ncalls;
+}
+
+/* True: all branches have committed phase 1. False: one never will. ERROR DX003
+ * when one is still running. */
+static bool
+count_votes(VoteCall *calls, int ncalls)
+{
+	bool		all = true;
+
+	for (int i = 0; i < ncalls; i++)
+	{
+		RemoteCall *call = &calls[i].call;
+
+		remote_wait(call, 0);
+		if (call->error != NULL || call->broken)
+			remote_throw(call);
+		if (!remote_has_rows(call, 0, list_length(calls[i].gids), 1))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_REPLY_HANDLE),
+					 errmsg("server \"%s\" gave an unexpected answer", call->pc->server_name)));
+		for (int j = 0; j < list_length(calls[i].gids); j++)
+		{
+			const char *vote = PQgetvalue(call->results[0], j, 0);
+
+			if (strcmp(vote, "running") == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DTX_BRANCH_STATE),
+						 errmsg("branch \"%s\" is still running", (char *) list_nth(calls[i].gids, j)),
+						 errhint("The global transaction stays open; call dtx_commit when the branch has committed.")));
+			if (strcmp(vote, "yes") == 0)
+				continue;
+			all = false;
+			ereport(WARNING,
+					(errmsg("branch \"%s\" has not committed its part", (char *) list_nth(calls[i].gids, j)),
+					 errdetail("The global transaction is rolled back.")));
+		}
+	}
+	return all;
+}
+
+static bool
+take_vote(SharedBranch *branches, int count)
+{
+	VoteCall   *calls = palloc0(Max(count, 1) * sizeof(VoteCall));
+	volatile bool all = true;
+
+	DTX_FAULT_POINT("shared-before-vote");
+	PG_TRY();
+	{
+		int			ncalls = start_vote(branches, count, calls);
+
+		all = count_votes(calls, ncalls);
+	}
+	PG_FINALLY();
+	{
+		for (int i = 0; i < count; i++)
+			remote_free(&calls[i].call);
+	}
+	PG_END_TRY();
+	DTX_FAULT_POINT("shared-after-vote");
+	return all;
+}
+
+/* --- the end --- */
+
+/* Settle the branches in this very database, as far as that can be done now.
+ * Returns how many are left. */
+static int
+settle_here(const SharedTransaction *st, bool commit)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	int			left = 0;
+
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) st->xid.n);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		char	   *gid_text = TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL));
+		char	   *why;
+		Datum		values[Natts_branch] = {0};
+		bool		nulls[Natts_branch] = {0};
+		bool		replace[Natts_branch] = {0};
+
+		if (DatumGetChar(own_column(&scan, tuple, Anum_branch_state, NULL)) != 's')
+			continue;
+		if (OidIsValid(DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL))))
+		{
+			left++;
+			continue;
+		}
+		why = settle_own(gid_text, commit);
+		if (why == NULL)
+		{
+			own_delete(&scan, tuple);
+			continue;
+		}
+		left++;
+		values[Anum_branch_attempts - 1] =
+			Int32GetDatum(DatumGetInt32(own_column(&scan, tuple, Anum_branch_attempts, NULL)) + 1);
+		values[Anum_branch_last_error - 1] = CStringGetTextDatum(why);
+		replace[Anum_branch_attempts - 1] = replace[Anum_branch_last_error - 1] = true;
+		own_update(&scan, tuple, values, nulls, replace);
+	}
+	own_scan_end(&scan);
+	return left;
+}
+
+static void
+check_may_decide(const SharedTransaction *st)
+{
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a branch cannot decide a global transaction"),
+				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
+	PreventCommandIfReadOnly("deciding a global transaction");
+	if (OidIsValid(st->role) && !has_privs_of_role(GetUserId(), st->role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be the role that opened global transaction \"%s\" to decide it", st->xid_text)));
+}
+
+/* dtx_commit(xid text) */
+Datum
+dtx_commit(PG_FUNCTION_ARGS)
+{
+	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	SharedTransaction st;
+	SharedBranch *branches;
+	bool		commit;
+	int			count;
+
+	shmem_require();
+	get_shared(xid_text, &st);
+	check_may_decide(&st);
+	if (st.state == 'o' && !lock_shared(st.xid.n, ExclusiveLock, false))
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("a branch of global transaction \"%s\" is still running", xid_text),
+				 errdetail("It is joining, or runs in this database, or another session decides."),
+				 errhint("The global transaction stays open; call dtx_commit when the branch has committed.")));
+	get_shared(xid_text, &st);
+	if (st.state == 'c')
+		PG_RETURN_TEXT_P(cstring_to_text("committed"));	/* asked twice: a reply was lost */
+	refuse_unless_open(&st);
+	branches = list_branches(st.xid.n, &count);
+	commit = take_vote(branches, count);
+	refuse_unless_open(&st);	/* the time that the vote took counts */
+	set_state(&st, commit ? 'c' : 'r');
+	(void) settle_here(&st, commit);
+	DTX_FAULT_POINT("shared-before-decision");
+	stat_add(commit ? STAT_COMMITTED : STAT_ROLLED_BACK, 1);
+	PG_RETURN_TEXT_P(cstring_to_text(commit ? "committed" : "rolled back"));
+}
+
+/* dtx_rollback(xid text) */
+Datum
+dtx_rollback(PG_FUNCTION_ARGS)
+{
+	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	SharedTransaction st;
+
+	shmem_require();
+	get_shared(xid_text, &st);
+	check_may_decide(&st);
+	(void) lock_shared(st.xid.n, ExclusiveLock, true);
+	get_shared(xid_text, &st);
+	if (st.state == 'c')
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("global transaction \"%s\" cannot be rolled back", xid_text),
+				 errdetail("It was committed.")));
+	if (st.state == 'o')
+	{
+		set_state(&st, 'r');
+		(void) settle_here(&st, false);
+		stat_add(STAT_ROLLED_BACK, 1);
+	}
+	PG_RETURN_TEXT_P(cstring_to_text("rolled back"));
+}
+
+/* Remember how it ended, and drop its row. */
+static void
+file_away(const SharedTransaction *st)
+{
+	Datum		values[Natts_history] = {0};
+	bool		nulls[Natts_history] = {0};
+	Datum		one;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_history_decision - 1] = CharGetDatum(st->state);
+	values[Anum_history_node - 1] = CStringGetTextDatum(st->xid.node);
+	values[Anum_history_min_n - 1] = values[Anum_history_max_n - 1] = one = Int64GetDatum((int64) st->xid.n);
+	values[Anum_history_n - 1] = PointerGetDatum(construct_array(&one, 1, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	one = Int64GetDatum((int64) st->xid.r);
+	values[Anum_history_r - 1] = PointerGetDatum(construct_array(&one, 1, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	one = Int32GetDatum(0);
+	values[Anum_history_b - 1] = PointerGetDatum(construct_array(&one, 1, INT4OID, 4, true, TYPALIGN_INT));
+	one = ObjectIdGetDatum(InvalidOid);
+	values[Anum_history_server - 1] = PointerGetDatum(construct_array(&one, 1, OIDOID, 4, true, TYPALIGN_INT));
+	one = ObjectIdGetDatum(st->role);
+	values[Anum_history_role - 1] = PointerGetDatum(construct_array(&one, 1, OIDOID, 4, true, TYPALIGN_INT));
+	one = CharGetDatum('s');
+	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(&one, 1, CHAROID, 1, true, TYPALIGN_CHAR));
+	nulls[Anum_history_parent - 1] = true;
+	own_insert(OWN_HISTORY, values, nulls);
+
+	own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, RowExclusiveLock, (int64) st->xid.n);
+	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		own_delete(&scan, tuple);
+	own_scan_end(&scan);
+}
+
+int
+shared_housekeeping(uint64 *least_n)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	List	   *ns = NIL;
+	int			count = 0;
+	ListCell   *cell;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	*least_n = PG_UINT64_MAX;
+	own_scan_all(&scan, OWN_GLOBAL, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		uint64	   *n = palloc(sizeof(uint64));
+
+		*n = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_global_n, NULL));
+		*least_n = Min(*least_n, *n);
+		ns = lappend(ns, n);
+	}
+	own_scan_end(&scan);
+	foreach(cell, ns)
+	{
+		uint64		n = *(uint64 *) lfirst(cell);
+		SharedTransaction st;
+
+		count++;
+		/* who decides it has it; look again later */
+		if (!find_shared(n, &st) || (st.state == 'o' && now < st.deadline) ||
+			!lock_shared(n, ExclusiveLock, false) || !find_shared(n, &st))
+			continue;
+		if (st.state == 'o')
+		{
+			set_state(&st, 'r');
+			st.state = 'r';
+			stat_add(STAT_ROLLED_BACK, 1);
+		}
+		if (settle_here(&st, st.state == 'c') == 0)
+		{
+			file_away(&st);
+			count--;
+		}
+		CommandCounterIncrement();
+	}
+	return count;
 }

@@ -2,6 +2,11 @@
  * shared.h
  *		Global transactions that services share: dtx_open, dtx_join, dtx_commit,
  *		dtx_rollback.
+ *
+ * The decision is the state of the row in dtx.global, changed once, under an
+ * exclusive lock on the transaction. Whoever joins holds the lock shared while
+ * it registers its branch; in the coordinator's own database, where the row of
+ * the branch commits with the branch, until it is over.
  */
 #ifndef DTX_SHARED_H
 #define DTX_SHARED_H
@@ -11,5 +16,15 @@
 /* The state of the shared transaction n of this node: 'o' open, 'c' committed,
  * 'r' rolled back; 0 when there is none. */
 extern char shared_state(uint64 n);
+
+/*
+ * The worker's part, in a transaction: roll back what is over its deadline,
+ * settle branches in this database, and file away what has no branches left.
+ * Returns how many shared transactions there are; *least_n: the least N of them.
+ */
+extern int	shared_housekeeping(uint64 *least_n);
+
+/* The least N of the shared transactions, or most when there is none below. */
+extern uint64 shared_least_n(uint64 most);
 
 #endif							/* DTX_SHARED_H */

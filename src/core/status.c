@@ -184,6 +184,9 @@ global_status(const GlobalXid *xid)
 		return participant_status(xid);
 	if (is_active_here(xid))
 		return "active";
+	decision = shared_state(xid->n);
+	if (decision != 0)
+		return decision == 'o' ? "active" : decision == 'c' ? "committing" : "rolling back";
 	state = transaction_state(xid->n);
 	if (branch_row_exists(xid))
 		return "committing";

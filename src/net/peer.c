@@ -11,6 +11,7 @@
 #include "mb/pg_wchar.h"
 #include "net/peer.h"
 #include "utils/builtins.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 static PQconninfoOption *libpq_options = NULL;	/* for the life of the process */
@@ -199,4 +200,11 @@ peer_params(Oid serverid, Oid role)
 						   server->servername),
 				 errhint("Add the option password to the user mapping; a superuser can set password_required 'false'.")));
 	return params;
+}
+
+bool
+peer_mapping_exists(Oid server, Oid role)
+{
+	return SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role), ObjectIdGetDatum(server)) ||
+		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(server));
 }

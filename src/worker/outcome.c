@@ -12,6 +12,7 @@
 #include "core/node.h"
 #include "core/relations.h"
 #include "core/settle.h"
+#include "core/shared.h"
 #include "core/status.h"
 #include "guc.h"
 #include "storage/procarray.h"
@@ -164,7 +165,10 @@ read_row(OwnScan *scan, HeapTuple tuple)
 	outcome.role = DatumGetObjectId(own_column(scan, tuple, Anum_branch_role, NULL));
 	/* visible here does not mean replicated: wait for all that there is */
 	outcome.decided_at = GetXLogInsertRecPtr();
-	if (hash_get_num_entries(worker.items) < MAX_ITEMS)
+	/* what is in this very database is settled without a channel */
+	if (!OidIsValid(outcome.server))
+		worker.shared_due = true;
+	else if (hash_get_num_entries(worker.items) < MAX_ITEMS)
 		item_add(&outcome, gid_text);
 	else
 	{
@@ -267,6 +271,7 @@ take_outcome(const Outcome *outcome, const char *self)
 			break;
 		case OUTCOME_ROWS:
 			read_rows(outcome->n);
+			worker.shared_due = true;
 			break;
 		case OUTCOME_ASK:
 			ask_again(channel_get(outcome->server, outcome->role));
@@ -463,6 +468,7 @@ outcomes_finish(void)
 		forget_item(item);
 	}
 	worker.nconfirmed = 0;
+	worker.shared_due |= worker.nshared > 0;
 	worker.last_work = GetCurrentTimestamp();
 	if (hash_get_num_entries(worker.items) == 0 && worker.slot->recovered)
 	{
@@ -481,10 +487,30 @@ outcomes_advance_horizon(void)
 	/* in this order: next is not before oldest */
 	TransactionId oldest = GetOldestActiveTransactionId();
 	FullTransactionId next = ReadNextFullTransactionId();
+	uint64		least;
 
 	outcomes_drain();
-	worker.ended_below = U64FromFullTransactionId(next) -
+	least = U64FromFullTransactionId(next) -
 		(uint32) (XidFromFullTransactionId(next) - oldest);
+	/* a shared transaction goes on when the one that opened it is over; what has
+	 * ended by that look is visible to the snapshot of this one */
+	worker_begin();
+	worker.ended_below = shared_least_n(least);
+	worker_commit(false);
+}
+
+void
+outcomes_end_shared(void)
+{
+	uint64		least;
+
+	worker.shared_due = false;
+	worker_begin();
+	worker.nshared = shared_housekeeping(&least);
+	worker_commit(true);
+	if (worker.nshared > 0)
+		worker.last_work = GetCurrentTimestamp();
+	ConditionVariableBroadcast(&worker.slot->changed);
 }
 
 /* Might the two channels lead to the same node? */

@@ -32,6 +32,7 @@
 #include "core/relations.h"
 #include "core/status.h"
 #include "guc.h"
+#include "net/peer.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -141,8 +142,7 @@ recovery_load_contacts(void)
 		/* servers, roles and mappings are dropped only when nothing is pending there */
 		if (GetForeignServerExtended(server, FSV_MISSING_OK) == NULL ||
 			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)) ||
-			!(SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role), ObjectIdGetDatum(server)) ||
-			  SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(server))))
+			!peer_mapping_exists(server, role))
 			continue;
 		channel = channel_get(server, role);
 		node = own_column(&scan, tuple, Anum_contact_node, &isnull);

@@ -80,7 +80,7 @@ worker_exit(int code, Datum arg)
 	if (code == 0)
 		slot->worker_pid = 0;
 	slot->last_run = GetCurrentTimestamp();
-	if (!slot->recovered || hash_get_num_entries(worker.items) > 0)
+	if (!slot->recovered || hash_get_num_entries(worker.items) > 0 || worker.nshared > 0)
 		slot->rescan = slot->ask_peers = true;
 	SpinLockRelease(&slot->mutex);
 	ConditionVariableBroadcast(&slot->changed);
@@ -213,7 +213,7 @@ earlier(TimestampTz a, TimestampTz b)
 static bool
 is_idle(TimestampTz now)
 {
-	return hash_get_num_entries(worker.items) == 0 && worker.slot->recovered &&
+	return hash_get_num_entries(worker.items) == 0 && worker.nshared == 0 && worker.slot->recovered &&
 		worker.slot->nrequests == 0 && worker.slot->tail == worker.slot->head &&
 		guc_worker_idle_timeout > 0 &&
 		(worker.slot->yield ||
@@ -247,12 +247,15 @@ work(TimestampTz *next_housekeeping)
 	dlist_foreach(iter, &worker.channels)
 		channel_step(dlist_container(Channel, link, iter.cur));
 	outcomes_finish();
+	if (worker.shared_due)
+		outcomes_end_shared();
 	note_recovered();
 	if (now >= *next_housekeeping)
 	{
 		*next_housekeeping = TimestampTzPlusMilliseconds(now, HOUSEKEEPING_INTERVAL);
 		if (!extension_is_here())
 			leave_for_good();
+		outcomes_end_shared();
 		outcomes_advance_horizon();
 		outcomes_prune();
 		worker_vacuum();

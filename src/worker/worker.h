@@ -127,6 +127,8 @@ typedef struct Worker
 	TimestampTz last_work;
 	TimestampTz last_outcome;	/* when one was last in the ring */
 	uint64		ended_below;	/* every transaction of this server below it is over */
+	int			nshared;		/* shared transactions, as of the last look */
+	bool		shared_due;		/* look again: one was decided, or lost a branch */
 	bool		more_rows;		/* rows of dtx.branch wait for room in memory */
 	MemoryContext context;		/* of everything above */
 	MemoryContext turn;			/* of what one turn of the loop needs */
@@ -162,6 +164,9 @@ extern void outcomes_finish(void);
 
 /* Retention. */
 extern void outcomes_prune(void);
+
+/* Shared transactions: deadlines, branches in this database, what is over. */
+extern void outcomes_end_shared(void);
 
 /* Look how far the server's transactions have ended. */
 extern void outcomes_advance_horizon(void);

@@ -1,0 +1,41 @@
+/*
+ * tell.c
+ *		Outcomes that are handed over at commit.
+ *
+ * They only save time: what they tell stands in dtx's tables too, and is found
+ * there when they are lost. So it does no harm that those of a subtransaction
+ * that was rolled back are told.
+ */
+#include "postgres.h"
+
+#include "core/tell.h"
+#include "utils/memutils.h"
+
+static Outcome *told = NULL;	/* TopMemoryContext */
+static int	ntold = 0;
+static int	room = 0;
+
+void
+tell_worker_at_commit(const Outcome *outcome)
+{
+	if (ntold == room)
+	{
+		room = Max(16, room * 2);
+		told = told == NULL ?
+			MemoryContextAlloc(TopMemoryContext, room * sizeof(Outcome)) :
+			repalloc(told, room * sizeof(Outcome));
+	}
+	told[ntold++] = *outcome;
+}
+
+void
+tell_xact_end(bool commit)
+{
+	bool		wake = false;
+
+	for (int i = 0; i < ntold && commit; i++)
+		wake |= outcome_push(&told[i]);
+	ntold = 0;
+	if (wake)
+		worker_wake(my_database_slot());
+}
