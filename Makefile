@@ -24,7 +24,7 @@ OBJS = \
 	src/at/guard.o src/at/image.o src/at/key.o src/at/row_lock.o src/at/undo_log.o \
 	src/xa/prepared.o src/xa/session.o src/xa/xa.o \
 	src/tcc/action.o src/tcc/api.o src/tcc/call.o src/tcc/tcc.o \
-	src/ledger/ledger.o \
+	src/ledger/frozen.o src/ledger/ledger.o \
 	src/worker/channel.o src/worker/control.o src/worker/launcher.o \
 	src/worker/outcome.o src/worker/recovery.o src/worker/vacuum.o src/worker/worker.o
 

@@ -235,6 +235,7 @@ BEGIN
     DELETE FROM dtx.try_log;
     DELETE FROM dtx.confirm_log;
     DELETE FROM dtx.cancel_log;
+    DELETE FROM dtx.frozen;
     IF dtx_node_reset.name = '' THEN
         RAISE EXCEPTION 'name of a node must not be empty' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -528,9 +529,31 @@ COMMENT ON FUNCTION dtx_ledger(regclass, name, name) IS
 CREATE FUNCTION dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text DEFAULT 'at') RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_transfer(name, text, text, numeric, text) IS
-    'moves an amount from an account of this database''s ledger to one of the ledger at a server, or here when server is NULL, in the current transaction. Returns the xid. ERROR 22023 for an amount that is not positive or a transfer to the same account, P0002 for an unknown account, DX004 for too small a balance.';
+    'moves an amount from an account of this database''s ledger to one of the ledger at a server, or here when server is NULL, in the current transaction, by a branch of the mode: ''at'', ''xa'' or ''tcc''. Returns the xid. ERROR 22023 for an amount that is not positive or a transfer to the same account, P0002 for an unknown account, DX004 for too small a balance.';
 CREATE FUNCTION dtx.ledger_credit(account text, amount numeric) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_ledger_credit' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+-- a transfer in TCC: the sender's part freezes the amount, the receiver's adds it when it is confirmed
+CREATE TABLE dtx.frozen (
+    gid       text COLLATE "C" NOT NULL,
+    account   text NOT NULL,
+    amount    numeric NOT NULL,
+    role      oid NOT NULL,
+    frozen_at timestamptz NOT NULL
+);
+COMMENT ON TABLE dtx.frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';
+CREATE FUNCTION dtx.ledger_freeze(account text, amount numeric) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_freeze' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.ledger_spend(account text, amount numeric) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_spend' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.ledger_unfreeze(account text, amount numeric) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_unfreeze' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.ledger_check(account text, amount numeric) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_check' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.ledger_add(account text, amount numeric) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_add' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+SELECT @extschema@.dtx_tcc_define('dtx.debit', 'dtx.ledger_freeze(text,numeric)', 'dtx.ledger_spend(text,numeric)', 'dtx.ledger_unfreeze(text,numeric)'),
+       @extschema@.dtx_tcc_define('dtx.credit', 'dtx.ledger_check(text,numeric)', 'dtx.ledger_add(text,numeric)', NULL);
 
 /* --------------------------------------------------------------- views */
 
@@ -649,6 +672,11 @@ CREATE VIEW dtx_history WITH (security_barrier) AS
     WHERE dtx.may_see(i.role);
 COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transactions, as far back as dtx.history_retention';
 
+CREATE VIEW dtx_frozen AS
+    SELECT f.account, f.amount, dtx.gid_xid(f.gid) AS xid, f.role::regrole AS role, f.frozen_at
+    FROM dtx.frozen f WHERE dtx.may_see(f.role);
+COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';
+
 /* -------------------------------------------------------------- rights */
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
@@ -656,7 +684,10 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(tid, "char"), dtx.is_attached(regclass) TO PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
-GRANT SELECT ON dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
+-- they run inside a try, confirm or cancel only, with the rights of who transfers
+GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),
+    dtx.ledger_unfreeze(text, numeric), dtx.ledger_check(text, numeric), dtx.ledger_add(text, numeric) TO PUBLIC;
+GRANT SELECT ON dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
 
 /* ---------------------------------------------------------------- start */
 

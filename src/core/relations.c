@@ -49,6 +49,7 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_CANCEL_LOG] = "cancel_log",
 	[OWN_CANCEL_LOG_PKEY] = "cancel_log_pkey",
 	[OWN_LEDGER] = "ledger",
+	[OWN_FROZEN] = "frozen",
 };
 
 static Oid	schema_oid = InvalidOid;

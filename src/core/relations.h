@@ -45,6 +45,7 @@ typedef enum OwnRelation
 	OWN_CANCEL_LOG,
 	OWN_CANCEL_LOG_PKEY,
 	OWN_LEDGER,
+	OWN_FROZEN,
 	OWN_COUNT
 } OwnRelation;
 
@@ -139,6 +140,12 @@ enum
 enum
 {
 	Anum_ledger_relation = 1, Anum_ledger_account, Anum_ledger_balance, Natts_ledger = 3
+};
+
+enum
+{
+	Anum_frozen_gid = 1, Anum_frozen_account, Anum_frozen_amount, Anum_frozen_role,
+	Anum_frozen_frozen_at, Natts_frozen = 5
 };
 
 /* Is the extension installed in this database? */

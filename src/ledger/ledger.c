@@ -20,6 +20,7 @@
 #include "core/shmem.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "ledger/ledger.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -53,6 +54,7 @@ static Oid	planned_table = InvalidOid; /* dtx.ledger, when the ledger was read *
 static bool planned_valid = false;
 static SPIPlanPtr debit_plan = NULL;
 static SPIPlanPtr credit_plan = NULL;
+static SPIPlanPtr check_plan = NULL;
 
 /* A column of the ledger's table, or an ERROR. */
 static AttrNumber
@@ -124,7 +126,8 @@ equality_of(Oid type)
 }
 
 /*
- * The statement that adds to, or takes from, a balance. It returns whether the
+ * The statement that adds to, or takes from, a balance, or ('?') only looks. It
+ * returns whether the
  * balance is negative now, and whether the column can hold the amount as it is:
  * were it rounded, each side would round for itself, and money come or go.
  */
@@ -137,7 +140,14 @@ make_plan(const Ledger *ledger, char sign)
 	char	   *sql;
 	SPIPlanPtr	plan;
 
-	sql = psprintf("UPDATE %s SET %s = %s OPERATOR(pg_catalog.%c) $1::%s WHERE %s %s $2::%s"
+	if (sign == '?')
+		sql = psprintf("SELECT %s OPERATOR(pg_catalog.<) 0, $1::%s::pg_catalog.numeric OPERATOR(pg_catalog.=) $1"
+					   " FROM %s WHERE %s %s $2::%s", balance, type,
+					   quote_qualified_identifier(NameStr(ledger->schema), NameStr(ledger->table)),
+					   quote_identifier(NameStr(ledger->account)), equality_of(ledger->account_type),
+					   format_type_be_qualified(ledger->account_type));
+	else
+		sql = psprintf("UPDATE %s SET %s = %s OPERATOR(pg_catalog.%c) $1::%s WHERE %s %s $2::%s"
 				   " RETURNING %s OPERATOR(pg_catalog.<) 0,"
 				   " $1::%s::pg_catalog.numeric OPERATOR(pg_catalog.=) $1",
 				   quote_qualified_identifier(NameStr(ledger->schema), NameStr(ledger->table)),
@@ -184,25 +194,24 @@ ensure_plans(void)
 	if (credit_plan != NULL)
 		SPI_freeplan(credit_plan);
 	credit_plan = NULL;
+	if (check_plan != NULL)
+		SPI_freeplan(check_plan);
+	check_plan = NULL;
+	check_plan = make_plan(&ledger, '?');
 	debit_plan = make_plan(&ledger, '-');
 	credit_plan = make_plan(&ledger, '+');
 	planned = ledger;
 	planned_valid = true;
 }
 
-/* Change one account's balance, in an SPI connection. */
-static void
-change_balance(bool debit, const char *account, Datum amount)
+/* What a plan of the ledger has found: one row, with a balance, and a column that
+ * holds the amount. Returns whether the balance is negative. */
+static bool
+check_changed(const char *account, Datum amount)
 {
-	Datum		values[2] = {amount, CStringGetTextDatum(account)};
 	bool		isnull;
 	bool		negative;
 
-	ensure_plans();
-	if (SPI_execute_plan(debit ? debit_plan : credit_plan, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not change the balance of account \"%s\"", account)));
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
@@ -224,6 +233,22 @@ change_balance(bool debit, const char *account, Datum amount)
 						DatumGetCString(DirectFunctionCall1(numeric_out, amount))),
 				 errdetail("Column \"%s\" of table \"%s\" would round it.",
 						   NameStr(planned.balance), NameStr(planned.table))));
+	return negative;
+}
+
+/* Change one account's balance, in an SPI connection. */
+static void
+change_balance(bool debit, const char *account, Datum amount)
+{
+	Datum		values[2] = {amount, CStringGetTextDatum(account)};
+	bool		negative;
+
+	ensure_plans();
+	if (SPI_execute_plan(debit ? debit_plan : credit_plan, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not change the balance of account \"%s\"", account)));
+	negative = check_changed(account, amount);
 	if (debit && negative)
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_INSUFFICIENT_FUNDS),
@@ -244,6 +269,31 @@ check_amount(Datum amount)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("amount must be a positive number"),
 				 errdetail("It is %s.", DatumGetCString(DirectFunctionCall1(numeric_out, amount)))));
+}
+
+void
+ledger_move(bool debit, const char *account, Datum amount)
+{
+	check_amount(amount);
+	SPI_connect();
+	change_balance(debit, account, amount);
+	SPI_finish();
+}
+
+void
+ledger_check(const char *account, Datum amount)
+{
+	Datum		values[2] = {amount, CStringGetTextDatum(account)};
+
+	check_amount(amount);
+	SPI_connect();
+	ensure_plans();
+	if (SPI_execute_plan(check_plan, values, NULL, true, 0) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not look account \"%s\" up", account)));
+	check_changed(account, amount);
+	SPI_finish();
 }
 
 static void
@@ -333,13 +383,19 @@ dtx_transfer(PG_FUNCTION_ARGS)
 	mode = mode_by_name(text_to_cstring(PG_GETARG_TEXT_PP(4)));
 	global_ensure();
 
-	SPI_connect();
-	change_balance(true, from, PG_GETARG_DATUM(3));
-	if (PG_ARGISNULL(0))
-		change_balance(false, to, PG_GETARG_DATUM(3));
-	SPI_finish();
-	if (!PG_ARGISNULL(0))
+	if (mode->runs_user_code)
+		ledger_transfer_tcc(PG_ARGISNULL(0) ? NULL : NameStr(*PG_GETARG_NAME(0)), from, to,
+							PG_GETARG_DATUM(3));
+	else if (PG_ARGISNULL(0))
+	{
+		ledger_move(true, from, PG_GETARG_DATUM(3));
+		ledger_move(false, to, PG_GETARG_DATUM(3));
+	}
+	else
+	{
+		ledger_move(true, from, PG_GETARG_DATUM(3));
 		credit_at_peer(NameStr(*PG_GETARG_NAME(0)), mode, to, PG_GETARG_DATUM(3));
+	}
 	xid_format(global_current(), xid);
 	PG_RETURN_TEXT_P(cstring_to_text(xid));
 }
@@ -348,9 +404,6 @@ dtx_transfer(PG_FUNCTION_ARGS)
 Datum
 dtx_ledger_credit(PG_FUNCTION_ARGS)
 {
-	check_amount(PG_GETARG_DATUM(1));
-	SPI_connect();
-	change_balance(false, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_DATUM(1));
-	SPI_finish();
+	ledger_move(false, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_DATUM(1));
 	PG_RETURN_VOID();
 }

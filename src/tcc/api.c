@@ -111,8 +111,8 @@ dtx_tcc_try(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(result);
 }
 
-static Jsonb *
-try_at_server(const char *server, const char *action, Jsonb *args)
+Jsonb *
+tcc_try_at(const char *server, const char *action, Jsonb *args)
 {
 	static const Oid types[2] = {TEXTOID, TEXTOID};
 	const char *values[2];
@@ -158,7 +158,7 @@ dtx_try(PG_FUNCTION_ARGS)
 	action = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	args = PG_GETARG_JSONB_P(2);
 	result = PG_ARGISNULL(0) ? tcc_try_local(action, args) :
-		try_at_server(NameStr(*PG_GETARG_NAME(0)), action, args);
+		tcc_try_at(NameStr(*PG_GETARG_NAME(0)), action, args);
 	if (result == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(result);

@@ -72,4 +72,7 @@ extern Jsonb *tcc_try_here(const char *action_name, Jsonb *args);
  * it is. */
 extern Jsonb *tcc_try_local(const char *action_name, Jsonb *args);
 
+/* A try at a server. NULL: it returned nothing. */
+extern Jsonb *tcc_try_at(const char *server, const char *action_name, Jsonb *args);
+
 #endif							/* DTX_TCC_H */

@@ -338,7 +338,7 @@ start_settle(Channel *channel)
 	{
 		SettleItem *item = dlist_container(SettleItem, link, iter.cur);
 
-		if (n == guc_settle_batch)
+		if (n == (channel->singles > 0 ? 1 : guc_settle_batch))
 			break;
 		if (!item_is_due(item, now, &gated) || (!item->commit && rollbacks == MAX_ROLLBACKS))
 			continue;
@@ -346,6 +346,8 @@ start_settle(Channel *channel)
 		call_item(channel, item);
 		n++;
 	}
+	if (channel->singles > 0)
+		channel->singles--;
 	n += call_siblings(channel, guc_settle_batch);
 	requests = palloc0(n * sizeof(SettleRequest));
 	n = 0;
@@ -553,6 +555,40 @@ answer_is_sane(Channel *channel)
 	}
 }
 
+/*
+ * The call failed as a whole, by a deferred constraint for example, which fails
+ * at the commit: some branch's own functions are to blame. Each is sent alone
+ * next; the one that fails alone waits for its next attempt.
+ */
+static bool
+isolate_failure(Channel *channel, const char *why)
+{
+	SettleItem *item;
+	int			n = 0;
+	dlist_iter	iter;
+
+	if (channel->calling != CALL_SETTLE || channel->call.broken)
+		return false;
+	dlist_foreach(iter, &channel->called)
+		n++;
+	if (n > 1)
+	{
+		channel->singles = n;
+		remote_free(&channel->call);
+		take_back(channel);
+		return true;
+	}
+	item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
+	worker_begin();
+	if (item_record_failure(item, why))
+		item_requeue(channel, item, backoff_delay(item->attempts));
+	else
+		item_drop(item);
+	worker_commit(false);
+	remote_free(&channel->call);
+	return true;
+}
+
 static void
 call_ended(Channel *channel)
 {
@@ -567,7 +603,8 @@ call_ended(Channel *channel)
 			take_back(channel);
 			return;
 		}
-		channel_failed(channel, remote_error_text(&channel->call));
+		if (!isolate_failure(channel, remote_error_text(&channel->call)))
+			channel_failed(channel, remote_error_text(&channel->call));
 		return;
 	}
 	if (!answer_is_sane(channel))

@@ -102,6 +102,7 @@ typedef struct Channel
 	XLogRecPtr	positions[2];	/* written at the last two answers */
 	TimestampTz answered_at;	/* of the last one */
 	TimestampTz settle_due;		/* settle no earlier: more may come to share the call */
+	int			singles;		/* so many branches are to be sent one by one */
 	bool		hurry;			/* somebody waits for rows there */
 	TimestampTz not_before;		/* backoff after a failure of the whole channel */
 	int			failures;
