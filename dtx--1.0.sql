@@ -16,10 +16,13 @@ CREATE TABLE dtx.node (
     database          oid NOT NULL,
     created_at        timestamptz NOT NULL,
     retired_at        timestamptz,
-    memory_from       bigint NOT NULL
+    memory_from       bigint NOT NULL,
+    place             bigint,
+    timeline          integer
 );
 COMMENT ON TABLE dtx.node IS 'identities of this node: the current one, and those it had before it was adopted';
 COMMENT ON COLUMN dtx.node.memory_from IS 'from which transaction id on dtx.branch and dtx.history remember every decision';
+COMMENT ON COLUMN dtx.node.place IS 'where the cluster''s files lie, and its timeline when that was noted';
 SELECT pg_catalog.pg_extension_config_dump('dtx.node', '');
 
 CREATE TABLE dtx.contact (
@@ -154,14 +157,18 @@ CREATE FUNCTION dtx.node_changed() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_node_changed' LANGUAGE C VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp;
 
+CREATE FUNCTION dtx.node_place(OUT place bigint, OUT timeline integer)
+    AS 'MODULE_PATHNAME', 'dtx_node_place' LANGUAGE C VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp;
+
 CREATE FUNCTION dtx.node_insert(name name) RETURNS text
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    INSERT INTO dtx.node (tag, name, system_identifier, database, created_at, memory_from)
+    INSERT INTO dtx.node (tag, name, system_identifier, database, created_at, memory_from, place, timeline)
     SELECT pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text, '-', ''), 25, 8),
-           $1, c.system_identifier, d.oid, pg_catalog.now(), 0
-    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+           $1, c.system_identifier, d.oid, pg_catalog.now(), 0, p.place, p.timeline
+    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, dtx.node_place() p
     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
     RETURNING name::pg_catalog.text OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) tag;
 END;
@@ -180,12 +187,16 @@ DECLARE
 BEGIN
     PERFORM dtx.not_in_branch();
     LOCK TABLE dtx.node IN EXCLUSIVE MODE;
-    SELECT c.system_identifier, d.oid AS database INTO STRICT here
-    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d
+    IF dtx.identity_is_trusted() THEN
+        RAISE EXCEPTION 'this database''s identity as a node of dtx is not in doubt'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    SELECT c.system_identifier, d.oid AS database, p.place INTO STRICT here
+    FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, dtx.node_place() p
     WHERE d.datname = pg_catalog.current_database();
     SELECT n.name INTO former FROM dtx.node n
     WHERE n.retired_at IS NULL
-      AND (n.system_identifier <> here.system_identifier OR n.database <> here.database)
+      AND (n.system_identifier <> here.system_identifier OR n.database <> here.database OR n.place <> here.place)
     ORDER BY n.created_at LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'this database''s identity as a node of dtx is not in doubt'

@@ -6,8 +6,12 @@
  * was given out. pg_dump carries the table, and CREATE EXTENSION in the
  * restored database adds a row of its own, so a restored dump shows two
  * current rows, and a template copy or a moved cluster one that does not fit.
+ * Where the cluster's files lie stands there too: a base backup that is started
+ * beside the original is not where its row says.
  */
 #include "postgres.h"
+
+#include <sys/stat.h>
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
@@ -15,6 +19,7 @@
 #include "core/errors.h"
 #include "core/node.h"
 #include "core/relations.h"
+#include "funcapi.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -37,6 +42,7 @@ static bool callback_registered = false;
 static const char *distrust;	/* NULL: the identity fits */
 
 PG_FUNCTION_INFO_V1(dtx_node_changed);
+PG_FUNCTION_INFO_V1(dtx_node_place);
 PG_FUNCTION_INFO_V1(dtx_identity_is_trusted);
 
 static void
@@ -44,6 +50,41 @@ forget_node(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == node_relid)
 		loaded = false;
+}
+
+/*
+ * Where this cluster's data lie. A copy of the files lies elsewhere. A number of
+ * the file system is not proof, but what tells copies apart that were made by
+ * copying; a copy made by cloning the whole volume is not noticed.
+ */
+static int64
+node_place(void)
+{
+	struct stat st;
+
+	if (stat(DataDir, &st) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not stat file \"%s\": %m", DataDir)));
+	return (int64) st.st_ino;
+}
+
+/*
+ * Does this server run where the row says, or has it taken over from the one
+ * that did? A standby's files lie elsewhere too, but when it was promoted it
+ * began a timeline of its own.
+ */
+static bool
+place_fits(OwnScan *scan, HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		place = own_column(scan, tuple, Anum_node_place, &isnull);
+	Datum		timeline;
+
+	if (isnull || DatumGetInt64(place) == node_place() || RecoveryInProgress())
+		return true;
+	timeline = own_column(scan, tuple, Anum_node_timeline, &isnull);
+	return !isnull && node_timeline() > (uint32) DatumGetInt32(timeline);
 }
 
 static void
@@ -85,7 +126,8 @@ node_load(void)
 			current++;
 			fits = fits &&
 				(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_node_system_identifier, NULL)) == GetSystemIdentifier() &&
-				DatumGetObjectId(own_column(&scan, tuple, Anum_node_database, NULL)) == MyDatabaseId;
+				DatumGetObjectId(own_column(&scan, tuple, Anum_node_database, NULL)) == MyDatabaseId &&
+				place_fits(&scan, tuple);
 			node_names = lcons(name, node_names);
 		}
 		else
@@ -168,6 +210,50 @@ uint32
 node_timeline(void)
 {
 	return GetWALInsertionTimeLine();
+}
+
+void
+node_settle_in(void)
+{
+	Datum		values[Natts_node] = {0};
+	bool		nulls[Natts_node] = {0};
+	bool		replace[Natts_node] = {0};
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	values[Anum_node_place - 1] = Int64GetDatum(node_place());
+	values[Anum_node_timeline - 1] = Int32GetDatum((int32) node_timeline());
+	replace[Anum_node_place - 1] = replace[Anum_node_timeline - 1] = true;
+	own_scan_all(&scan, OWN_NODE, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		current,
+					unknown;
+		int64		place;
+
+		(void) own_column(&scan, tuple, Anum_node_retired_at, &current);
+		place = DatumGetInt64(own_column(&scan, tuple, Anum_node_place, &unknown));
+		if (!current || (!unknown && place == node_place()))
+			continue;
+		own_update(&scan, tuple, values, nulls, replace);
+		CacheInvalidateRelcache(scan.rel);
+	}
+	own_scan_end(&scan);
+}
+
+/* dtx.node_place(OUT place int8, OUT timeline int4) */
+Datum
+dtx_node_place(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {0};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("return type must be a row type")));
+	values[0] = Int64GetDatum(node_place());
+	values[1] = Int32GetDatum((int32) node_timeline());
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
 /* dtx.identity_is_trusted() */

@@ -29,6 +29,10 @@ extern struct List *node_all_ids(void);
  */
 extern uint64 node_memory_from(const char *node);
 
+/* Note where this server's files lie, if a promoted standby's row has not got
+ * that yet. In a transaction, only when the identity is trusted. */
+extern void node_settle_in(void);
+
 /* The timeline on which this server writes: a promoted standby's is later. */
 extern uint32 node_timeline(void);
 

@@ -53,7 +53,8 @@ typedef enum OwnRelation
 enum
 {
 	Anum_node_tag = 1, Anum_node_name, Anum_node_system_identifier, Anum_node_database,
-	Anum_node_created_at, Anum_node_retired_at, Anum_node_memory_from, Natts_node = 7
+	Anum_node_created_at, Anum_node_retired_at, Anum_node_memory_from, Anum_node_place,
+	Anum_node_timeline, Natts_node = 9
 };
 enum
 {

@@ -290,6 +290,9 @@ dtx_worker_main(Datum arg)
 	}
 
 	worker_begin();
+	node_settle_in();
+	worker_commit(true);
+	worker_begin();
 	modes_worker_start();
 	worker_commit(false);
 	recovery_load_contacts();
