@@ -546,12 +546,13 @@ CREATE FUNCTION dtx.ledger_credit(account text, amount numeric) RETURNS void
 
 -- a transfer in TCC: the sender's part freezes the amount, the receiver's adds it when it is confirmed
 CREATE TABLE dtx.frozen (
+    branch    bigint PRIMARY KEY,
     gid       text COLLATE "C" NOT NULL,
     account   text NOT NULL,
     amount    numeric NOT NULL,
     role      oid NOT NULL,
     frozen_at timestamptz NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';
 CREATE FUNCTION dtx.ledger_freeze(account text, amount numeric) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_ledger_freeze' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

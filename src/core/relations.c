@@ -50,6 +50,7 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_CANCEL_LOG_PKEY] = "cancel_log_pkey",
 	[OWN_LEDGER] = "ledger",
 	[OWN_FROZEN] = "frozen",
+	[OWN_FROZEN_PKEY] = "frozen_pkey",
 };
 
 static Oid	schema_oid = InvalidOid;
@@ -211,6 +212,7 @@ indexes_of(OwnRelation table)
 	static const OwnRelation try_log[] = {OWN_TRY_LOG_PKEY, OWN_COUNT};
 	static const OwnRelation confirm_log[] = {OWN_CONFIRM_LOG_PKEY, OWN_COUNT};
 	static const OwnRelation cancel_log[] = {OWN_CANCEL_LOG_PKEY, OWN_COUNT};
+	static const OwnRelation frozen[] = {OWN_FROZEN_PKEY, OWN_COUNT};
 	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
 	static const OwnRelation coordinator[] = {OWN_COORDINATOR_PKEY, OWN_COUNT};
 	static const OwnRelation undo_log[] = {OWN_UNDO_LOG_KEY_IDX, OWN_COUNT};
@@ -230,6 +232,8 @@ indexes_of(OwnRelation table)
 			return confirm_log;
 		case OWN_CANCEL_LOG:
 			return cancel_log;
+		case OWN_FROZEN:
+			return frozen;
 		case OWN_JOINED_BRANCH:
 			return joined_branch;
 		case OWN_COORDINATOR:

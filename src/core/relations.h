@@ -46,6 +46,7 @@ typedef enum OwnRelation
 	OWN_CANCEL_LOG_PKEY,
 	OWN_LEDGER,
 	OWN_FROZEN,
+	OWN_FROZEN_PKEY,
 	OWN_COUNT
 } OwnRelation;
 
@@ -145,8 +146,8 @@ enum
 
 enum
 {
-	Anum_frozen_gid = 1, Anum_frozen_account, Anum_frozen_amount, Anum_frozen_role,
-	Anum_frozen_frozen_at, Natts_frozen = 5
+	Anum_frozen_branch = 1, Anum_frozen_gid, Anum_frozen_account, Anum_frozen_amount, Anum_frozen_role,
+	Anum_frozen_frozen_at, Natts_frozen = 6
 };
 
 /* Is the extension installed in this database? */

@@ -613,6 +613,7 @@ forget_below(const SettleCaller *caller)
 		deconstruct_array(DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_settled_branches, NULL)),
 						  INT8OID, 8, true, TYPALIGN_DOUBLE, &keys, NULL, &nkeys);
 		modes_forget(keys, nkeys);
+		note_garbage(nkeys + 1);
 		own_delete(&scan, tuple);
 	}
 	own_scan_end(&scan);
@@ -785,8 +786,8 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	for (int i = 0; i < count; i++)
 		if (done[i])
 			stat_add(requests[i].commit ? STAT_SETTLED_COMMIT : STAT_SETTLED_ROLLBACK, 1);
-	if (garbage > 0 && my_database_slot() != NULL)
-		pg_atomic_fetch_add_u64(&my_database_slot()->garbage, garbage);
+	if (garbage > 0)
+		note_garbage(garbage);
 	DTX_FAULT_POINT("participant-after-settle");
 }
 

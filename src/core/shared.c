@@ -314,9 +314,14 @@ static Oid
 server_for_node(const char *node, Oid role)
 {
 	char	   *why = NULL;
+	List	   *servers = likely_servers(role, node);
 	ListCell   *cell;
 
-	foreach(cell, likely_servers(role, node))
+	/* where the worker has found it lately nobody has to look again */
+	foreach(cell, servers)
+		if (contact_leads_to(lfirst_oid(cell), role, node))
+			return lfirst_oid(cell);
+	foreach(cell, servers)
 		if (server_leads_to(lfirst_oid(cell), role, node, &why))
 			return lfirst_oid(cell);
 	ereport(ERROR,

@@ -357,6 +357,15 @@ horizon_remember(const char *node, Oid role, uint64 horizon, uint32 timeline)
 }
 
 void
+note_garbage(uint64 rows)
+{
+	DatabaseSlot *slot = my_database_slot();
+
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->garbage, rows);
+}
+
+void
 stat_add(StatCounter counter, uint64 amount)
 {
 	DatabaseSlot *slot = my_database_slot();

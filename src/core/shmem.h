@@ -222,6 +222,9 @@ extern void launcher_wake(void);
 extern bool horizon_recall(const char *node, Oid role, uint64 *horizon, uint32 *timeline);
 extern void horizon_remember(const char *node, Oid role, uint64 horizon, uint32 timeline);
 
+/* Rows of dtx's tables were deleted: the worker vacuums after enough of them. */
+extern void note_garbage(uint64 rows);
+
 extern void stat_add(StatCounter counter, uint64 amount);
 
 #endif							/* DTX_SHMEM_H */

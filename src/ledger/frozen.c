@@ -10,6 +10,7 @@
 
 #include "core/errors.h"
 #include "core/relations.h"
+#include "core/shmem.h"
 #include "fmgr.h"
 #include "ledger/ledger.h"
 #include "miscadmin.h"
@@ -39,12 +40,22 @@ running_gid(void)
 	return gid;
 }
 
+static int64
+branch_key(const char *gid_text)
+{
+	Gid			gid;
+
+	gid_parse_or_error(gid_text, &gid);
+	return gid_branch_key(&gid, gid_text);
+}
+
 static void
 insert_frozen(const char *gid, Datum account, Datum amount)
 {
 	Datum		values[Natts_frozen] = {0};
 	bool		nulls[Natts_frozen] = {0};
 
+	values[Anum_frozen_branch - 1] = Int64GetDatum(branch_key(gid));
 	values[Anum_frozen_gid - 1] = CStringGetTextDatum(gid);
 	values[Anum_frozen_account - 1] = account;
 	values[Anum_frozen_amount - 1] = amount;
@@ -60,7 +71,7 @@ delete_frozen(const char *gid)
 	HeapTuple	tuple;
 	bool		found = false;
 
-	own_scan_all(&scan, OWN_FROZEN, RowExclusiveLock);
+	own_scan_int8(&scan, OWN_FROZEN, OWN_FROZEN_PKEY, RowExclusiveLock, branch_key(gid));
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
 		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_frozen_gid, NULL)), gid) != 0)
@@ -69,6 +80,7 @@ delete_frozen(const char *gid)
 		found = true;
 	}
 	own_scan_end(&scan);
+	note_garbage(1);
 	if (!found)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),

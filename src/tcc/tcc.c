@@ -321,6 +321,7 @@ dtx_tcc_confirm_local(PG_FUNCTION_ARGS)
 
 	/* it is over with this transaction: there is nobody who could ask again */
 	own_delete_tid(OWN_TRY_LOG, &tuple->t_self);
+	note_garbage(1);
 	CommandCounterIncrement();
 	DTX_FAULT_POINT("tcc-before-local-confirm");
 	GetUserIdAndSecContext(&user, &security);

@@ -78,7 +78,8 @@ snapshots_have_moved(void)
 void
 worker_vacuum(void)
 {
-	static const OwnRelation tables[] = {OWN_BRANCH, OWN_JOINED_BRANCH, OWN_UNDO_LOG, OWN_SETTLED};
+	static const OwnRelation tables[] = {OWN_BRANCH, OWN_GLOBAL, OWN_JOINED_BRANCH, OWN_SETTLED,
+		OWN_UNDO_LOG, OWN_TRY_LOG, OWN_CONFIRM_LOG, OWN_CANCEL_LOG, OWN_FROZEN};
 	MemoryContext context;
 
 	if (pg_atomic_read_u64(&worker.slot->garbage) < GARBAGE_ROWS || !snapshots_have_moved())
