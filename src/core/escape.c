@@ -87,9 +87,12 @@ may_control(TransactionStmt *statement)
 {
 	if (!(current_branch.flags & JOIN_ONE_STATEMENT) && current_branch.token == 0)
 		return true;			/* joined by hand, in a block of the caller's own */
+	/* preparing it early, under its own gid, gains nobody anything: the
+	 * coordinator finds it gone, and has it rolled back */
+	if (statement->kind == TRANS_STMT_PREPARE && current_branch.token != 0)
+		return strcmp(statement->gid, current_branch.gid_text) == 0;
 	if (current_branch.controlled)
-		return statement->kind != TRANS_STMT_PREPARE ||
-			strcmp(statement->gid, current_branch.gid_text) == 0;
+		return true;
 	/* nothing else is possible in a transaction that has failed */
 	return current_branch.token != 0 && IsAbortedTransactionBlockState();
 }

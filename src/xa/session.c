@@ -335,7 +335,6 @@ start_prepare(XaBranch *xb, RemoteCall *call)
 			add_statement(call, pstrdup(control_sql(xb, control, sizeof(control))), true);
 		add_statement(call, psprintf("ROLLBACK TO SAVEPOINT dtx_%d", xb->rollback_to), true);
 	}
-	add_statement(call, pstrdup(control_sql(xb, control, sizeof(control))), true);
 	add_statement(call, psprintf("PREPARE TRANSACTION %s", quote_literal_cstr(gid)), true);
 	global_branch_advance(xb->branch, BRANCH_SENT);
 	remote_start(call);
