@@ -1,8 +1,5 @@
--- bank1.sql: what bank1 has besides: the way to bank2, and a rule that is
--- checked when the transaction ends. Variables: host, port.
-CREATE SERVER bank2 FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host :'host', port :'port', dbname 'bank2');
-CREATE USER MAPPING FOR CURRENT_USER SERVER bank2 OPTIONS (user 'postgres');
-
+-- bank1.sql: what bank1 has besides: a rule that is checked when the transaction
+-- ends.
 CREATE FUNCTION refuse_two() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.account_balance - NEW.account_balance = 2 THEN
