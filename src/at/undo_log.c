@@ -25,8 +25,13 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define FLUSH_ENTRIES	10000
-#define FLUSH_BYTES		(4 * 1024 * 1024)
+/*
+ * Entries are written when there are so many. Their keys go into the index in
+ * order, and the longer the run, the more of them meet on a page: an index that
+ * is nearly empty, as this one is, then grows at its right end only.
+ */
+#define FLUSH_ENTRIES	131072
+#define FLUSH_BYTES		(32 * 1024 * 1024)
 
 typedef struct PendingEntry
 {
@@ -43,6 +48,7 @@ typedef struct FilterCount
 
 static PendingEntry *pending = NULL;	/* TopMemoryContext */
 static int	npending = 0;
+static int	run_start = 0;		/* from here on all are of the same subtransaction */
 static int	pending_room = 0;
 static Size pending_bytes = 0;
 static MemoryContext pending_context = NULL;
@@ -159,7 +165,6 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 	SubTransactionId subid = GetCurrentSubTransactionId();
 	MemoryContext old;
 	Relation	rel;
-	int			first;
 
 	if (next_seq == 0)
 		undo_filter_load();
@@ -181,7 +186,7 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 
 	if (npending == pending_room)
 	{
-		pending_room = Max(FLUSH_ENTRIES, pending_room * 2);
+		pending_room = Max(1024, pending_room * 2);
 		pending = pending == NULL ?
 			MemoryContextAlloc(TopMemoryContext, pending_room * sizeof(PendingEntry)) :
 			repalloc(pending, pending_room * sizeof(PendingEntry));
@@ -192,16 +197,16 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 	MemoryContextSwitchTo(old);
 	table_close(rel, NoLock);
 	pending[npending].subid = subid;
+	if (npending == 0 || pending[npending - 1].subid != subid)
+		run_start = npending;
 	pending_bytes += pending[npending].tuple->t_len;
 	npending++;
 
 	pg_atomic_fetch_add_u32(filter_cell(key_hash), 1);
 	remember_count(key_hash, true);
 
-	for (first = npending; first > 0 && pending[first - 1].subid == subid; first--)
-		;
-	if (npending - first >= FLUSH_ENTRIES || pending_bytes >= FLUSH_BYTES)
-		write_pending(first);
+	if (npending - run_start >= FLUSH_ENTRIES || pending_bytes >= FLUSH_BYTES)
+		write_pending(run_start);
 }
 
 void
@@ -347,6 +352,9 @@ undo_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
 			npending--;
 		}
 	}
+	for (run_start = Max(npending - 1, 0);
+		 run_start > 0 && pending[run_start - 1].subid == pending[npending - 1].subid;)
+		run_start--;
 	for (int i = ncounts - 1; i >= 0 && counts[i].subid == id; i--)
 	{
 		if (commit)
