@@ -10,10 +10,13 @@
 #include "access/xact.h"
 #include "core/escape.h"
 #include "core/participant.h"
+#include "core/relations.h"
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "tcop/cmdtag.h"
 #include "tcop/pquery.h"
+#include "utils/lsyscache.h"
 #include "utils/portal.h"
 
 PG_FUNCTION_INFO_V1(dtx_not_in_branch);
@@ -36,6 +39,24 @@ is_callers_statement(PlannedStmt *statement)
 {
 	return ActivePortal != NULL && ActivePortal->name[0] == '\0' &&
 		ActivePortal->stmts != NIL && linitial(ActivePortal->stmts) == statement;
+}
+
+/* The coordinator's own SELECT dtx.branch_control(...) or dtx.branch_enter(...). */
+static bool
+is_coordinators(PlannedStmt *statement)
+{
+	TargetEntry *target;
+	Oid			function;
+
+	if (current_branch.token == 0 || list_length(statement->planTree->targetlist) != 1)
+		return false;
+	target = linitial(statement->planTree->targetlist);
+	if (!IsA(target->expr, FuncExpr))
+		return false;
+	function = ((FuncExpr *) target->expr)->funcid;
+	return get_func_namespace(function) == own_schema() &&
+		(strcmp(get_func_name(function), "branch_control") == 0 ||
+		 strcmp(get_func_name(function), "branch_enter") == 0);
 }
 
 static void
@@ -76,7 +97,12 @@ escape_executor_start(QueryDesc *query)
 		return;
 	if ((current_branch.flags & JOIN_NO_ROWS) &&
 		(statement->commandType == CMD_SELECT || statement->hasReturning))
+	{
+		/* an empty statement before it has left the flag */
+		if (is_coordinators(statement))
+			return;
 		refuse_rows();
+	}
 	/* that was said of this statement only */
 	current_branch.flags &= ~JOIN_NO_ROWS;
 }

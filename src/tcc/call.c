@@ -109,7 +109,11 @@ convert(JsonbValue *v, Oid type, bool *isnull)
 
 	*isnull = v->type == jbvNull;
 	if (*isnull)
-		return (Datum) 0;
+	{
+		/* a domain may not take it */
+		getTypeInputInfo(type, &input, &ioparam);
+		return OidInputFunctionCall(input, NULL, ioparam, -1);
+	}
 	if (getBaseType(type) == JSONBOID || getBaseType(type) == JSONOID)
 		text = JsonbToCString(NULL, &JsonbValueToJsonb(v)->root, 0);
 	else if (v->type == jbvBinary)
