@@ -192,8 +192,7 @@ participant_join(const JoinRequest *request)
 
 	gid_parse_or_error(gid_text, &joining.gid);
 	joining.mode = mode_by_name(request->mode);
-	if (!(request->flags & JOIN_REGISTERED))
-		participant_refuse_unless_joinable(gid_text);
+	participant_refuse_unless_joinable(gid_text);
 	set_superiors(&joining, request, self);
 	if (!(request->flags & JOIN_OWN_SESSION))
 		participant_check_timeline(joining.superior, request->timeline);

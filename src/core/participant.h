@@ -12,7 +12,6 @@
 #define JOIN_ONE_STATEMENT	1	/* the call is the join and one statement */
 #define JOIN_NO_ROWS		2	/* that statement must return no rows */
 #define JOIN_OWN_SESSION	4	/* dtx_join: the session is the user's own, not a coordinator's */
-#define JOIN_REGISTERED		8	/* the coordinator is here, and has written the branch's row */
 
 typedef struct CurrentBranch
 {

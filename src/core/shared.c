@@ -182,6 +182,7 @@ set_state(const SharedTransaction *st, char state)
 		own_update(&scan, tuple, values, nulls, replace);
 	}
 	own_scan_end(&scan);
+	CommandCounterIncrement();
 	tell_worker_at_commit(&rows);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");
@@ -217,16 +218,21 @@ list_branches(uint64 n, int *count)
 	return branches;
 }
 
+static uint32
+next_b(void)
+{
+	return (uint32) nextval_internal(own_relid(OWN_SHARED_B), false);
+}
+
 /* A new branch's row; its gid into a buffer. */
 static void
-register_branch(const SharedTransaction *st, Oid server, Oid role, const char *participant,
-				char *gid_text)
+register_branch(const SharedTransaction *st, uint32 b, Oid server, Oid role,
+				const char *participant, char *gid_text)
 {
 	Datum		values[Natts_branch] = {0};
 	bool		nulls[Natts_branch] = {0};
-	int64		b = nextval_internal(own_relid(OWN_SHARED_B), false);
 
-	gid_of_child(st->xid_text, (uint32) b, gid_text);
+	gid_of_child(st->xid_text, b, gid_text);
 	values[Anum_branch_n - 1] = Int64GetDatum((int64) st->xid.n);
 	values[Anum_branch_b - 1] = Int32GetDatum((int32) b);
 	values[Anum_branch_server - 1] = ObjectIdGetDatum(server);
@@ -403,7 +409,7 @@ dtx_branch_register(PG_FUNCTION_ARGS)
 	(void) lock_shared(st.xid.n, ShareLock, true);
 	get_shared(xid_text, &st);
 	refuse_unless_open(&st);
-	register_branch(&st, server, st.role, node, gid_text);
+	register_branch(&st, next_b(), server, st.role, node, gid_text);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");
 	DTX_FAULT_POINT("shared-before-register");
@@ -444,6 +450,61 @@ register_at(const GlobalXid *xid, const char *xid_text)
 	return gid_text;
 }
 
+uint32
+shared_register_here(const RegisterRequest *request)
+{
+	SharedTransaction st;
+	char		gid_text[DTX_GID_SIZE];
+	uint32		b;
+
+	if (!find_shared(request->n, &st) || st.state != 'o')
+		return 0;
+	b = next_b();
+	register_branch(&st, b, InvalidOid, request->role, node_self(), gid_text);
+	return b;
+}
+
+/*
+ * In the coordinator's own database the worker registers the branch, since this
+ * transaction may yet abort: a branch that never commits must not be taken for
+ * one that never joined. Waits for the row.
+ */
+static void
+register_by_worker(const SharedTransaction *st, char *gid_text)
+{
+	DatabaseSlot *slot = my_database_slot();
+	ProcessSlot *mine = my_process_slot();
+	RegisterRequest request = {st->xid.n, GetUserId(), dtx_process_number()};
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
+	bool		posted = false;
+
+	mine->registered_b = 0;
+	while (mine->registered_b == 0)
+	{
+		long		timeout = deadline_remaining(until);
+
+		if (timeout == 0 || slot == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("dtx has no worker in this database"),
+					 errdetail("A branch in the database that opened the global transaction is registered by the worker."),
+					 errhint("See the server's log; max_worker_processes may be too low.")));
+		SpinLockAcquire(&slot->mutex);
+		if (!posted && slot->nregisters < DTX_CONTACT_REQUESTS)
+		{
+			slot->registers[slot->nregisters++] = request;
+			posted = true;
+		}
+		SpinLockRelease(&slot->mutex);
+		worker_wake(slot);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(timeout, 1000), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	gid_of_child(st->xid_text, mine->registered_b, gid_text);
+}
+
 /* dtx_join(xid text) */
 Datum
 dtx_join(PG_FUNCTION_ARGS)
@@ -471,8 +532,7 @@ dtx_join(PG_FUNCTION_ARGS)
 		(void) lock_shared(xid.n, ShareLock, true);
 		get_shared(xid_text, &st);
 		refuse_unless_open(&st);
-		register_branch(&st, InvalidOid, GetUserId(), node_self(), gid_text);
-		request.flags |= JOIN_REGISTERED;
+		register_by_worker(&st, gid_text);
 	}
 	else
 		strlcpy(gid_text, register_at(&xid, xid_text), sizeof(gid_text));
@@ -554,6 +614,14 @@ start_vote(SharedBranch *branches, int count, VoteCall *calls)
 	return ncalls;
 }
 
+static void
+report_absent(const char *gid_text)
+{
+	ereport(WARNING,
+			(errmsg("branch \"%s\" has not committed its part", gid_text),
+			 errdetail("The global transaction is rolled back.")));
+}
+
 /* True: all branches have committed phase 1. False: one never will. ERROR DX003
  * when one is still running. */
 static bool
@@ -584,9 +652,7 @@ count_votes(VoteCall *calls, int ncalls)
 			if (strcmp(vote, "yes") == 0)
 				continue;
 			all = false;
-			ereport(WARNING,
-					(errmsg("branch \"%s\" has not committed its part", (char *) list_nth(calls[i].gids, j)),
-					 errdetail("The global transaction is rolled back.")));
+			report_absent(list_nth(calls[i].gids, j));
 		}
 	}
 	return all;
@@ -597,6 +663,7 @@ take_vote(SharedBranch *branches, int count)
 {
 	VoteCall   *calls = palloc0(Max(count, 1) * sizeof(VoteCall));
 	volatile bool all = true;
+	bool		here = true;
 
 	DTX_FAULT_POINT("shared-before-vote");
 	PG_TRY();
@@ -604,6 +671,14 @@ take_vote(SharedBranch *branches, int count)
 		int			ncalls = start_vote(branches, count, calls);
 
 		all = count_votes(calls, ncalls);
+		/* none that runs here: it would hold the lock */
+		for (int i = 0; i < count; i++)
+		{
+			if (OidIsValid(branches[i].server) || joined_in_doubt(branches[i].gid_text))
+				continue;
+			here = false;
+			report_absent(branches[i].gid_text);
+		}
 	}
 	PG_FINALLY();
 	{
@@ -612,7 +687,7 @@ take_vote(SharedBranch *branches, int count)
 	}
 	PG_END_TRY();
 	DTX_FAULT_POINT("shared-after-vote");
-	return all;
+	return all && here;
 }
 
 /* --- the end --- */
@@ -656,6 +731,7 @@ settle_here(const SharedTransaction *st, bool commit)
 		own_update(&scan, tuple, values, nulls, replace);
 	}
 	own_scan_end(&scan);
+	CommandCounterIncrement();
 	return left;
 }
 
@@ -691,7 +767,7 @@ dtx_commit(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("a branch of global transaction \"%s\" is still running", xid_text),
-				 errdetail("It is joining, or runs in this database, or another session decides."),
+				 errdetail("It is joining, or it runs in this database, or another session is deciding."),
 				 errhint("The global transaction stays open; call dtx_commit when the branch has committed.")));
 	get_shared(xid_text, &st);
 	if (st.state == 'c')

@@ -5,17 +5,21 @@
  *
  * The decision is the state of the row in dtx.global, changed once, under an
  * exclusive lock on the transaction. Whoever joins holds the lock shared while
- * it registers its branch; in the coordinator's own database, where the row of
- * the branch commits with the branch, until it is over.
+ * it registers its branch; in the coordinator's own database until it is over.
  */
 #ifndef DTX_SHARED_H
 #define DTX_SHARED_H
 
 #include "core/gid.h"
+#include "core/shmem.h"
 
 /* The state of the shared transaction n of this node: 'o' open, 'c' committed,
  * 'r' rolled back; 0 when there is none. */
 extern char shared_state(uint64 n);
+
+/* The worker's part: register a branch that joins in this database. Returns its
+ * number, or 0 when the transaction is not open. */
+extern uint32 shared_register_here(const RegisterRequest *request);
 
 /*
  * The worker's part, in a transaction: roll back what is over its deadline,

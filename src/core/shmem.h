@@ -91,6 +91,14 @@ typedef struct ContactRequest
 	int			process;		/* whom to wake */
 } ContactRequest;
 
+/* A branch in the opener's own database that is to be registered. */
+typedef struct RegisterRequest
+{
+	uint64		n;				/* of the shared transaction */
+	Oid			role;
+	int			process;		/* who joins: is told the branch's number, and woken */
+} RegisterRequest;
+
 typedef struct DatabaseSlot
 {
 	slock_t		mutex;			/* guards all that is not atomic */
@@ -119,6 +127,8 @@ typedef struct DatabaseSlot
 	int			nrequests;
 	ContactRequest requests[DTX_CONTACT_REQUESTS];
 
+	int			nregisters;
+	RegisterRequest registers[DTX_CONTACT_REQUESTS];
 	int			nretries;		/* dtx_retry; beyond the room: all */
 	uint64		retries[DTX_RETRY_REQUESTS];	/* R of the transactions */
 
@@ -151,6 +161,7 @@ typedef struct ProcessSlot
 	TimestampTz begun_at;
 	TimestampTz deadline;			/* 0: none */
 	int			branches;
+	uint32		registered_b;		/* the worker's answer to a RegisterRequest */
 	int			nused;				/* peers that its transaction uses; beyond the room: all */
 	UsedPeer	used[DTX_USED_PEERS];
 } ProcessSlot;

@@ -30,6 +30,7 @@
 #include "core/contact.h"
 #include "core/node.h"
 #include "core/relations.h"
+#include "core/shared.h"
 #include "core/status.h"
 #include "guc.h"
 #include "net/peer.h"
@@ -173,6 +174,37 @@ insert_contact(Oid server, Oid role)
 	own_insert(OWN_CONTACT, values, nulls);
 }
 
+/* Branches that join in this database. */
+static void
+serve_registers(void)
+{
+	RegisterRequest requests[DTX_CONTACT_REQUESTS];
+	uint32		numbers[DTX_CONTACT_REQUESTS];
+	int			n;
+
+	SpinLockAcquire(&worker.slot->mutex);
+	n = worker.slot->nregisters;
+	memcpy(requests, worker.slot->registers, n * sizeof(RegisterRequest));
+	worker.slot->nregisters = 0;
+	SpinLockRelease(&worker.slot->mutex);
+	if (n == 0)
+		return;
+	worker_begin();
+	for (int i = 0; i < n; i++)
+		numbers[i] = shared_register_here(&requests[i]);
+	worker_commit(true);
+	for (int i = 0; i < n; i++)
+	{
+		ProcessSlot *slot = process_slot(requests[i].process);
+		Latch	   *latch = slot->latch;
+
+		slot->registered_b = numbers[i];
+		if (latch != NULL)
+			SetLatch(latch);
+	}
+	worker.last_work = GetCurrentTimestamp();
+}
+
 void
 recovery_serve_requests(void)
 {
@@ -184,6 +216,7 @@ recovery_serve_requests(void)
 	memcpy(requests, worker.slot->requests, n * sizeof(ContactRequest));
 	worker.slot->nrequests = 0;
 	SpinLockRelease(&worker.slot->mutex);
+	serve_registers();
 	if (n == 0)
 		return;
 

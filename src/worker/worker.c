@@ -214,7 +214,7 @@ static bool
 is_idle(TimestampTz now)
 {
 	return hash_get_num_entries(worker.items) == 0 && worker.nshared == 0 && worker.slot->recovered &&
-		worker.slot->nrequests == 0 && worker.slot->tail == worker.slot->head &&
+		worker.slot->nrequests == 0 && worker.slot->nregisters == 0 && worker.slot->tail == worker.slot->head &&
 		guc_worker_idle_timeout > 0 &&
 		(worker.slot->yield ||
 		 now >= TimestampTzPlusMilliseconds(worker.last_work, guc_worker_idle_timeout));
