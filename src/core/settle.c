@@ -52,8 +52,15 @@ static int	woken_room = 0;
 /* The coordinator's row is rewritten when its horizon has moved by this much. */
 #define HORIZON_STEP	1000
 
-/* ms: compensation waits no longer than this for a row's heap lock */
-#define SETTLE_LOCK_TIMEOUT	"1000"
+/*
+ * A batch holds what it has settled so far until its end: nothing in it may wait
+ * for others for long, who may wait for just that. What a confirm or a cancel
+ * waits for longer than this is busy, and tried again; so are all that come when
+ * the batch has taken its time.
+ */
+#define SETTLE_LOCK_TIMEOUT	100			/* ms, for a lock */
+#define SETTLE_ROW_TIMEOUT	10			/* ms, for a row in doubt */
+#define SETTLE_TIME			500			/* ms */
 
 XLogRecPtr
 durable_position(void)
@@ -734,10 +741,10 @@ settle_commit_of(SettleRequest *request, const JoinedBranch *branch)
 	else
 	{
 		request->detail = settle_in_subtransaction(list_make1((void *) branch), true, &request->outcome);
-		if (request->detail != NULL)
+		if (strcmp(request->outcome, SETTLE_FAILED) == 0)
 			mark_joined(branch, false, request->detail);
 	}
-	return request->detail == NULL;
+	return strcmp(request->outcome, SETTLE_SETTLED) == 0;
 }
 
 void
@@ -747,6 +754,7 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	bool	   *open = palloc0(count * sizeof(bool));
 	bool	   *done = palloc0(count * sizeof(bool));
 	uint64		garbage = 0;
+	TimestampTz started = GetCurrentTimestamp();
 
 	if (current_branch.active)
 		ereport(ERROR,
@@ -759,25 +767,35 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 
 	/* durable once the coordinator asks; it keeps its row until then */
 	setting_local("synchronous_commit", "off");
-	if (LockTimeout == 0 || LockTimeout > 1000)
-		setting_local("lock_timeout", SETTLE_LOCK_TIMEOUT);
+	if (LockTimeout == 0 || LockTimeout > SETTLE_LOCK_TIMEOUT)
+		setting_local("lock_timeout", CppAsString2(SETTLE_LOCK_TIMEOUT));
+	if (guc_lock_timeout == 0 || guc_lock_timeout > SETTLE_ROW_TIMEOUT)
+		setting_local("dtx.lock_timeout", CppAsString2(SETTLE_ROW_TIMEOUT));
 
 	for (int i = 0; i < count; i++)
 		open[i] = examine(&requests[i], &branches[i], caller);
-	for (int i = 0; i < count; i++)
-	{
-		if (!open[i])
-			continue;
-		garbage += branches[i].changes + 1;
-		if (requests[i].commit)
+	/* first what cannot take long */
+	for (int users = 0; users < 2; users++)
+		for (int i = 0; i < count; i++)
 		{
-			open[i] = false;
-			done[i] = settle_commit_of(&requests[i], &branches[i]);
+			if (!open[i] || mode_by_letter(branches[i].mode)->runs_user_code != users)
+				continue;
+			if (users && TimestampDifferenceExceeds(started, GetCurrentTimestamp(), SETTLE_TIME))
+			{
+				open[i] = false;
+				requests[i].outcome = SETTLE_BUSY;
+				continue;
+			}
+			garbage += branches[i].changes + 1;
+			if (requests[i].commit)
+			{
+				open[i] = false;
+				done[i] = settle_commit_of(&requests[i], &branches[i]);
+			}
+			else
+				settle_rollbacks_of(requests, branches, open, done, count, i);
+			DTX_FAULT_POINT("participant-during-settle");
 		}
-		else
-			settle_rollbacks_of(requests, branches, open, done, count, i);
-		DTX_FAULT_POINT("participant-during-settle");
-	}
 	remember_settled(requests, branches, done, count, true, caller);
 	remember_settled(requests, branches, done, count, false, caller);
 	if (caller->nodes != NIL)
