@@ -313,6 +313,7 @@ global_run(const char *server_name, const BranchMode *mode, const RemoteStatemen
 
 	PreventCommandIfReadOnly("a branch of a global transaction");
 	global_ensure();
+	check_deadline();
 	if (mode == NULL)
 		mode = global.mode;
 	return mode->run(server, role, statement, flags);
