@@ -731,12 +731,20 @@ settle_own(const char *gid_text, bool commit)
 	return why;
 }
 
+/* May settling it call functions of somebody's: its own, or those of a branch of
+ * it in this database? */
+static bool
+may_run_user_code(const JoinedBranch *branch)
+{
+	return mode_by_letter(branch->mode)->runs_user_code || branch->children > 0;
+}
+
 /* Settle one branch with commit. */
 static bool
 settle_commit_of(SettleRequest *request, const JoinedBranch *branch)
 {
 	request->outcome = SETTLE_SETTLED;
-	if (!mode_by_letter(branch->mode)->runs_user_code)
+	if (!may_run_user_code(branch))
 		settle_with_commit(branch);
 	else
 	{
@@ -778,7 +786,7 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	for (int users = 0; users < 2; users++)
 		for (int i = 0; i < count; i++)
 		{
-			if (!open[i] || mode_by_letter(branches[i].mode)->runs_user_code != users)
+			if (!open[i] || may_run_user_code(&branches[i]) != users)
 				continue;
 			if (users && TimestampDifferenceExceeds(started, GetCurrentTimestamp(), SETTLE_TIME))
 			{
