@@ -64,8 +64,9 @@ BEGIN
         FROM (SELECT gid FROM dtx.joined_branch WHERE gid LIKE 'bench.00000000:%' LIMIT 500) batch;
         EXIT WHEN gids IS NULL;
         SELECT outcome || coalesce(': ' || detail, '') INTO unlike
-        FROM dtx.branch_settle(gids, array_fill(true, ARRAY[cardinality(gids)]), 0)
-        WHERE outcome <> 'settled' LIMIT 1;
+        FROM dtx.branch_settle(ARRAY['bench.00000000'], 1, 0, gids, array_fill(true, ARRAY[cardinality(gids)]),
+                               repeat('a', cardinality(gids)), '{}')
+        WHERE outcome <> 'settled' AND written IS NULL LIMIT 1;
         IF unlike IS NOT NULL THEN
             RAISE 'a branch was not settled: %', unlike;
         END IF;

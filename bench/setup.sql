@@ -36,4 +36,20 @@ BEGIN
 END
 $$;
 
+-- The action that the variant in TCC tries at the peer.
+CREATE FUNCTION credit_try(account text, amount numeric) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM account_info WHERE account_no = account;
+    IF NOT FOUND THEN
+        RAISE 'account % does not exist', account;
+    END IF;
+END
+$$;
+CREATE FUNCTION credit_confirm(account text, amount numeric) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE account_info SET account_balance = account_balance + amount WHERE account_no = account;
+END
+$$;
+SELECT dtx_tcc_define('credit', 'credit_try(text, numeric)', 'credit_confirm(text, numeric)', NULL);
+
 VACUUM (FREEZE, ANALYZE);

@@ -51,6 +51,7 @@ sub new
 		bin  => $bin,
 		from => $option{from},
 		as   => [],
+		more => {},
 		user => scalar getpwuid($>),
 		dir  => tempdir('dtx-bench-XXXXXX', TMPDIR => 1),
 		pid  => $$,
@@ -67,7 +68,7 @@ sub new
 	chmod 0755, $self->{dir};
 	mkdir "$self->{dir}/scripts";
 	copy($_, "$self->{dir}/scripts/") for glob("$self->{from}/scripts/*.sql");
-	copy("$self->{from}/$_", "$self->{dir}/") for qw(setup.sql capture.sql);
+	copy("$self->{from}/$_", "$self->{dir}/") for qw(setup.sql capture.sql participant.sql);
 	$self->_create($_) for sort keys %PORT;
 	$self->psql_file($_, "$self->{dir}/setup.sql", peer => $PEER{$_}, host => $self->{dir},
 		port => $PORT{ $PEER{$_} }, accounts => ACCOUNTS)
@@ -89,10 +90,21 @@ sub _create
 	$self->_quietly("$self->{bin}/createdb", $self->_where($bank), $bank);
 }
 
+# One more database in a bank's cluster. Its name serves where a bank's does.
+sub create_database
+{
+	my ($self, $name, $bank) = @_;
+
+	$self->_quietly("$self->{bin}/createdb", $self->_where($bank), $name);
+	$self->{more}{$name} = $bank;
+}
+
+sub databases { return (sort(keys %PORT), sort keys %{ $_[0]{more} }) }
+
 sub _where
 {
 	my ($self, $bank) = @_;
-	return ('-h', $self->{dir}, '-p', $PORT{$bank}, '-U', $self->{user});
+	return ('-h', $self->{dir}, '-p', $PORT{ $self->{more}{$bank} // $bank }, '-U', $self->{user});
 }
 
 # Run a program as the servers' user, its output in a file. Returns the process's id.
@@ -210,7 +222,7 @@ sub pgbench
 	return $self->pgbench_wait($self->pgbench_start($bank, %option));
 }
 
-# Wait until no branch is left on either side. Returns how long that took.
+# Wait until no branch is left anywhere. Returns how long that took.
 sub drain
 {
 	my ($self) = @_;
@@ -220,18 +232,22 @@ sub drain
 		END LOOP; END $$};
 
 	$self->psql('bank1', sprintf($wait, 'dtx.branch', 'dtx.branch'));
-	$self->psql('bank2', sprintf($wait, 'dtx.joined_branch', 'dtx.joined_branch'));
+	for my $database (grep { $_ ne 'bank1' } $self->databases)
+	{
+		$self->psql($database, map { sprintf($wait, $_, $_) } qw(dtx.joined_branch pg_prepared_xacts));
+	}
 	return time - $start;
 }
 
-# Is the money all there? What dtx moved must add up on both sides together.
+# Is the money all there? What dtx moved must add up everywhere together.
 sub check_sum
 {
 	my ($self) = @_;
+	my @databases = $self->databases;
 	my $sum = 0;
 
-	$sum += $self->psql($_, 'SELECT sum(account_balance) FROM account_info') for sort keys %PORT;
-	die "bench: the sum of money is $sum\n" if $sum != 2 * ACCOUNTS * 1_000_000_000;
+	$sum += $self->psql($_, 'SELECT sum(account_balance) FROM account_info') for @databases;
+	die "bench: the sum of money is $sum\n" if $sum != @databases * ACCOUNTS * 1_000_000_000;
 }
 
 # Sessions that hold a snapshot on both sides, until the returned object is closed.

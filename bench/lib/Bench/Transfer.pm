@@ -7,7 +7,7 @@ use strict;
 use warnings;
 use Time::HiRes qw(sleep);
 
-our @VARIANTS = qw(unsafe prepared dtx unsafe_call dtx_call);
+our @VARIANTS = qw(unsafe prepared dtx dtx_xa dtx_tcc unsafe_call dtx_call);
 
 sub run
 {
