@@ -5,6 +5,7 @@ package Bench::Participants;
 
 use strict;
 use warnings;
+use Bench::Clusters;
 
 our @MODES = qw(xa at);
 our @COUNTS = (1, 2, 4);
