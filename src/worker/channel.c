@@ -563,29 +563,34 @@ answer_is_sane(Channel *channel)
 static bool
 isolate_failure(Channel *channel, const char *why)
 {
+	const char *state = channel->call.error == NULL ? NULL :
+		PQresultErrorField(channel->call.error, PG_DIAG_SQLSTATE);
+	char	   *message;
 	SettleItem *item;
 	int			n = 0;
 	dlist_iter	iter;
 
-	if (channel->calling != CALL_SETTLE || channel->call.broken)
+	/* a server that shuts down, or a lost connection, is no branch's fault */
+	if (channel->calling != CALL_SETTLE || state == NULL ||
+		strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0)
 		return false;
 	dlist_foreach(iter, &channel->called)
 		n++;
 	if (n > 1)
-	{
 		channel->singles = n;
-		remote_free(&channel->call);
-		take_back(channel);
-		return true;
-	}
-	item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
-	worker_begin();
-	if (item_record_failure(item, why))
-		item_requeue(channel, item, backoff_delay(item->attempts));
 	else
-		item_drop(item);
-	worker_commit(false);
-	remote_free(&channel->call);
+	{
+		item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
+		message = pstrdup(why);
+		worker_begin();
+		if (item_record_failure(item, message))
+			item_requeue(channel, item, backoff_delay(item->attempts));
+		else
+			item_drop(item);
+		worker_commit(false);
+	}
+	/* the failed transaction is open at the peer: a new connection is simpler */
+	channel_close(channel);
 	return true;
 }
 
