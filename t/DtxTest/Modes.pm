@@ -131,8 +131,7 @@ sub left_at
 {
 	my ($bank) = @_;
 	my $rest = DtxTest::leftovers($bank);
-	return $rest if $rest ne '';
-	$rest = value($bank, $left) // 'no answer';
+	$rest .= ($rest eq '' ? '' : '; ') . (value($bank, $left) // 'no answer') if $rest ne 'no answer';
 	return $rest if $rest ne '';
 	my $frozen = value($bank, q{SELECT to_regclass('dtx_frozen') IS NOT NULL}) // 'f';
 	return '' if $frozen eq 'f';
