@@ -58,7 +58,7 @@ CREATE TABLE dtx.branch (
 CREATE INDEX branch_n_idx ON dtx.branch (n);
 COMMENT ON TABLE dtx.branch IS 'branches that were begun here and are not settled yet';
 COMMENT ON COLUMN dtx.branch.n IS 'the local transaction that began it';
-COMMENT ON COLUMN dtx.branch.state IS 'c: to be committed; d: in doubt, as its parent is; s: dtx.global says';
+COMMENT ON COLUMN dtx.branch.state IS 'c: to be committed; d: in doubt, as its parent is; r: to be rolled back, as its parent was; s: dtx.global says';
 COMMENT ON COLUMN dtx.branch.parent IS 'the branch of another node''s global transaction that it is a branch of';
 
 -- Global transactions that services share: the decision is the state, changed once.
@@ -194,7 +194,7 @@ BEGIN
     SELECT c.system_identifier, d.oid AS database, p.place INTO STRICT here
     FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, dtx.node_place() p
     WHERE d.datname = pg_catalog.current_database();
-    SELECT n.name INTO former FROM dtx.node n
+    SELECT n.name, n.system_identifier INTO former FROM dtx.node n
     WHERE n.retired_at IS NULL
       AND (n.system_identifier <> here.system_identifier OR n.database <> here.database OR n.place <> here.place)
     ORDER BY n.created_at LIMIT 1;
@@ -207,6 +207,11 @@ BEGIN
         UPDATE dtx.node n SET memory_from = 9223372036854775807
         WHERE n.retired_at IS NULL
           AND (n.system_identifier <> here.system_identifier OR n.database <> here.database);
+    END IF;
+    -- functions have other OIDs in a restored or upgraded database
+    IF former.system_identifier <> here.system_identifier THEN
+        DELETE FROM dtx.tcc_action;
+        PERFORM dtx.define_actions();
     END IF;
     UPDATE dtx.node n SET retired_at = pg_catalog.now() WHERE n.retired_at IS NULL;
     id := dtx.node_insert(former.name);
@@ -341,7 +346,7 @@ CREATE FUNCTION dtx.branch_enter(flags integer) RETURNS void
 CREATE FUNCTION dtx.branch_settle(nodes text[], timeline integer, horizon bigint, gids text[], commits boolean[], modes text, ns bigint[],
                                   OUT outcome text, OUT detail text, OUT written pg_lsn, OUT durable pg_lsn) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint) RETURNS SETOF record
+CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint, OUT node text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_register(xid text, node text) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_branch_register' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -564,8 +569,14 @@ CREATE FUNCTION dtx.ledger_check(account text, amount numeric) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_ledger_check' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.ledger_add(account text, amount numeric) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_ledger_add' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-SELECT @extschema@.dtx_tcc_define('dtx.debit', 'dtx.ledger_freeze(text,numeric)', 'dtx.ledger_spend(text,numeric)', 'dtx.ledger_unfreeze(text,numeric)'),
-       @extschema@.dtx_tcc_define('dtx.credit', 'dtx.ledger_check(text,numeric)', 'dtx.ledger_add(text,numeric)', NULL);
+CREATE FUNCTION dtx.define_actions() RETURNS void
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT @extschema@.dtx_tcc_define('dtx.debit', 'dtx.ledger_freeze(text,numeric)', 'dtx.ledger_spend(text,numeric)', 'dtx.ledger_unfreeze(text,numeric)');
+    SELECT @extschema@.dtx_tcc_define('dtx.credit', 'dtx.ledger_check(text,numeric)', 'dtx.ledger_add(text,numeric)', NULL);
+$$;
+SELECT dtx.define_actions();
 
 /* --------------------------------------------------------------- views */
 
@@ -587,6 +598,7 @@ RETURN pg_catalog.pg_has_role(role, 'USAGE') OR pg_catalog.pg_has_role('pg_monit
 CREATE VIEW dtx_branches WITH (security_barrier) AS
     SELECT b.gid, dtx.gid_xid(b.gid) AS xid, 'coordinator'::text AS side,
            CASE WHEN b.state OPERATOR(pg_catalog.=) 'd' THEN 'in doubt'
+                WHEN b.state OPERATOR(pg_catalog.=) 'r' THEN 'rolling back'
                 WHEN b.state OPERATOR(pg_catalog.=) 's' AND g.state OPERATOR(pg_catalog.=) 'o' THEN 'active'
                 WHEN b.state OPERATOR(pg_catalog.=) 's' AND g.state OPERATOR(pg_catalog.=) 'r' THEN 'rolling back'
                 ELSE 'committing' END AS state, s.srvname AS server, b.participant AS node,
@@ -638,7 +650,7 @@ CREATE VIEW dtx_transactions WITH (security_barrier) AS
 COMMENT ON VIEW dtx_transactions IS
     'global transactions that are not over: active in a session here, rolling back, committing, or in doubt';
 
-CREATE VIEW dtx_peers AS
+CREATE VIEW dtx_peers WITH (security_barrier) AS
     SELECT s.srvname AS server, c.role::regrole AS role, c.node, c.version,
            c.attempts OPERATOR(pg_catalog.=) 0 AND c.last_at IS NOT NULL AS reachable,
            c.last_at AS last_contact, c.attempts, c.last_error, c.next_attempt
@@ -684,7 +696,7 @@ CREATE VIEW dtx_history WITH (security_barrier) AS
     WHERE dtx.may_see(i.role);
 COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transactions, as far back as dtx.history_retention';
 
-CREATE VIEW dtx_frozen AS
+CREATE VIEW dtx_frozen WITH (security_barrier) AS
     SELECT f.account, f.amount, dtx.gid_xid(f.gid) AS xid, f.role::regrole AS role, f.frozen_at
     FROM dtx.frozen f WHERE dtx.may_see(f.role);
 COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "at/at.h"
+#include "at/capture.h"
 #include "at/compensate.h"
 #include "at/guard.h"
 #include "at/image.h"
@@ -48,6 +49,7 @@ at_xact_end(bool commit)
 {
 	undo_xact_end(commit);
 	row_lock_xact_end();
+	capture_xact_end();
 	shape_forget();
 }
 

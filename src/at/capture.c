@@ -10,6 +10,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "at/capture.h"
 #include "at/image.h"
 #include "at/key.h"
 #include "at/row_lock.h"
@@ -18,6 +19,8 @@
 #include "core/participant.h"
 #include "core/shmem.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(dtx_capture);
@@ -47,6 +50,41 @@ capture_change(Relation rel, AttachedRelation *ar, char op, HeapTuple old, HeapT
 		undo_add(UNDO_KEY, cid, ar->relid, ar->shape, old_hash, before, NULL);
 	undo_add(op, cid, ar->relid, ar->shape, new != NULL ? new_hash : old_hash, before, after);
 	stat_add(STAT_ROWS_CAPTURED, 1);
+}
+
+/*
+ * Tables that the current branch has changed by AT, and by tries of its own. A
+ * row that is undone in both ways comes back wrong: which of the two changes was
+ * first nobody would know.
+ */
+static List *by_log = NIL;			/* OIDs, in TopTransactionContext */
+static List *by_cancel = NIL;
+
+void
+capture_xact_end(void)
+{
+	by_log = by_cancel = NIL;
+}
+
+static void
+note_way_of_undoing(Relation rel)
+{
+	List	  **mine = current_branch.capture_off ? &by_cancel : &by_log;
+	List	   *other = current_branch.capture_off ? by_log : by_cancel;
+	Oid			relid = RelationGetRelid(rel);
+	MemoryContext old;
+
+	if (other != NIL && list_member_oid(other, relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" is changed by a try and by AT in one branch", RelationGetRelationName(rel)),
+				 errdetail("The one is undone by its cancel, the other by the undo log; together they cannot be undone."),
+				 errhint("Join the global transaction with two transactions, one for each.")));
+	if (*mine != NIL && llast_oid(*mine) == relid)
+		return;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	*mine = list_append_unique_oid(*mine, relid);
+	MemoryContextSwitchTo(old);
 }
 
 /* dtx.capture(), a trigger function. */
@@ -106,6 +144,8 @@ dtx_capture(PG_FUNCTION_ARGS)
 		row_lock_wait(rel, ar, new, new_hash);
 	if (old != NULL && !same_key)
 		row_lock_wait(rel, ar, old, old_hash);
+	if (current_branch.active && current_branch.mode->captures)
+		note_way_of_undoing(rel);
 	if (participant_captures())
 		capture_change(rel, ar, op, old, new, same_key, old_hash, new_hash);
 	PG_RETURN_POINTER(NULL);

@@ -18,6 +18,7 @@
 #include "core/gid.h"
 #include "core/participant.h"
 #include "core/relations.h"
+#include "core/settle.h"
 #include "core/shmem.h"
 #include "guc.h"
 #include "net/connection.h"
@@ -49,7 +50,8 @@ read_holder(int64 branch, LockHolder *holder)
 							   holder->gid_text, sizeof(holder->gid_text));
 		holder->joined_at = DatumGetTimestampTz(own_column(&scan, tuple, Anum_joined_branch_joined_at, NULL));
 		found = gid_parse(holder->gid_text, &holder->gid) &&
-			!(current_branch.active && xid_equal(&holder->gid.xid, &current_branch.gid.xid));
+			!(current_branch.active && xid_equal(&holder->gid.xid, &current_branch.gid.xid)) &&
+			!settle_is_of(&holder->gid.xid);
 		holder->xid_hash = xid_hash(&holder->gid.xid);
 	}
 	own_scan_end(&scan);

@@ -32,6 +32,7 @@ at_xact_event(XactEvent event, void *arg)
 			global_pre_prepare();
 			participant_pre_prepare();
 			settle_pre_prepare();
+			tell_pre_prepare();
 			peer_use_pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:

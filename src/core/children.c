@@ -4,11 +4,13 @@
  *
  * Their rows in dtx.branch committed with phase 1 of the superior branch, and
  * say nothing until that is settled: then the same transaction turns them into
- * decisions to commit, or deletes them, which is the decision to roll back.
+ * decisions. Rolling back is written down too: "no row" is an answer only as far
+ * back as dtx.history reaches, and the superior may have been in doubt longer.
  */
 #include "postgres.h"
 
 #include "core/children.h"
+#include "miscadmin.h"
 #include "core/relations.h"
 #include "core/tell.h"
 #include "utils/builtins.h"
@@ -19,18 +21,44 @@ settle_local(OwnScan *scan, HeapTuple tuple, bool commit)
 {
 	JoinedBranch branch = {0};
 	const BranchMode *mode;
+	Datum		key;
 
 	text_to_cstring_buffer(DatumGetTextPP(own_column(scan, tuple, Anum_branch_gid, NULL)),
 						   branch.gid_text, sizeof(branch.gid_text));
 	gid_parse_or_error(branch.gid_text, &branch.gid);
 	branch.key = gid_branch_key(&branch.gid, branch.gid_text);
 	branch.role = DatumGetObjectId(own_column(scan, tuple, Anum_branch_role, NULL));
+	/* a role's functions run in that role's own session only */
+	if (branch.role != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("branch \"%s\" belongs to role \"%s\"", branch.gid_text,
+						GetUserNameFromId(branch.role, true))));
 	branch.mode = DatumGetChar(own_column(scan, tuple, Anum_branch_mode, NULL));
 	mode = mode_by_letter(branch.mode);
 	if (commit)
 		mode->settle_commit(&branch);
 	else
 		mode->settle_rollback(list_make1(&branch));
+	/* its row goes with this transaction: nobody can ask again */
+	key = Int64GetDatum(branch.key);
+	modes_forget(&key, 1);
+}
+
+bool
+children_here(const JoinedBranch *superior)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (superior->children == 0)
+		return false;
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) superior->local_n);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = !OidIsValid(DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL)));
+	own_scan_end(&scan);
+	return found;
 }
 
 void
@@ -55,25 +83,16 @@ children_decide(const JoinedBranch *superior, bool commit)
 			settle_local(&scan, tuple, commit);
 			own_delete(&scan, tuple);
 		}
-		else if (commit)
+		else
 		{
 			Datum		values[Natts_branch] = {0};
 			bool		nulls[Natts_branch] = {0};
 			bool		replace[Natts_branch] = {0};
 
-			values[Anum_branch_state - 1] = CharGetDatum('c');
+			values[Anum_branch_state - 1] = CharGetDatum(commit ? 'c' : 'r');
 			replace[Anum_branch_state - 1] = true;
 			own_update(&scan, tuple, values, nulls, replace);
 			any = true;
-		}
-		else
-		{
-			Outcome		ask = {.kind = OUTCOME_ASK};
-
-			ask.server = server;
-			ask.role = DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL));
-			own_delete(&scan, tuple);
-			tell_worker_at_commit(&ask);
 		}
 	}
 	own_scan_end(&scan);

@@ -14,4 +14,7 @@
  */
 extern void children_decide(const JoinedBranch *superior, bool commit);
 
+/* Has it branches in this very database? */
+extern bool children_here(const JoinedBranch *superior);
+
 #endif							/* DTX_CHILDREN_H */

@@ -50,6 +50,7 @@ typedef struct GlobalTransaction
 	const BranchMode *mode;
 	TimestampTz deadline;		/* 0: none */
 	uint32		last_b;			/* numbers are never used twice */
+	int			doomed;			/* branches in that state */
 	int			recorded;		/* rows in dtx.branch, some maybe rolled back again */
 	dlist_head	branches;		/* in TopTransactionContext */
 } GlobalTransaction;
@@ -271,6 +272,8 @@ settle_doomed(void)
 {
 	dlist_iter	iter;
 
+	if (global.doomed == 0)
+		return;
 	dlist_foreach(iter, &global.branches)
 	{
 		Branch	   *branch = dlist_container(Branch, node, iter.cur);
@@ -282,6 +285,7 @@ settle_doomed(void)
 		settle_rollback_now(connection_get(branch->server, branch->role, global.deadline), text,
 							branch->mode->letter, global.local_n, global.deadline);
 		global_branch_advance(branch, BRANCH_SETTLED);
+		global.doomed--;
 	}
 }
 
@@ -314,6 +318,7 @@ global_run(const char *server_name, const BranchMode *mode, const RemoteStatemen
 	PreventCommandIfReadOnly("a branch of a global transaction");
 	global_ensure();
 	check_deadline();
+	settle_doomed();
 	if (mode == NULL)
 		mode = global.mode;
 	return mode->run(server, role, statement, flags);
@@ -440,6 +445,8 @@ global_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
 			/* what it did in this database is undone already */
 			if (!OidIsValid(branch->server))
 				global_branch_advance(branch, BRANCH_SETTLED);
+			else
+				global.doomed++;
 		}
 	}
 }

@@ -230,10 +230,13 @@ node_settle_in(void)
 		bool		current,
 					unknown;
 		int64		place;
+		Datum		timeline;
 
 		(void) own_column(&scan, tuple, Anum_node_retired_at, &current);
 		place = DatumGetInt64(own_column(&scan, tuple, Anum_node_place, &unknown));
-		if (!current || (!unknown && place == node_place()))
+		timeline = own_column(&scan, tuple, Anum_node_timeline, &unknown);
+		if (!current || (!unknown && place == node_place() &&
+						 (uint32) DatumGetInt32(timeline) == node_timeline()))
 			continue;
 		own_update(&scan, tuple, values, nulls, replace);
 		CacheInvalidateRelcache(scan.rel);

@@ -344,6 +344,9 @@ participant_pre_prepare(void)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that is a branch of a global transaction")));
 	end_phase_one();
+	/* PREPARE waits for standbys as this says */
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		setting_local("synchronous_commit", "on");
 	DTX_FAULT_POINT("participant-before-commit");
 }
 

@@ -203,28 +203,27 @@ dtx_branch_settle(PG_FUNCTION_ARGS)
 }
 
 static void
-put_pending(ReturnSetInfo *rsinfo, List *nodes, Oid role, const char *gid_text,
+put_pending(ReturnSetInfo *rsinfo, List *nodes, const char *gid_text,
 			const char *superior, uint64 superior_n)
 {
-	Datum		values[2];
-	bool		nulls[2] = {false};
+	Datum		values[3];
+	bool		nulls[3] = {false};
 	ListCell   *cell;
 
-	if (!has_privs_of_role(GetUserId(), role))
-		return;
 	foreach(cell, nodes)
 	{
 		if (strcmp(lfirst(cell), superior) != 0)
 			continue;
 		values[0] = CStringGetTextDatum(gid_text);
 		values[1] = Int64GetDatum((int64) superior_n);
+		values[2] = CStringGetTextDatum(superior);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		break;
 	}
 }
 
 /* dtx.branch_pending(nodes text[], timeline int4): gids in doubt that these ids
- * of a node began, and its local transaction */
+ * of a node began, its local transaction, and which of the ids */
 Datum
 dtx_branch_pending(PG_FUNCTION_ARGS)
 {
@@ -246,6 +245,7 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
 		char	   *gid_text = TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL));
+		JoinedBranch branch = {0};
 		Gid			gid;
 		bool		isnull;
 		Datum		superior = own_column(&scan, tuple, Anum_joined_branch_superior, &isnull);
@@ -253,8 +253,15 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) != 'd' ||
 			!gid_parse(gid_text, &gid))
 			continue;
-		put_pending(rsinfo, nodes,
-					DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)), gid_text,
+		/* what this role could not settle is another one's to ask for */
+		branch.role = DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL));
+		branch.mode = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL));
+		branch.children = DatumGetInt32(own_column(&scan, tuple, Anum_joined_branch_children, NULL));
+		if (branch.children > 0)
+			branch.local_n = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_local_n, NULL));
+		if (!settle_allowed(&branch))
+			continue;
+		put_pending(rsinfo, nodes, gid_text,
 					isnull ? gid.xid.node : TextDatumGetCString(superior),
 					isnull ? gid.xid.n :
 					(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)));
@@ -264,7 +271,8 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 	{
 		HeldBranch *branch = lfirst(cell);
 
-		put_pending(rsinfo, nodes, branch->role, branch->gid_text, branch->superior, branch->superior_n);
+		if (branch->role == GetUserId() || superuser())
+			put_pending(rsinfo, nodes, branch->gid_text, branch->superior, branch->superior_n);
 	}
 	return (Datum) 0;
 }

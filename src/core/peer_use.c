@@ -98,7 +98,7 @@ peer_in_use(Oid server, Oid role)
 		ProcessSlot *slot = process_slot(i);
 		bool		used = false;
 
-		if (slot->nused == 0 || slot->pid == MyProcPid)
+		if (slot->nused == 0)
 			continue;
 		SpinLockAcquire(&slot->mutex);
 		if (!OidIsValid(server) || slot->database == MyDatabaseId)

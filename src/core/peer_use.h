@@ -29,7 +29,7 @@ extern void peer_drop_announce(void);
  * it, in shared memory or by a row. */
 extern bool peer_drop_under_way(void);
 
-/* Does another session of this database use this server, or one of the cluster
+/* Does a session of this database, this one included, use this server, or one of the cluster
  * this role? InvalidOid: any. To be asked after peer_drop_announce. */
 extern bool peer_in_use(Oid server, Oid role);
 

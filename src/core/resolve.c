@@ -226,6 +226,11 @@ dtx_resolve(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("branches cannot be resolved inside a branch")));
+	if (strcmp(decision, "forget") != 0 && node_is_self(xid.node))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("global transaction \"%s\" is this node's own", xid_text),
+				 errhint("dtx_commit and dtx_rollback decide what dtx_open began; all else decides itself.")));
 	if (strcmp(decision, "commit") == 0 || strcmp(decision, "rollback") == 0)
 		PG_RETURN_INT64(resolve_branches(&xid, xid_text, strcmp(decision, "commit") == 0));
 	if (strcmp(decision, "forget") == 0)

@@ -44,6 +44,9 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+/* whose branch's functions are running, or rows being undone */
+static const GlobalXid *settling_xid = NULL;
+
 /* xids settled in this transaction, whose waiters are woken when it ends */
 static uint64 *woken = NULL;	/* TopMemoryContext */
 static int	nwoken = 0;
@@ -61,6 +64,12 @@ static int	woken_room = 0;
 #define SETTLE_LOCK_TIMEOUT	100			/* ms, for a lock */
 #define SETTLE_ROW_TIMEOUT	10			/* ms, for a row in doubt */
 #define SETTLE_TIME			500			/* ms */
+
+bool
+settle_is_of(const GlobalXid *xid)
+{
+	return settling_xid != NULL && xid_equal(settling_xid, xid);
+}
 
 XLogRecPtr
 durable_position(void)
@@ -104,6 +113,7 @@ settle_xact_end(bool commit)
 {
 	ProcessSlot *mine;
 
+	settling_xid = NULL;
 	if (nwoken == 0)
 		return;
 	mine = my_process_slot();
@@ -307,15 +317,14 @@ insert_tombstone(const JoinedBranch *branch, const SettleRequest *request,
 	own_insert(OWN_JOINED_BRANCH, values, nulls);
 }
 
-/* May the current role settle this branch? */
-static bool
-may_settle(const JoinedBranch *branch)
+bool
+settle_allowed(const JoinedBranch *branch)
 {
 	if (branch->role == GetUserId())
 		return true;
 	/* a role's own code runs in that role's session */
-	return !mode_by_letter(branch->mode)->runs_user_code &&
-		has_privs_of_role(GetUserId(), branch->role);
+	return has_privs_of_role(GetUserId(), branch->role) &&
+		!mode_by_letter(branch->mode)->runs_user_code && !children_here(branch);
 }
 
 /* The branch is not in doubt here, as far as rows that can be seen tell. */
@@ -383,7 +392,7 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 			request->detail = pstrdup("It was rolled back before it came.");
 		return false;
 	}
-	if (!may_settle(branch))
+	if (!settle_allowed(branch))
 	{
 		request->outcome = SETTLE_DENIED;
 		request->detail = psprintf("It was joined by role \"%s\".",
@@ -422,12 +431,15 @@ settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
+	/* rows that the transaction's other branches hold are not a stranger's */
+	settling_xid = &((JoinedBranch *) linitial(branches))->gid.xid;
 	PG_TRY();
 	{
 		ListCell   *cell;
 
 		if (commit)
-			settle_with_commit(linitial(branches));
+			foreach(cell, branches)
+				settle_with_commit(lfirst(cell));
 		else
 		{
 			mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->settle_rollback(branches);
@@ -448,6 +460,7 @@ settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 	{
 		ErrorData  *error;
 
+		settling_xid = NULL;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
@@ -470,6 +483,7 @@ settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 			psprintf("%s: %s", error->message, error->detail);
 	}
 	PG_END_TRY();
+	settling_xid = NULL;
 	return message;
 }
 
@@ -708,26 +722,41 @@ joined_in_doubt(const char *gid_text)
 }
 
 char *
-settle_own(const char *gid_text, bool commit)
+settle_own(List *gids, bool commit)
 {
-	JoinedBranch branch = {0};
+	List	   *branches = NIL;
 	const char *outcome = NULL;
 	char	   *why;
-	char		state;
+	ListCell   *cell;
+	int			nest = NewGUCNestLevel();
 
-	gid_parse_or_error(gid_text, &branch.gid);
-	strlcpy(branch.gid_text, gid_text, sizeof(branch.gid_text));
-	branch.key = gid_branch_key(&branch.gid, gid_text);
-	if (!find_joined(gid_text, branch.key, &branch, &state))
-		return NULL;			/* settled before */
-	if (!commit)
+	foreach(cell, gids)
 	{
-		wake_later(xid_hash(&branch.gid.xid));
-		announce_rollback(xid_hash(&branch.gid.xid));
+		JoinedBranch *branch = palloc0(sizeof(JoinedBranch));
+		char		state;
+
+		gid_parse_or_error(lfirst(cell), &branch->gid);
+		strlcpy(branch->gid_text, lfirst(cell), sizeof(branch->gid_text));
+		branch->key = gid_branch_key(&branch->gid, branch->gid_text);
+		if (find_joined(branch->gid_text, branch->key, branch, &state))
+			branches = lappend(branches, branch);
 	}
-	why = settle_in_subtransaction(list_make1(&branch), commit, &outcome);
-	if (why != NULL && outcome != NULL && strcmp(outcome, SETTLE_BUSY) != 0)
-		mark_joined(&branch, strcmp(outcome, SETTLE_CONFLICT) == 0, why);
+	if (branches == NIL)
+		return NULL;			/* settled before, or they never came */
+	list_sort(branches, later_first);
+	/* who settles for others waits for nobody */
+	(void) set_config_option("lock_timeout", CppAsString2(SETTLE_LOCK_TIMEOUT), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("dtx.lock_timeout", CppAsString2(SETTLE_ROW_TIMEOUT), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	wake_later(xid_hash(&((JoinedBranch *) linitial(branches))->gid.xid));
+	if (!commit)
+		announce_rollback(xid_hash(&((JoinedBranch *) linitial(branches))->gid.xid));
+	why = settle_in_subtransaction(branches, commit, &outcome);
+	if (why != NULL && strcmp(outcome, SETTLE_BUSY) != 0)
+		foreach(cell, branches)
+			mark_joined(lfirst(cell), strcmp(outcome, SETTLE_CONFLICT) == 0, why);
+	AtEOXact_GUC(true, nest);
 	return why;
 }
 
@@ -808,6 +837,17 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	remember_settled(requests, branches, done, count, false, caller);
 	if (caller->nodes != NIL)
 		advance_horizon(caller);
+	else
+	{
+		/* dtx.resolution remembers what an operator has decided */
+		for (int i = 0; i < count; i++)
+		{
+			Datum		key = Int64GetDatum(branches[i].key);
+
+			if (done[i])
+				modes_forget(&key, 1);
+		}
+	}
 
 	for (int i = 0; i < count; i++)
 		if (done[i])

@@ -73,9 +73,16 @@ extern void settle_with_commit(const JoinedBranch *branch);
 /* Is this branch in doubt here, its phase 1 committed? */
 extern bool joined_in_doubt(const char *gid_text);
 
-/* Settle a branch that this very node's shared transaction has here. NULL: it is
- * done; otherwise why not, palloc'd. */
-extern char *settle_own(const char *gid_text, bool commit);
+/* Settle the branches (gids) that a shared transaction of this very node has here,
+ * all of them or none, the last one first. NULL: it is done; otherwise why not,
+ * palloc'd. */
+extern char *settle_own(List *gids, bool commit);
+
+/* May the current role settle this branch? */
+extern bool settle_allowed(const JoinedBranch *branch);
+
+/* Is a branch of this global transaction being settled right now, in this session? */
+extern bool settle_is_of(const GlobalXid *xid);
 
 /* Refuse to prepare a transaction that has settled branches. */
 extern void settle_pre_prepare(void);

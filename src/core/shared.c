@@ -323,10 +323,6 @@ server_for_node(const char *node, Oid role)
 	List	   *servers = likely_servers(role, node);
 	ListCell   *cell;
 
-	/* where the worker has found it lately nobody has to look again */
-	foreach(cell, servers)
-		if (contact_leads_to(lfirst_oid(cell), role, node))
-			return lfirst_oid(cell);
 	foreach(cell, servers)
 		if (server_leads_to(lfirst_oid(cell), role, node, &why))
 			return lfirst_oid(cell);
@@ -472,37 +468,49 @@ shared_register_here(const RegisterRequest *request)
 static void
 register_by_worker(const SharedTransaction *st, char *gid_text)
 {
+	static uint32 count = 0;
 	DatabaseSlot *slot = my_database_slot();
 	ProcessSlot *mine = my_process_slot();
-	RegisterRequest request = {st->xid.n, GetUserId(), dtx_process_number()};
+	RegisterRequest request = {st->xid.n, GetUserId(), dtx_process_number(),
+	((uint64) MyProcPid << 32) | ++count};
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
-	bool		posted = false;
+	bool		answered = false;
+	uint32		b = 0;
 
-	mine->registered_b = 0;
-	while (mine->registered_b == 0)
+	for (;;)
 	{
 		long		timeout = deadline_remaining(until);
 
+		/* an answer to somebody before may come late */
+		SpinLockAcquire(&mine->mutex);
+		answered = mine->registered_token == request.token;
+		b = mine->registered_b;
+		SpinLockRelease(&mine->mutex);
+		if (answered)
+			break;
 		if (timeout == 0 || slot == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("dtx has no worker in this database"),
 					 errdetail("A branch in the database that opened the global transaction is registered by the worker."),
 					 errhint("See the server's log; max_worker_processes may be too low.")));
+		/* again and again: a worker may die with it. One row too many is a branch
+		 * that never commits its part, and no harm. */
 		SpinLockAcquire(&slot->mutex);
-		if (!posted && slot->nregisters < DTX_CONTACT_REQUESTS)
-		{
+		if (slot->nregisters < DTX_CONTACT_REQUESTS)
 			slot->registers[slot->nregisters++] = request;
-			posted = true;
-		}
 		SpinLockRelease(&slot->mutex);
 		worker_wake(slot);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout, 1000), PG_WAIT_EXTENSION);
+						 Min(timeout, 2000), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	gid_of_child(st->xid_text, mine->registered_b, gid_text);
+	if (b == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("global transaction \"%s\" is not open", st->xid_text)));
+	gid_of_child(st->xid_text, b, gid_text);
 }
 
 /* dtx_join(xid text) */
@@ -692,38 +700,40 @@ take_vote(SharedBranch *branches, int count)
 
 /* --- the end --- */
 
-/* Settle the branches in this very database, as far as that can be done now.
- * Returns how many are left. */
+/* Settle the branches in this very database, if that can be done now. Returns how
+ * many branches are left. */
 static int
 settle_here(const SharedTransaction *st, bool commit)
 {
+	int			count;
+	SharedBranch *branches = list_branches(st->xid.n, &count);
+	List	   *here = NIL;
+	char	   *why;
 	OwnScan		scan;
 	HeapTuple	tuple;
-	int			left = 0;
 
+	for (int i = 0; i < count; i++)
+		if (!OidIsValid(branches[i].server))
+			here = lappend(here, branches[i].gid_text);
+	if (here == NIL)
+		return count;
+	why = settle_own(here, commit);
 	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) st->xid.n);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		char	   *gid_text = TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL));
-		char	   *why;
 		Datum		values[Natts_branch] = {0};
 		bool		nulls[Natts_branch] = {0};
 		bool		replace[Natts_branch] = {0};
 
-		if (DatumGetChar(own_column(&scan, tuple, Anum_branch_state, NULL)) != 's')
+		if (DatumGetChar(own_column(&scan, tuple, Anum_branch_state, NULL)) != 's' ||
+			OidIsValid(DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL))))
 			continue;
-		if (OidIsValid(DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL))))
-		{
-			left++;
-			continue;
-		}
-		why = settle_own(gid_text, commit);
 		if (why == NULL)
 		{
 			own_delete(&scan, tuple);
+			count--;
 			continue;
 		}
-		left++;
 		values[Anum_branch_attempts - 1] =
 			Int32GetDatum(DatumGetInt32(own_column(&scan, tuple, Anum_branch_attempts, NULL)) + 1);
 		values[Anum_branch_last_error - 1] = CStringGetTextDatum(why);
@@ -732,7 +742,7 @@ settle_here(const SharedTransaction *st, bool commit)
 	}
 	own_scan_end(&scan);
 	CommandCounterIncrement();
-	return left;
+	return count;
 }
 
 static void
@@ -809,38 +819,59 @@ dtx_rollback(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text("rolled back"));
 }
 
-/* Remember how it ended, and drop its row. */
+/* Remember how they ended, in one row, and drop theirs. */
 static void
-file_away(const SharedTransaction *st)
+file_away(List *ended, char state)
 {
+	int			count = 0;
+	int			n = list_length(ended);
+	Datum	   *columns[6];
 	Datum		values[Natts_history] = {0};
 	bool		nulls[Natts_history] = {0};
-	Datum		one;
-	OwnScan		scan;
-	HeapTuple	tuple;
+	uint64		min_n = PG_UINT64_MAX,
+				max_n = 0;
+	const char *node = NULL;
+	ListCell   *cell;
 
+	for (int i = 0; i < lengthof(columns); i++)
+		columns[i] = palloc(Max(n, 1) * sizeof(Datum));
+	foreach(cell, ended)
+	{
+		SharedTransaction *st = lfirst(cell);
+		OwnScan		scan;
+		HeapTuple	tuple;
+
+		if (st->state != state)
+			continue;
+		node = st->xid.node;
+		min_n = Min(min_n, st->xid.n);
+		max_n = Max(max_n, st->xid.n);
+		columns[0][count] = Int64GetDatum((int64) st->xid.n);
+		columns[1][count] = Int64GetDatum((int64) st->xid.r);
+		columns[2][count] = Int32GetDatum(0);
+		columns[3][count] = ObjectIdGetDatum(InvalidOid);
+		columns[4][count] = ObjectIdGetDatum(st->role);
+		columns[5][count++] = CharGetDatum('s');
+		own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, RowExclusiveLock, (int64) st->xid.n);
+		if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+			own_delete(&scan, tuple);
+		own_scan_end(&scan);
+	}
+	if (count == 0)
+		return;
 	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_history_decision - 1] = CharGetDatum(st->state);
-	values[Anum_history_node - 1] = CStringGetTextDatum(st->xid.node);
-	values[Anum_history_min_n - 1] = values[Anum_history_max_n - 1] = one = Int64GetDatum((int64) st->xid.n);
-	values[Anum_history_n - 1] = PointerGetDatum(construct_array(&one, 1, INT8OID, 8, true, TYPALIGN_DOUBLE));
-	one = Int64GetDatum((int64) st->xid.r);
-	values[Anum_history_r - 1] = PointerGetDatum(construct_array(&one, 1, INT8OID, 8, true, TYPALIGN_DOUBLE));
-	one = Int32GetDatum(0);
-	values[Anum_history_b - 1] = PointerGetDatum(construct_array(&one, 1, INT4OID, 4, true, TYPALIGN_INT));
-	one = ObjectIdGetDatum(InvalidOid);
-	values[Anum_history_server - 1] = PointerGetDatum(construct_array(&one, 1, OIDOID, 4, true, TYPALIGN_INT));
-	one = ObjectIdGetDatum(st->role);
-	values[Anum_history_role - 1] = PointerGetDatum(construct_array(&one, 1, OIDOID, 4, true, TYPALIGN_INT));
-	one = CharGetDatum('s');
-	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(&one, 1, CHAROID, 1, true, TYPALIGN_CHAR));
+	values[Anum_history_decision - 1] = CharGetDatum(state);
+	values[Anum_history_node - 1] = CStringGetTextDatum(node);
+	values[Anum_history_min_n - 1] = Int64GetDatum((int64) min_n);
+	values[Anum_history_max_n - 1] = Int64GetDatum((int64) max_n);
+	values[Anum_history_n - 1] = PointerGetDatum(construct_array(columns[0], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[Anum_history_r - 1] = PointerGetDatum(construct_array(columns[1], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[Anum_history_b - 1] = PointerGetDatum(construct_array(columns[2], count, INT4OID, 4, true, TYPALIGN_INT));
+	values[Anum_history_server - 1] = PointerGetDatum(construct_array(columns[3], count, OIDOID, 4, true, TYPALIGN_INT));
+	values[Anum_history_role - 1] = PointerGetDatum(construct_array(columns[4], count, OIDOID, 4, true, TYPALIGN_INT));
+	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(columns[5], count, CHAROID, 1, true, TYPALIGN_CHAR));
 	nulls[Anum_history_parent - 1] = true;
 	own_insert(OWN_HISTORY, values, nulls);
-
-	own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, RowExclusiveLock, (int64) st->xid.n);
-	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		own_delete(&scan, tuple);
-	own_scan_end(&scan);
 }
 
 int
@@ -848,6 +879,7 @@ shared_housekeeping(uint64 *least_n)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	List	   *ns = NIL;
+	List	   *ended = NIL;
 	int			count = 0;
 	ListCell   *cell;
 	OwnScan		scan;
@@ -867,25 +899,28 @@ shared_housekeeping(uint64 *least_n)
 	foreach(cell, ns)
 	{
 		uint64		n = *(uint64 *) lfirst(cell);
-		SharedTransaction st;
+		SharedTransaction *st = palloc0(sizeof(SharedTransaction));
 
 		count++;
 		/* who decides it has it; look again later */
-		if (!find_shared(n, &st) || (st.state == 'o' && now < st.deadline) ||
-			!lock_shared(n, ExclusiveLock, false) || !find_shared(n, &st))
+		if (!find_shared(n, st) || (st->state == 'o' && now < st->deadline) ||
+			!lock_shared(n, ExclusiveLock, false) || !find_shared(n, st))
 			continue;
-		if (st.state == 'o')
+		if (st->state == 'o')
 		{
-			set_state(&st, 'r');
-			st.state = 'r';
+			set_state(st, 'r');
+			st->state = 'r';
 			stat_add(STAT_ROLLED_BACK, 1);
 		}
-		if (settle_here(&st, st.state == 'c') == 0)
-		{
-			file_away(&st);
-			count--;
-		}
-		CommandCounterIncrement();
+		if (settle_here(st, st->state == 'c') > 0)
+			continue;
+		/* a row of dtx.history is of one node's id: after an adoption there are two */
+		if (ended != NIL && strcmp(((SharedTransaction *) linitial(ended))->xid.node, st->xid.node) != 0)
+			continue;
+		ended = lappend(ended, st);
+		count--;
 	}
+	file_away(ended, 'c');
+	file_away(ended, 'r');
 	return count;
 }

@@ -35,7 +35,7 @@
  *
  *	BRANCH	a branch of this node's own is decided
  *	ROWS	rows of dtx.branch are decided: those of the transaction n
- *	ASK		the peer may have a branch without a row: ask it
+ *	ASK		the peer (without a server: any) may have a branch without a row: ask
  */
 typedef enum OutcomeKind
 {
@@ -52,7 +52,8 @@ typedef struct Outcome
 	uint32		b;
 	bool		commit;
 	bool		by_savepoint;	/* rolled back, in a transaction that committed */
-	bool		has_row;		/* rolled back, and dtx.branch has a row */
+	bool		has_row;		/* dtx.branch has a row */
+	bool		shared;			/* of a shared transaction */
 	char		mode;
 	Oid			server;
 	Oid			role;
@@ -97,6 +98,7 @@ typedef struct RegisterRequest
 	uint64		n;				/* of the shared transaction */
 	Oid			role;
 	int			process;		/* who joins: is told the branch's number, and woken */
+	uint64		token;			/* of this very request: comes back with the answer */
 } RegisterRequest;
 
 typedef struct DatabaseSlot
@@ -161,7 +163,8 @@ typedef struct ProcessSlot
 	TimestampTz begun_at;
 	TimestampTz deadline;			/* 0: none */
 	int			branches;
-	uint32		registered_b;		/* the worker's answer to a RegisterRequest */
+	uint64		registered_token;	/* the worker's answer to this RegisterRequest: */
+	uint32		registered_b;		/* the branch's number, 0: the transaction is not open */
 	int			nused;				/* peers that its transaction uses; beyond the room: all */
 	UsedPeer	used[DTX_USED_PEERS];
 } ProcessSlot;

@@ -61,7 +61,8 @@ history_decision(const char *node, uint64 n, uint64 r, uint32 b)
 
 		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_min_n, NULL)) > n ||
 			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < n ||
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), node) != 0)
+			(node != NULL &&
+			 strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), node) != 0))
 			continue;
 		ns = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_n, NULL));
 		rs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_r, NULL));

@@ -22,7 +22,7 @@ extern TransactionState transaction_state(uint64 n);
 
 /*
  * What dtx.history says of branch b (0: of any) of the transaction (node, n, r)
- * of this node: 'c', 'r', 's' (rolled back by a savepoint of a transaction that
+ * of this node, node NULL: under whatever id: 'c', 'r', 's' (rolled back by a savepoint of a transaction that
  * committed), 'H' or 'h' (to be committed, or rolled back, and ended otherwise
  * by an operator), or 0 when it is not there.
  */

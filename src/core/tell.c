@@ -29,6 +29,15 @@ tell_worker_at_commit(const Outcome *outcome)
 }
 
 void
+tell_pre_prepare(void)
+{
+	if (ntold > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has decided or settled branches")));
+}
+
+void
 tell_xact_end(bool commit)
 {
 	bool		wake = false;

@@ -272,6 +272,7 @@ tcc_try_local(const char *action_name, Jsonb *args)
 	char		gid_text[DTX_GID_SIZE];
 	TccAction  *action;
 	Branch	   *branch;
+	Jsonb	   *result;
 
 	PreventCommandIfReadOnly("dtx_try()");
 	global_ensure();
@@ -280,9 +281,12 @@ tcc_try_local(const char *action_name, Jsonb *args)
 	global_branch_gid(branch, gid_text);
 	if (current_branch.active)
 		return try_in_branch(branch, gid_text, action, args);
+	/* nobody else can have its key; and where constraints are immediate, the
+	 * confirm follows at once */
+	result = tcc_call(action->name, action->functions[TCC_TRY], gid_text, args);
 	insert_local_try(gid_text, action, args);
 	keep_functions(action);
-	return tcc_call(action->name, action->functions[TCC_TRY], gid_text, args);
+	return result;
 }
 
 /*
@@ -319,6 +323,7 @@ dtx_tcc_confirm_local(PG_FUNCTION_ARGS)
 	action = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_action, desc, &isnull));
 	args = DatumGetJsonbPCopy(heap_getattr(tuple, Anum_try_log_args, desc, &isnull));
 
+	CommandCounterIncrement();
 	/* it is over with this transaction: there is nobody who could ask again */
 	own_delete_tid(OWN_TRY_LOG, &tuple->t_self);
 	note_garbage(1);

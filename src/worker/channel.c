@@ -276,7 +276,7 @@ start_pending(Channel *channel)
 	values[1] = psprintf("%u", node_timeline());
 	MemoryContextSwitchTo(old);
 	worker_commit(false);
-	set_statement(call, 0, "SELECT gid, n FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
+	set_statement(call, 0, "SELECT gid, n, node FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
 	start_call(channel, CALL_PENDING);
 }
 
@@ -346,9 +346,11 @@ start_settle(Channel *channel)
 		call_item(channel, item);
 		n++;
 	}
+	/* alone means alone: siblings before it are answered busy, and wait */
 	if (channel->singles > 0)
 		channel->singles--;
-	n += call_siblings(channel, guc_settle_batch);
+	else
+		n += call_siblings(channel, guc_settle_batch);
 	requests = palloc0(n * sizeof(SettleRequest));
 	n = 0;
 	dlist_foreach_modify(iter, &channel->called)
@@ -472,6 +474,8 @@ settle_answered(Channel *channel)
 						 errdetail("%s", detail)));
 				give_up(channel, item);
 			}
+			else if (!item->commit && !item->has_row && strcmp(outcome, SETTLE_DENIED) == 0)
+				item_drop(item);	/* the channel of its own role asks for it */
 			else if (item_record_failure(item, message))
 				item_requeue(channel, item, backoff_delay(item->attempts));
 			else
@@ -545,7 +549,7 @@ answer_is_sane(Channel *channel)
 		case CALL_GREET:
 			return remote_has_rows(call, 0, 1, 4);
 		case CALL_PENDING:
-			return remote_has_rows(call, 0, 0, 2);
+			return remote_has_rows(call, 0, 0, 3);
 		case CALL_SETTLE:
 			return remote_has_rows(call, 1, 1, 4) &&
 				strchr(PQgetvalue(result, PQntuples(result) - 1, 2), '/') != NULL &&
@@ -553,6 +557,43 @@ answer_is_sane(Channel *channel)
 		default:
 			return true;
 	}
+}
+
+static int
+count_called(Channel *channel)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &channel->called)
+		n++;
+	return n;
+}
+
+static void
+record_single_failure(Channel *channel, const char *why)
+{
+	SettleItem *item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
+
+	worker_begin();
+	if (item_record_failure(item, why))
+		item_requeue(channel, item, backoff_delay(item->attempts));
+	else
+		item_drop(item);
+	worker_commit(false);
+}
+
+/* No answer in time: the peer hangs, or one branch's functions take too long. */
+static void
+call_timed_out(Channel *channel)
+{
+	int			n = count_called(channel);
+
+	if (channel->calling == CALL_SETTLE && n > 1)
+		channel->singles = n;
+	else if (channel->calling == CALL_SETTLE && n == 1)
+		record_single_failure(channel, "the peer did not answer in time");
+	channel_failed(channel, "the peer did not answer in time");
 }
 
 /*
@@ -565,30 +606,16 @@ isolate_failure(Channel *channel, const char *why)
 {
 	const char *state = channel->call.error == NULL ? NULL :
 		PQresultErrorField(channel->call.error, PG_DIAG_SQLSTATE);
-	char	   *message;
-	SettleItem *item;
-	int			n = 0;
-	dlist_iter	iter;
+	int			n = count_called(channel);
 
 	/* a server that shuts down, or a lost connection, is no branch's fault */
 	if (channel->calling != CALL_SETTLE || state == NULL ||
-		strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0)
+		strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0)
 		return false;
-	dlist_foreach(iter, &channel->called)
-		n++;
 	if (n > 1)
 		channel->singles = n;
-	else
-	{
-		item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
-		message = pstrdup(why);
-		worker_begin();
-		if (item_record_failure(item, message))
-			item_requeue(channel, item, backoff_delay(item->attempts));
-		else
-			item_drop(item);
-		worker_commit(false);
-	}
+	else if (n == 1)
+		record_single_failure(channel, pstrdup(why));
 	/* the failed transaction is open at the peer: a new connection is simpler */
 	channel_close(channel);
 	return true;
@@ -755,7 +782,7 @@ channel_step(Channel *channel)
 				if (remote_advance(&channel->call))
 					call_ended(channel);
 				else if (GetCurrentTimestamp() >= channel->call_deadline)
-					channel_failed(channel, "the peer did not answer in time");
+					call_timed_out(channel);
 				break;
 		}
 	} while (channel->state != before);

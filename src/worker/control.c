@@ -164,23 +164,27 @@ branches_need(int column, Oid value)
 	HeapTuple	tuple;
 	bool		found = false;
 
-	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
+	/* those in prepared transactions too */
+	own_scan_dirty(&scan, OWN_BRANCH, AccessShareLock);
 	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
 		found = column == 0 || DatumGetObjectId(own_column(&scan, tuple, column, NULL)) == value;
 	own_scan_end(&scan);
 	return found;
 }
 
+/* role: InvalidOid: of any */
 static bool
-branches_in_doubt_here(void)
+branches_in_doubt_here(Oid role)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
 	bool		found = false;
 
-	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	own_scan_dirty(&scan, OWN_JOINED_BRANCH, AccessShareLock);
 	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		found = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd';
+		found = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd' &&
+			(!OidIsValid(role) ||
+			 DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)) == role);
 	own_scan_end(&scan);
 	return found;
 }
@@ -245,7 +249,7 @@ worker_guard_drop(Oid class_id, Oid object_id)
 		if ((object_id == own_relid_if_any(OWN_BRANCH) && own_table_exists(OWN_BRANCH) &&
 			 (branches_need(0, InvalidOid) || outcomes_under_way(InvalidOid))) ||
 			(object_id == own_relid_if_any(OWN_JOINED_BRANCH) &&
-			 own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here()))
+			 own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here(InvalidOid)))
 			refuse_drop("extension dtx");
 		wake_at_commit |= object_id == own_relid_if_any(OWN_BRANCH);
 		return;
@@ -261,7 +265,8 @@ worker_guard_drop(Oid class_id, Oid object_id)
 	/* users first: once they are done, their rows can be seen */
 	if (class_id == AuthIdRelationId &&
 		(peer_in_use(InvalidOid, object_id) ||
-		 (own_table_exists(OWN_BRANCH) && branches_need(Anum_branch_role, object_id))))
+		 (own_table_exists(OWN_BRANCH) && branches_need(Anum_branch_role, object_id)) ||
+		 (own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here(object_id))))
 		refuse_drop("the role");
 	if (!own_table_exists(OWN_BRANCH))
 		return;

@@ -43,7 +43,12 @@ item_add(const Outcome *outcome, const char *gid_text)
 		return;
 	item = hash_search(worker.items, &key, HASH_ENTER, &known);
 	if (known)
+	{
+		item->has_row |= outcome->has_row;
+		item->shared |= outcome->shared;
 		return;
+	}
+	item->shared = outcome->shared;
 	item->commit = outcome->commit;
 	item->by_savepoint = outcome->by_savepoint;
 	item->mode = outcome->mode;
@@ -158,6 +163,7 @@ read_row(OwnScan *scan, HeapTuple tuple)
 	}
 	outcome.n = (uint64) DatumGetInt64(own_column(scan, tuple, Anum_branch_n, NULL));
 	outcome.has_row = true;
+	outcome.shared = DatumGetChar(own_column(scan, tuple, Anum_branch_state, NULL)) == 's';
 	outcome.r = gid.xid.r;
 	outcome.b = gid.b;
 	outcome.mode = DatumGetChar(own_column(scan, tuple, Anum_branch_mode, NULL));
@@ -258,6 +264,7 @@ take_outcome(const Outcome *outcome, const char *self)
 	char		xid_text[DTX_GID_SIZE];
 	char		gid_text[DTX_GID_SIZE];
 	GlobalXid	xid;
+	dlist_iter	iter;
 
 	switch (outcome->kind)
 	{
@@ -274,7 +281,11 @@ take_outcome(const Outcome *outcome, const char *self)
 			worker.shared_due = true;
 			break;
 		case OUTCOME_ASK:
-			ask_again(channel_get(outcome->server, outcome->role));
+			if (OidIsValid(outcome->server))
+				ask_again(channel_get(outcome->server, outcome->role));
+			else
+				dlist_foreach(iter, &worker.channels)
+					ask_again(dlist_container(Channel, link, iter.cur));
 			break;
 	}
 }
@@ -463,12 +474,12 @@ outcomes_finish(void)
 
 		dlist_delete(&item->link);
 		note_removal(channel_get(item->server, item->role), item->key.n);
+		worker.shared_due |= item->shared;
 		if (!item->commit)
 			open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
 		forget_item(item);
 	}
 	worker.nconfirmed = 0;
-	worker.shared_due |= worker.nshared > 0;
 	worker.last_work = GetCurrentTimestamp();
 	if (hash_get_num_entries(worker.items) == 0 && worker.slot->recovered)
 	{

@@ -50,20 +50,23 @@ typedef enum Verdict
 	VERDICT_UNDECIDED
 } Verdict;
 
-/* n: this node's transaction that began the branch; the gid's own N unless it
- * is a branch of a branch. */
+/*
+ * n: this node's transaction that began the branch, under the id node; the gid's
+ * own unless it is a branch of a branch. *has_row: dtx.branch has a row of it.
+ */
 static Verdict
-judge(const Gid *gid, const char *gid_text, uint64 n)
+judge(const Gid *gid, const char *gid_text, const char *node, uint64 n, bool *has_row)
 {
-	const char *node = gid->depth > 1 ? node_self() : gid->xid.node;
 	char		decision;
 
 	if (transaction_state(n) == XACT_RUNNING)
 		return VERDICT_RUNNING;
 	/* every read below takes a snapshot of its own, younger than that look */
 	decision = branch_decision(gid_text, n);
+	*has_row = decision != 0;
+	/* what was begun under one id may have ended under a later one */
 	if (decision == 0)
-		decision = history_decision(node, n, gid->xid.r, gid->b);
+		decision = history_decision(gid->depth > 1 ? NULL : node, n, gid->xid.r, gid->b);
 	switch (decision)
 	{
 		case 0:
@@ -89,6 +92,7 @@ recovery_decide(Channel *channel, PGresult *pending)
 		const char *gid_text = PQgetvalue(pending, i, 0);
 		Outcome		outcome = {0};
 		Verdict		verdict;
+		const char *node;
 		ItemKey		key;
 		Gid			gid;
 
@@ -99,8 +103,9 @@ recovery_decide(Channel *channel, PGresult *pending)
 		if (outcome.n == 0 || hash_search(worker.items, &key, HASH_FIND, NULL) != NULL)
 			continue;
 		worker_begin();
-		verdict = gid.depth > 1 || node_is_self(gid.xid.node) ?
-			judge(&gid, gid_text, outcome.n) : VERDICT_UNDECIDED;
+		node = gid.depth > 1 ? PQgetvalue(pending, i, 2) : gid.xid.node;
+		verdict = node_is_self(node) ?
+			judge(&gid, gid_text, node, outcome.n, &outcome.has_row) : VERDICT_UNDECIDED;
 		worker_commit(false);
 		if (verdict == VERDICT_UNDECIDED)
 			undecided++;
@@ -113,7 +118,7 @@ recovery_decide(Channel *channel, PGresult *pending)
 		outcome.mode = '?';
 		outcome.server = channel->server;
 		outcome.role = channel->role;
-		if (!outcome.commit && gid.depth == 1)
+		if (!outcome.commit && gid.depth == 1 && !outcome.has_row)
 			open_rollback_add(worker.slot, &outcome);
 		item_add(&outcome, gid_text);
 	}
@@ -198,7 +203,10 @@ serve_registers(void)
 		ProcessSlot *slot = process_slot(requests[i].process);
 		Latch	   *latch = slot->latch;
 
+		SpinLockAcquire(&slot->mutex);
+		slot->registered_token = requests[i].token;
 		slot->registered_b = numbers[i];
+		SpinLockRelease(&slot->mutex);
 		if (latch != NULL)
 			SetLatch(latch);
 	}

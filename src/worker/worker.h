@@ -52,6 +52,7 @@ typedef struct SettleItem
 	bool		by_savepoint;
 	bool		heuristic;		/* the participant has ended it the other way */
 	bool		has_row;		/* a rollback that dtx.branch has a row of */
+	bool		shared;			/* of a shared transaction */
 	char		mode;
 	Oid			server;
 	Oid			role;

@@ -9,33 +9,57 @@
 #include "catalog/pg_type_d.h"
 #include "core/fault.h"
 #include "core/relations.h"
+#include "core/tell.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "xa/xa.h"
 
+/* not the view: that names the owner, who may be gone */
 #define PREPARED_SQL \
-	"SELECT p.gid, p.owner FROM pg_catalog.pg_prepared_xacts p" \
-	" WHERE p.database OPERATOR(pg_catalog.=) pg_catalog.current_database()"
+	"SELECT p.gid, p.ownerid FROM pg_catalog.pg_prepared_xact() p" \
+	" WHERE p.dbid OPERATOR(pg_catalog.=) $1"
+
+static Oid
+owner_of(HeapTuple tuple)
+{
+	bool		isnull;
+
+	return DatumGetObjectId(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
+}
 
 /* Is it prepared, and may this role end it? */
 static bool
 is_prepared(const char *gid)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(gid)};
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(MyDatabaseId), CStringGetTextDatum(gid)};
 	bool		found;
 
 	SPI_connect();
-	found = SPI_execute_with_args(PREPARED_SQL " AND p.gid OPERATOR(pg_catalog.=) $1",
-								  1, types, values, NULL, true, 1) == SPI_OK_SELECT &&
+	found = SPI_execute_with_args(PREPARED_SQL " AND p.gid OPERATOR(pg_catalog.=) $2",
+								  2, types, values, NULL, true, 1) == SPI_OK_SELECT &&
 		SPI_processed == 1 &&
-		has_privs_of_role(GetUserId(),
-						  get_role_oid(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2), false));
+		(owner_of(SPI_tuptable->vals[0]) == GetUserId() || superuser());
 	SPI_finish();
+	return found;
+}
+
+/* Has a branch that is prepared branches of its own? Their rows go with it. */
+static bool
+has_children(const char *gid)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_dirty(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = DatumGetInt32(own_column(&scan, tuple, Anum_joined_branch_children, NULL)) > 0 &&
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), gid) == 0;
+	own_scan_end(&scan);
 	return found;
 }
 
@@ -52,6 +76,18 @@ xa_settle_held(const JoinedBranch *branch, bool commit)
 
 	if (!is_prepared(branch->gid_text))
 		return false;
+	/* statistics of a transaction below its first level would be mixed up */
+	if (GetCurrentTransactionNestLevel() > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("branch \"%s\" is prepared, and cannot be settled in a subtransaction", branch->gid_text)));
+	if (!commit && has_children(branch->gid_text))
+	{
+		/* nothing is left here that names its branches: the peers know them */
+		Outcome		ask = {.kind = OUTCOME_ASK};
+
+		tell_worker_at_commit(&ask);
+	}
 	DTX_FAULT_POINT("xa-before-finish");
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -112,9 +148,11 @@ List *
 xa_list_held(List *held)
 {
 	MemoryContext context = CurrentMemoryContext;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(MyDatabaseId)};
 
 	SPI_connect();
-	if (SPI_execute(PREPARED_SQL, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(PREPARED_SQL, 1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not read pg_prepared_xacts")));
@@ -131,7 +169,7 @@ xa_list_held(List *held)
 		old = MemoryContextSwitchTo(context);
 		branch = palloc0(sizeof(HeldBranch));
 		strlcpy(branch->gid_text, text, sizeof(branch->gid_text));
-		branch->role = get_role_oid(SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2), true);
+		branch->role = owner_of(tuple);
 		strlcpy(branch->superior, gid.xid.node, sizeof(branch->superior));
 		branch->superior_n = gid.xid.n;
 		if (gid.depth > 1)

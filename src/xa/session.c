@@ -346,7 +346,9 @@ prepare_ended(XaBranch *xb, RemoteCall *call)
 {
 	if (call->broken)
 		return false;
-	if (call->error != NULL)
+	/* in a transaction that is not there PREPARE succeeds too, and says ROLLBACK */
+	if (call->error != NULL ||
+		strcmp(PQcmdStatus(call->results[call->nstatements - 1]), "PREPARE TRANSACTION") != 0)
 	{
 		global_branch_advance(xb->branch, BRANCH_FAILED);
 		return false;
@@ -359,19 +361,19 @@ xa_prepare_all(void)
 {
 	RemoteCall *calls;
 	dlist_iter	iter;
+	volatile int total = 0;
 	int			n = 0,
 				failed = -1;
 
 	if (dlist_is_empty(&open_branches))
 		return;
 	dlist_foreach(iter, &open_branches)
-		n++;
-	calls = palloc0(n * sizeof(RemoteCall));
+		total++;
+	calls = palloc0(total * sizeof(RemoteCall));
 	DTX_FAULT_POINT("xa-before-prepare");
 	PG_TRY();
 	{
 		/* all at once, then wait for each: it takes as long as the slowest */
-		n = 0;
 		dlist_foreach(iter, &open_branches)
 			start_prepare(dlist_container(XaBranch, node, iter.cur), &calls[n++]);
 		n = 0;
@@ -384,6 +386,10 @@ xa_prepare_all(void)
 				failed = n;
 			n++;
 		}
+		if (failed >= 0 && calls[failed].error == NULL && !calls[failed].broken)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+					 errmsg("the branch at server \"%s\" is not open any more", calls[failed].pc->server_name)));
 		if (failed >= 0)
 			remote_throw(&calls[failed]);
 		DTX_FAULT_POINT("xa-after-prepare");
@@ -396,25 +402,25 @@ xa_prepare_all(void)
 	}
 	PG_FINALLY();
 	{
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < total; i++)
 			remote_free(&calls[i]);
 	}
 	PG_END_TRY();
 }
 
-/* Tell the peer how its prepared transaction ends. */
+/* Tell the peer to commit its prepared transaction. */
 static void
-send_decision(XaBranch *xb, bool commit)
+send_commit(XaBranch *xb)
 {
 	char		gid[DTX_GID_SIZE];
 	char		sql[2 * DTX_GID_SIZE + 32];
 	char	   *p = sql;
 
 	/* not before the standbys have it; the worker waits for that */
-	if (commit && dtx_waits_for_standbys() && durable_position() < XactLastCommitEnd)
+	if (dtx_waits_for_standbys() && durable_position() < XactLastCommitEnd)
 		return;
 	global_branch_gid(xb->branch, gid);
-	p += sprintf(p, "%s PREPARED '", commit ? "COMMIT" : "ROLLBACK");
+	p += sprintf(p, "COMMIT PREPARED '");
 	for (const char *c = gid; *c; c++)
 	{
 		if (*c == '\'' || *c == '\\')
@@ -447,9 +453,10 @@ xa_xact_end(bool commit)
 			continue;
 		if (xb->branch->state == BRANCH_PHASE_ONE)
 		{
-			/* a branch of a branch waits for what its superior is told */
-			if (!current_branch.active)
-				send_decision(xb, commit);
+			/* A branch of a branch waits for what its superior is told. A rollback
+			 * is settled, lest the branches of the branch be overlooked. */
+			if (commit && !current_branch.active)
+				send_commit(xb);
 		}
 		else if (PQtransactionStatus(pc->conn) == PQTRANS_INTRANS)
 			(void) remote_send_and_forget(pc, control_sql(xb, control, sizeof(control)), "ROLLBACK");
