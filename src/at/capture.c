@@ -19,7 +19,6 @@
 #include "core/participant.h"
 #include "core/shmem.h"
 #include "fmgr.h"
-#include "nodes/pg_list.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -53,38 +52,48 @@ capture_change(Relation rel, AttachedRelation *ar, char op, HeapTuple old, HeapT
 }
 
 /*
- * Tables that the current branch has changed by AT, and by tries of its own. A
- * row that is undone in both ways comes back wrong: which of the two changes was
- * first nobody would know.
+ * Rows that tries of the current branch's own have changed, by their hashes. A
+ * row that is undone by the cancel and by the undo log comes back wrong: which of
+ * the two changes was first nobody would know.
  */
-static List *by_log = NIL;			/* OIDs, in TopTransactionContext */
-static List *by_cancel = NIL;
+static int64 *by_try = NULL;		/* in TopTransactionContext */
+static int	nby_try = 0;
+static int	by_try_room = 0;
 
 void
 capture_xact_end(void)
 {
-	by_log = by_cancel = NIL;
+	by_try = NULL;
+	nby_try = by_try_room = 0;
 }
 
 static void
-note_way_of_undoing(Relation rel)
+check_way_of_undoing(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash)
 {
-	List	  **mine = current_branch.capture_off ? &by_cancel : &by_log;
-	List	   *other = current_branch.capture_off ? by_log : by_cancel;
-	Oid			relid = RelationGetRelid(rel);
-	MemoryContext old;
+	bool		both = false;
 
-	if (other != NIL && list_member_oid(other, relid))
+	if (current_branch.capture_off)
+	{
+		both = undo_has_own(hash);
+		if (nby_try == by_try_room)
+		{
+			by_try_room = Max(64, by_try_room * 2);
+			by_try = by_try == NULL ?
+				MemoryContextAlloc(TopTransactionContext, by_try_room * sizeof(int64)) :
+				repalloc(by_try, by_try_room * sizeof(int64));
+		}
+		by_try[nby_try++] = hash;
+	}
+	else
+		for (int i = 0; i < nby_try; i++)
+			both |= by_try[i] == hash;
+	if (both)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("table \"%s\" is changed by a try and by AT in one branch", RelationGetRelationName(rel)),
+				 errmsg("row %s of \"%s\" is changed by a try and by AT in one branch",
+						key_describe(ar, row, RelationGetDescr(rel)), RelationGetRelationName(rel)),
 				 errdetail("The one is undone by its cancel, the other by the undo log; together they cannot be undone."),
-				 errhint("Join the global transaction with two transactions, one for each.")));
-	if (*mine != NIL && llast_oid(*mine) == relid)
-		return;
-	old = MemoryContextSwitchTo(TopTransactionContext);
-	*mine = list_append_unique_oid(*mine, relid);
-	MemoryContextSwitchTo(old);
+				 errhint("Make it two branches.")));
 }
 
 /* dtx.capture(), a trigger function. */
@@ -144,8 +153,13 @@ dtx_capture(PG_FUNCTION_ARGS)
 		row_lock_wait(rel, ar, new, new_hash);
 	if (old != NULL && !same_key)
 		row_lock_wait(rel, ar, old, old_hash);
-	if (current_branch.active && current_branch.mode->captures)
-		note_way_of_undoing(rel);
+	if (current_branch.active && (current_branch.capture_off || nby_try > 0))
+	{
+		if (new != NULL)
+			check_way_of_undoing(rel, ar, new, new_hash);
+		if (old != NULL && !same_key)
+			check_way_of_undoing(rel, ar, old, old_hash);
+	}
 	if (participant_captures())
 		capture_change(rel, ar, op, old, new, same_key, old_hash, new_hash);
 	PG_RETURN_POINTER(NULL);

@@ -124,6 +124,15 @@ undo_filter_may_hold(int64 key_hash)
 		pg_atomic_read_u32(filter_cell(key_hash)) > 0;
 }
 
+bool
+undo_has_own(int64 key_hash)
+{
+	for (int i = 0; i < ncounts; i++)
+		if (counts[i].added && counts[i].key_hash == key_hash)
+			return true;
+	return false;
+}
+
 /* Write the pending entries from index first on. */
 static void
 write_pending(int first)

@@ -69,6 +69,9 @@ extern void undo_filter_load(void);
 /* May a row with this hash be locked? False is certain. */
 extern bool undo_filter_may_hold(int64 key_hash);
 
+/* Has the current branch an entry with this hash? Looks through all of them. */
+extern bool undo_has_own(int64 key_hash);
+
 /* Has any branch in doubt an entry of this relation? Scans the log. */
 extern bool undo_relation_in_doubt(Oid relid);
 
