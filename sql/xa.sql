@@ -279,30 +279,30 @@ SELECT * FROM dtx_query('peer', $$SELECT current_setting('work_mem') = boot_val 
 SELECT m.settled();
 -- by hand: only who knows the token controls
 SELECT m.run('other', 'BEGIN');
-SELECT m.run('other', $$SELECT dtx.branch_join('nobody.0000abcd:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
+SELECT m.run('other', $$SELECT dtx.branch_join('alone.0000abce:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
 SELECT m.run('other', 'SAVEPOINT x');
 SELECT m.run('other', 'ROLLBACK');
 SELECT m.run('other', 'BEGIN');
-SELECT m.run('other', $$SELECT dtx.branch_join('nobody.0000abcd:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
+SELECT m.run('other', $$SELECT dtx.branch_join('alone.0000abce:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
 SELECT m.run('other', 'SELECT dtx.branch_control(4711)');
 SELECT m.run('other', 'SAVEPOINT x');
 SELECT m.run('other', 'SELECT dtx.branch_enter(0)');
 SELECT m.run('other', 'COMMIT');
 SELECT m.run('other', 'ROLLBACK');
 SELECT m.run('other', 'BEGIN');
-SELECT m.run('other', $$SELECT dtx.branch_join('nobody.0000abcd:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
+SELECT m.run('other', $$SELECT dtx.branch_join('alone.0000abce:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
 SELECT m.run('other', 'SELECT dtx.branch_control(4711)');
 -- not committed, and prepared under its own name only
 SELECT m.run('other', 'COMMIT');
 SELECT m.run('other', 'BEGIN');
-SELECT m.run('other', $$SELECT dtx.branch_join('nobody.0000abcd:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
+SELECT m.run('other', $$SELECT dtx.branch_join('alone.0000abce:1.00000000deadbeef/1', 'xa', 0, 0, 1, 4711)$$);
 SELECT m.run('other', 'SELECT dtx.branch_control(4711)');
-SELECT m.run('other', $$PREPARE TRANSACTION 'nobody.0000abcd:1.00000000deadbeef/2'$$);
+SELECT m.run('other', $$PREPARE TRANSACTION 'alone.0000abce:1.00000000deadbeef/2'$$);
 SELECT m.run('other', 'ROLLBACK');
 -- an AT branch cannot be prepared
 SELECT m.run('other', 'BEGIN');
-SELECT m.run('other', $$SELECT dtx.branch_join('nobody.0000abcd:1.00000000deadbeef/1', 'at', 0, 0, 1, 0)$$);
-SELECT m.run('other', $$PREPARE TRANSACTION 'nobody.0000abcd:1.00000000deadbeef/1'$$);
+SELECT m.run('other', $$SELECT dtx.branch_join('alone.0000abce:1.00000000deadbeef/1', 'at', 0, 0, 1, 0)$$);
+SELECT m.run('other', $$PREPARE TRANSACTION 'alone.0000abce:1.00000000deadbeef/1'$$);
 SELECT m.run('other', 'ROLLBACK');
 SELECT m.bye('other');
 SELECT m.settled();
