@@ -200,7 +200,7 @@ SELECT m.part('s2', :'xid', '{UPDATE m.account SET balance = -1}');
 SELECT dtx_commit(:'xid');
 SELECT dtx_wait(:'xid');
 SELECT m.settled();
--- in the opener's own database the registration fails with it: the others go on
+-- in the opener's own database too
 SELECT dtx_open() AS xid \gset
 SELECT m.part('s2', :'xid', ARRAY[m.add(-1)]);
 SELECT m.part('s1', :'xid', '{UPDATE m.account SET balance = -1}');
