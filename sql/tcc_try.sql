@@ -590,7 +590,7 @@ CREATE FUNCTION m.undefine() RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
   name text;
 BEGIN
-  PERFORM dtx_tcc_drop(action) FROM dtx.tcc_action WHERE action NOT IN ('credit', 'debit');
+  PERFORM dtx_tcc_drop(action) FROM dtx.tcc_action WHERE action NOT IN ('credit', 'debit') AND action NOT LIKE 'dtx.%';
   FOR name IN SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'm'::regnamespace
     AND proname IN ('echo', 'one', 'nothing', 'two', 'Odd "name"', 'array_of', 'define_echo', 'needs', 'define_fragile', 'define_held', 'define_own',
                     'fragile', 'own', 'own_end', 'note', 'adopt', 'refuse', 'chain', 'burn', 'gid', 'logs', 'both', 'try_by_hand', 'settle_by_hand') LOOP
@@ -608,5 +608,5 @@ SELECT m.at('b', 'DROP FUNCTION m.undefine()');
 DROP FUNCTION m.undefine();
 SELECT m.said();
 SELECT m.at('b', 'SELECT m.said()');
-SELECT m.at('b', $$SELECT action FROM dtx.tcc_action ORDER BY 1$$);
+SELECT m.at('b', $$SELECT action FROM dtx.tcc_action WHERE action NOT LIKE 'dtx.%' ORDER BY 1$$);
 SELECT m.settled();
