@@ -347,7 +347,6 @@ participant_pre_prepare(void)
 	/* PREPARE waits for standbys as this says */
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");
-	DTX_FAULT_POINT("participant-before-commit");
 }
 
 void

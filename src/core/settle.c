@@ -24,6 +24,7 @@
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
+#include "core/horizon.h"
 #include "core/node.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -51,9 +52,6 @@ static const GlobalXid *settling_xid = NULL;
 static uint64 *woken = NULL;	/* TopMemoryContext */
 static int	nwoken = 0;
 static int	woken_room = 0;
-
-/* The coordinator's row is rewritten when its horizon has moved by this much. */
-#define HORIZON_STEP	1000
 
 /*
  * A batch holds what it has settled so far until its end: nothing in it may wait
@@ -583,133 +581,6 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 	}
 }
 
-/* Does the coordinator's row, if there is one, have that timeline? */
-static bool
-timeline_is_stored(const char *node, Oid role, uint32 timeline)
-{
-	OwnScan		scan;
-	HeapTuple	tuple;
-	bool		is_stored = timeline <= 1;	/* the first one is nobody's successor */
-
-	if (is_stored)
-		return true;
-	own_scan_all(&scan, OWN_COORDINATOR, AccessShareLock);
-	while (!is_stored && HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		is_stored = DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) == role &&
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) == 0 &&
-			(uint32) DatumGetInt32(own_column(&scan, tuple, Anum_coordinator_timeline, NULL)) >= timeline;
-	own_scan_end(&scan);
-	return is_stored;
-}
-
-static bool
-is_among(const char *node, List *nodes)
-{
-	ListCell   *cell;
-
-	foreach(cell, nodes)
-		if (strcmp(lfirst(cell), node) == 0)
-			return true;
-	return false;
-}
-
-/* Delete what is remembered of the caller's transactions below the horizon. */
-static void
-forget_below(const SettleCaller *caller)
-{
-	Oid			role = GetUserId();
-	OwnScan		scan;
-	HeapTuple	tuple;
-
-	own_scan_all(&scan, OWN_SETTLED, RowExclusiveLock);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		Datum	   *keys;
-		int			nkeys;
-
-		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_settled_max_n, NULL)) >= caller->horizon ||
-			DatumGetObjectId(own_column(&scan, tuple, Anum_settled_role, NULL)) != role ||
-			!is_among(TextDatumGetCString(own_column(&scan, tuple, Anum_settled_coordinator, NULL)), caller->nodes))
-			continue;
-		deconstruct_array(DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_settled_branches, NULL)),
-						  INT8OID, 8, true, TYPALIGN_DOUBLE, &keys, NULL, &nkeys);
-		modes_forget(keys, nkeys);
-		note_garbage(nkeys + 1);
-		own_delete(&scan, tuple);
-	}
-	own_scan_end(&scan);
-
-	own_scan_all(&scan, OWN_JOINED_BRANCH, RowExclusiveLock);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		Datum		key;
-
-		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) != 't' ||
-			DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)) != role ||
-			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)) >= caller->horizon ||
-			!is_among(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_superior, NULL)), caller->nodes))
-			continue;
-		key = own_column(&scan, tuple, Anum_joined_branch_branch, NULL);
-		modes_forget(&key, 1);
-		own_delete(&scan, tuple);
-	}
-	own_scan_end(&scan);
-}
-
-/*
- * Keep the coordinator's horizon and timeline, and forget what is below the
- * horizon. They are of the role that says so, and concern that role's branches
- * only: nobody can make others' branches be forgotten or refused.
- */
-static void
-advance_horizon(const SettleCaller *caller)
-{
-	const char *node = linitial(caller->nodes);
-	Oid			role = GetUserId();
-	Datum		values[Natts_coordinator] = {0};
-	bool		nulls[Natts_coordinator] = {0};
-	bool		replace[Natts_coordinator] = {false, false, true, true, true};
-	uint32		timeline;
-	uint64		known = coordinator_horizon(node, &timeline);
-	OwnScan		scan;
-	HeapTuple	tuple;
-	bool		found = false;
-	bool		stored = false;
-
-	if (caller->horizon != 0 && caller->horizon >= known + HORIZON_STEP)
-		known = caller->horizon;
-	else if (timeline_is_stored(node, role, Max(timeline, caller->timeline)))
-		return;
-	else
-		stored = true;			/* the horizon; only the timeline is new */
-	/* one session at a time; whoever comes second leaves it to the first */
-	if (!gid_try_lock((int64) hash_combine(hash_bytes((const unsigned char *) node, strlen(node)), role)))
-		return;
-	/* what the coordinator says holds whether or not this transaction commits */
-	timeline = Max(timeline, caller->timeline);
-	horizon_remember(node, role, known, timeline);
-
-	values[Anum_coordinator_node - 1] = CStringGetTextDatum(node);
-	values[Anum_coordinator_role - 1] = ObjectIdGetDatum(role);
-	values[Anum_coordinator_horizon - 1] = Int64GetDatum((int64) known);
-	values[Anum_coordinator_timeline - 1] = Int32GetDatum((int32) timeline);
-	values[Anum_coordinator_updated_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	own_scan_all(&scan, OWN_COORDINATOR, RowExclusiveLock);
-	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		if (DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) != role ||
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) != 0)
-			continue;
-		found = true;
-		own_update(&scan, tuple, values, nulls, replace);
-	}
-	own_scan_end(&scan);
-	if (!found)
-		own_insert(OWN_COORDINATOR, values, nulls);
-	if (!stored)
-		forget_below(caller);
-}
-
 bool
 joined_in_doubt(const char *gid_text)
 {
@@ -836,7 +707,7 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	remember_settled(requests, branches, done, count, true, caller);
 	remember_settled(requests, branches, done, count, false, caller);
 	if (caller->nodes != NIL)
-		advance_horizon(caller);
+		horizon_advance(caller);
 	else
 	{
 		/* dtx.resolution remembers what an operator has decided */
@@ -855,147 +726,4 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	if (garbage > 0)
 		note_garbage(garbage);
 	DTX_FAULT_POINT("participant-after-settle");
-}
-
-char *
-text_array_literal(const char *const *items, int count)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfoChar(&buf, '{');
-	for (int i = 0; i < count; i++)
-	{
-		appendStringInfoString(&buf, i > 0 ? ",\"" : "\"");
-		for (const char *p = items[i]; *p; p++)
-		{
-			if (*p == '"' || *p == '\\')
-				appendStringInfoChar(&buf, '\\');
-			appendStringInfoChar(&buf, *p);
-		}
-		appendStringInfoChar(&buf, '"');
-	}
-	appendStringInfoChar(&buf, '}');
-	return buf.data;
-}
-
-char *
-bool_array_literal(const bool *items, int count)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfoChar(&buf, '{');
-	for (int i = 0; i < count; i++)
-		appendStringInfo(&buf, "%s%c", i > 0 ? "," : "", items[i] ? 't' : 'f');
-	appendStringInfoChar(&buf, '}');
-	return buf.data;
-}
-
-const char **
-settle_parameters(List *nodes, uint64 horizon, const SettleRequest *requests, int count)
-{
-	const char **values = palloc(SETTLE_PARAMS * sizeof(char *));
-	const char **items = palloc(Max(count, list_length(nodes)) * sizeof(char *));
-	bool	   *commits = palloc(count * sizeof(bool));
-	char	   *modes = palloc0(count + 1);
-	bool		all_own = true;
-	int			n = 0;
-	ListCell   *cell;
-	StringInfoData ns;
-
-	foreach(cell, nodes)
-		items[n++] = lfirst(cell);
-	values[0] = text_array_literal(items, n);
-	values[1] = psprintf("%u", node_timeline());
-	values[2] = psprintf(UINT64_FORMAT, horizon);
-	for (int i = 0; i < count; i++)
-	{
-		items[i] = requests[i].gid;
-		commits[i] = requests[i].commit;
-		modes[i] = requests[i].mode;
-		all_own &= requests[i].n == 0;
-	}
-	values[3] = text_array_literal(items, count);
-	values[4] = bool_array_literal(commits, count);
-	values[5] = modes;
-	initStringInfo(&ns);
-	appendStringInfoChar(&ns, '{');
-	for (int i = 0; i < count && !all_own; i++)
-		appendStringInfo(&ns, "%s" UINT64_FORMAT, i > 0 ? "," : "", requests[i].n);
-	appendStringInfoChar(&ns, '}');
-	values[6] = ns.data;
-	return values;
-}
-
-/* One call; returns the outcome's word and sets *detail. */
-static char *
-ask_for_rollback(PeerConnection *pc, const SettleRequest *request, TimestampTz deadline, char **detail)
-{
-	const char **values = settle_parameters(node_all_ids(), 0, request, 1);
-	RemoteCall	call = {.pc = pc, .nstatements = 3};
-	char	   *volatile outcome = NULL;
-
-	call.statements[0].sql = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-	call.statements[1].sql = SETTLE_SQL;
-	call.statements[1].nparams = SETTLE_PARAMS;
-	call.statements[1].values = values;
-	call.statements[2].sql = "COMMIT";
-	PG_TRY();
-	{
-		remote_run(&call, deadline);
-		if (call.error != NULL || call.broken)
-			remote_throw(&call);
-		if (!remote_has_rows(&call, 1, 1, 2))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_REPLY_HANDLE),
-					 errmsg("server \"%s\" gave an unexpected answer", pc->server_name)));
-		outcome = pstrdup(PQgetvalue(call.results[1], 0, 0));
-		*detail = pstrdup(PQgetvalue(call.results[1], 0, 1));
-	}
-	PG_FINALLY();
-	{
-		remote_free(&call);
-	}
-	PG_END_TRY();
-	return outcome;
-}
-
-void
-settle_rollback_now(PeerConnection *pc, const char *gid, char mode, uint64 n, TimestampTz deadline)
-{
-	SettleRequest request = {.gid = gid, .mode = mode, .n = n};
-	long		delay = 1;
-	TimestampTz until = deadline;
-
-	if (until == 0 && guc_lock_timeout > 0)
-		until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_lock_timeout);
-	for (;;)
-	{
-		char	   *detail = NULL;
-		char	   *outcome = ask_for_rollback(pc, &request, deadline, &detail);
-		long		remaining = deadline_remaining(until);
-
-		if (strcmp(outcome, SETTLE_SETTLED) == 0)
-			return;
-		if (strcmp(outcome, SETTLE_BUSY) == 0 && remaining == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not roll back branch \"%s\" at server \"%s\" in time", gid, pc->server_name),
-					 errdetail_internal("%s", detail[0] != '\0' ? detail : "Another connection is working on it."),
-					 errhint("Roll the whole transaction back; the branch is settled when its obstacle is gone.")));
-		if ((strcmp(outcome, SETTLE_BUSY) != 0 && strcmp(outcome, SETTLE_FAILED) != 0) ||
-			remaining == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_DTX_CONFLICT),
-					 errmsg("could not roll back branch \"%s\" at server \"%s\": %s",
-							gid, pc->server_name, outcome),
-					 errdetail_internal("%s", detail),
-					 errhint("Roll the whole transaction back; the branch is settled when its obstacle is gone.")));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 remaining < 0 ? delay : Min(delay, remaining), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		delay = Min(delay * 2, 100);
-	}
 }

@@ -6,11 +6,7 @@
 
 #include "access/xact.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/transam.h"
-#include "catalog/pg_foreign_data_wrapper.h"
-#include "catalog/pg_foreign_server.h"
-#include "catalog/pg_user_mapping.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "core/api.h"
@@ -23,21 +19,21 @@
 #include "core/override.h"
 #include "core/participant.h"
 #include "core/peer_use.h"
+#include "core/route.h"
 #include "core/relations.h"
 #include "core/settle.h"
 #include "core/shared.h"
 #include "core/shmem.h"
 #include "core/status.h"
 #include "core/tell.h"
+#include "core/vote.h"
 #include "fmgr.h"
 #include "guc.h"
-#include "net/peer.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/control.h"
@@ -47,7 +43,6 @@ PG_FUNCTION_INFO_V1(dtx_join);
 PG_FUNCTION_INFO_V1(dtx_commit);
 PG_FUNCTION_INFO_V1(dtx_rollback);
 PG_FUNCTION_INFO_V1(dtx_branch_register);
-PG_FUNCTION_INFO_V1(dtx_branch_vote);
 
 /* A row of dtx.global. */
 typedef struct SharedTransaction
@@ -58,14 +53,6 @@ typedef struct SharedTransaction
 	Oid			role;
 	TimestampTz deadline;
 } SharedTransaction;
-
-/* A row of dtx.branch of a shared transaction. */
-typedef struct SharedBranch
-{
-	char		gid_text[DTX_GID_SIZE];
-	Oid			server;			/* InvalidOid: this database */
-	Oid			role;
-} SharedBranch;
 
 /* --- rows --- */
 
@@ -248,90 +235,6 @@ register_branch(const SharedTransaction *st, uint32 b, Oid server, Oid role,
 	nulls[Anum_branch_parent - 1] = true;
 	own_insert(OWN_BRANCH, values, nulls);
 	stat_add(STAT_BRANCHES_STARTED, 1);
-}
-
-/* --- which server leads to a node --- */
-
-/* Does it? A server that cannot be reached does not, for now. */
-static bool
-server_leads_to(Oid server, Oid role, const char *node, char **why)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool leads = false;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		leads = strcmp(connection_get(server, role, 0)->peer_node, node) == 0;
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			ReThrowError(error);
-		*why = error->message;
-	}
-	PG_END_TRY();
-	return leads;
-}
-
-/* Servers with a user mapping for the role, likely ones first: those that are
- * known to lead there, those that have the node's name. */
-static List *
-likely_servers(Oid role, const char *node)
-{
-	List	   *servers = NIL;
-	Relation	rel = table_open(ForeignServerRelationId, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	tuple;
-
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
-		char	   *wrapper = GetForeignDataWrapper(form->srvfdw)->fdwname;
-		size_t		length = strlen(NameStr(form->srvname));
-		bool		likely = contact_leads_to(form->oid, role, node) ||
-			(strncmp(NameStr(form->srvname), node, length) == 0 && node[length] == '.');
-
-		if (!peer_mapping_exists(form->oid, role) ||
-			(!likely && strcmp(wrapper, "dtx_fdw") != 0) ||
-			dtx_server_aclcheck(form->oid, role) != ACLCHECK_OK)
-			continue;
-		servers = likely ? lcons_oid(form->oid, servers) : lappend_oid(servers, form->oid);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return servers;
-}
-
-static Oid
-server_for_node(const char *node, Oid role)
-{
-	char	   *why = NULL;
-	List	   *servers = likely_servers(role, node);
-	ListCell   *cell;
-
-	foreach(cell, servers)
-		if (server_leads_to(lfirst_oid(cell), role, node, &why))
-			return lfirst_oid(cell);
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("no server leads to node \"%s\"", node),
-			 why ? errdetail_internal("%s", why) :
-			 errdetail("Role \"%s\" has no user mapping for such a server.", GetUserNameFromId(role, true)),
-			 errhint("Create a server of dtx_fdw and a user mapping for it.")));
 }
 
 /* --- opening and joining --- */
@@ -556,148 +459,6 @@ dtx_join(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* --- the vote --- */
-
-/* dtx.branch_vote(gids text[]): of each, whether its phase 1 is committed here:
- * yes, running or unknown */
-Datum
-dtx_branch_vote(PG_FUNCTION_ARGS)
-{
-	Datum	   *gids;
-	bool	   *nulls;
-	int			n;
-
-	shmem_require();
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &gids, &nulls, &n);
-	for (int i = 0; i < n; i++)
-	{
-		char	   *gid_text = nulls[i] ? "" : TextDatumGetCString(gids[i]);
-		Gid			gid;
-
-		gid_parse_or_error(gid_text, &gid);
-		gids[i] = CStringGetTextDatum(!gid_try_lock(gid_branch_key(&gid, gid_text)) ? "running" :
-									  joined_in_doubt(gid_text) ? "yes" : "unknown");
-	}
-	PG_RETURN_ARRAYTYPE_P(construct_array(gids, n, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
-/* One call a (server, role), all of them under way at once. */
-typedef struct VoteCall
-{
-	RemoteCall	call;
-	const char *values[1];
-	List	   *gids;			/* char * */
-} VoteCall;
-
-static int
-start_vote(SharedBranch *branches, int count, VoteCall *calls)
-{
-	bool	   *asked = palloc0(count * sizeof(bool));
-	int			ncalls = 0;
-
-	for (int i = 0; i < count; i++)
-	{
-		VoteCall   *vote = &calls[ncalls];
-		const char **items = palloc(count * sizeof(char *));
-		int			n = 0;
-
-		if (asked[i] || !OidIsValid(branches[i].server))
-			continue;
-		for (int j = i; j < count; j++)
-			if (branches[j].server == branches[i].server && branches[j].role == branches[i].role)
-			{
-				asked[j] = true;
-				items[n++] = branches[j].gid_text;
-				vote->gids = lappend(vote->gids, branches[j].gid_text);
-			}
-		vote->values[0] = text_array_literal(items, n);
-		vote->call.pc = connection_get(branches[i].server, branches[i].role, 0);
-		vote->call.nstatements = 1;
-		vote->call.statements[0].sql = "SELECT pg_catalog.unnest(dtx.branch_vote($1::pg_catalog.text[]))";
-		vote->call.statements[0].nparams = 1;
-		vote->call.statements[0].values = vote->values;
-		ncalls++;
-		remote_start(&vote->call);
-	}
-	return ncalls;
-}
-
-static void
-report_absent(const char *gid_text)
-{
-	ereport(WARNING,
-			(errmsg("branch \"%s\" has not committed its part", gid_text),
-			 errdetail("The global transaction is rolled back.")));
-}
-
-/* True: all branches have committed phase 1. False: one never will. ERROR DX003
- * when one is still running. */
-static bool
-count_votes(VoteCall *calls, int ncalls)
-{
-	bool		all = true;
-
-	for (int i = 0; i < ncalls; i++)
-	{
-		RemoteCall *call = &calls[i].call;
-
-		remote_wait(call, 0);
-		if (call->error != NULL || call->broken)
-			remote_throw(call);
-		if (!remote_has_rows(call, 0, list_length(calls[i].gids), 1))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_REPLY_HANDLE),
-					 errmsg("server \"%s\" gave an unexpected answer", call->pc->server_name)));
-		for (int j = 0; j < list_length(calls[i].gids); j++)
-		{
-			const char *vote = PQgetvalue(call->results[0], j, 0);
-
-			if (strcmp(vote, "running") == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_DTX_BRANCH_STATE),
-						 errmsg("branch \"%s\" is still running", (char *) list_nth(calls[i].gids, j)),
-						 errhint("The global transaction stays open; call dtx_commit when the branch has committed.")));
-			if (strcmp(vote, "yes") == 0)
-				continue;
-			all = false;
-			report_absent(list_nth(calls[i].gids, j));
-		}
-	}
-	return all;
-}
-
-static bool
-take_vote(SharedBranch *branches, int count)
-{
-	VoteCall   *calls = palloc0(Max(count, 1) * sizeof(VoteCall));
-	volatile bool all = true;
-	bool		here = true;
-
-	DTX_FAULT_POINT("shared-before-vote");
-	PG_TRY();
-	{
-		int			ncalls = start_vote(branches, count, calls);
-
-		all = count_votes(calls, ncalls);
-		/* none that runs here: it would hold the lock */
-		for (int i = 0; i < count; i++)
-		{
-			if (OidIsValid(branches[i].server) || joined_in_doubt(branches[i].gid_text))
-				continue;
-			here = false;
-			report_absent(branches[i].gid_text);
-		}
-	}
-	PG_FINALLY();
-	{
-		for (int i = 0; i < count; i++)
-			remote_free(&calls[i].call);
-	}
-	PG_END_TRY();
-	DTX_FAULT_POINT("shared-after-vote");
-	return all && here;
-}
-
 /* --- the end --- */
 
 /* Settle the branches in this very database, if that can be done now. Returns how
@@ -784,7 +545,7 @@ dtx_commit(PG_FUNCTION_ARGS)
 		PG_RETURN_TEXT_P(cstring_to_text("committed"));	/* asked twice: a reply was lost */
 	refuse_unless_open(&st);
 	branches = list_branches(st.xid.n, &count);
-	commit = take_vote(branches, count);
+	commit = vote_take(branches, count);
 	refuse_unless_open(&st);	/* the time that the vote took counts */
 	set_state(&st, commit ? 'c' : 'r');
 	(void) settle_here(&st, commit);

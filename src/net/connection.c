@@ -224,7 +224,7 @@ wait_connected(PeerConnection *pc, TimestampTz deadline)
 void
 connection_greet(PeerConnection *pc, TimestampTz deadline)
 {
-	RemoteCall	call = {.pc = pc, .nstatements = 1};
+	RemoteCall	call = {.pc = pc, .nstatements = 1, .greets = true};
 	char		version[16];
 	const char *values[1] = {version};
 
@@ -268,8 +268,8 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 					 errmsg("server \"%s\" is in recovery", pc->server_name),
 					 errdetail("A hot standby cannot take part in a global transaction."),
 					 errhint("Let the server name the primary, with target_session_attrs 'read-write' for example.")));
-		strlcpy(pc->peer_node, PQgetvalue(result, 0, 0), sizeof(pc->peer_node));
-		strlcpy(pc->peer_version, PQgetvalue(result, 0, 2), sizeof(pc->peer_version));
+		strlcpy(pc->peer_node, remote_text(PQgetvalue(result, 0, 0), sizeof(pc->peer_node) - 1), sizeof(pc->peer_node));
+		strlcpy(pc->peer_version, remote_text(PQgetvalue(result, 0, 2), sizeof(pc->peer_version) - 1), sizeof(pc->peer_version));
 		pc->ready = true;
 	}
 	PG_FINALLY();

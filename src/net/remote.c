@@ -13,6 +13,7 @@
 #include "core/errors.h"
 #include "guc.h"
 #include "net/remote.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -114,12 +115,12 @@ take_result(RemoteCall *call, PGresult *result)
 		case PGRES_PIPELINE_SYNC:
 			PQclear(result);
 			call->done = true;
-			call->pc->in_flight = false;
-			if (PQtransactionStatus(call->pc->conn) != PQTRANS_IDLE && !call->stays_open)
-			{
-				/* a user's statement opened a transaction block: refused there */
+			/* too early; or a transaction is open that nobody here began, or failed */
+			if ((i < call->nstatements && call->error == NULL) ||
+				(PQtransactionStatus(call->pc->conn) != PQTRANS_IDLE && !call->stays_open))
 				call->broken = true;
-			}
+			/* in a state that is not known the connection is not used again */
+			call->pc->in_flight = call->broken;
 			break;
 		case PGRES_COMMAND_OK:
 		case PGRES_TUPLES_OK:
@@ -161,10 +162,20 @@ take_result(RemoteCall *call, PGresult *result)
 static void
 skip_result(RemoteCall *call, PGresult *result)
 {
-	if (PQresultStatus(result) == PGRES_PIPELINE_SYNC)
-		call->pc->trailing--;
-	else if (PQresultStatus(result) == PGRES_PIPELINE_ABORTED)
-		call->broken = true;	/* what was to end a transaction there did not run */
+	switch (result == NULL ? PGRES_COMMAND_OK : PQresultStatus(result))
+	{
+		case PGRES_PIPELINE_SYNC:
+			call->pc->trailing--;
+			break;
+		case PGRES_COMMAND_OK:
+		case PGRES_TUPLES_OK:
+		case PGRES_FATAL_ERROR:
+			break;
+		default:
+			/* what was to end a transaction there did not run, or worse */
+			call->broken = true;
+			break;
+	}
 	PQclear(result);
 }
 
@@ -172,6 +183,7 @@ bool
 remote_advance(RemoteCall *call)
 {
 	PGconn	   *conn = call->pc->conn;
+	int			nulls = 0;
 
 	if (call->done || call->broken)
 		return true;
@@ -181,6 +193,10 @@ remote_advance(RemoteCall *call)
 	{
 		PGresult   *result = PQgetResult(conn);
 
+		/* one stands between two results; a peer that has no more to say has lost count */
+		nulls = result == NULL ? nulls + 1 : 0;
+		if (nulls > 2)
+			call->broken = true;
 		if (call->pc->trailing > 0)
 			skip_result(call, result);
 		else if (result != NULL)
@@ -235,6 +251,11 @@ remote_wait(RemoteCall *call, TimestampTz deadline)
 	{
 		if (connection_wait(call->pc, remote_wants(call), until))
 			continue;
+		if (call->greets)
+			ereport(ERROR,
+					(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+					 errmsg("could not connect to server \"%s\"", call->pc->server_name),
+					 errdetail("The timeout expired (dtx.connect_timeout).")));
 		/* the connection is in flight: the abort closes it, which ends the call there */
 		if (by_call_timeout)
 			ereport(ERROR,
@@ -264,12 +285,41 @@ remote_send_and_forget(PeerConnection *pc, const char *first, const char *second
 	return true;
 }
 
+char *
+remote_text(const char *text, int size)
+{
+	int			length = strlen(text);
+	char	   *copy;
+
+	if (length > size)
+		length = pg_mbcliplen(text, length, size);
+	copy = pnstrdup(text, length);
+	if (!pg_verifymbstr(copy, length, true))
+		for (char *p = copy; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	return copy;
+}
+
+/* The SQLSTATE that a peer sent, if it is one of an error. */
+static int
+sqlstate_of(const char *state)
+{
+	bool		sane = state != NULL && strlen(state) == 5;
+
+	for (int i = 0; sane && i < 5; i++)
+		sane = (state[i] >= '0' && state[i] <= '9') || (state[i] >= 'A' && state[i] <= 'Z');
+	if (!sane || (state[0] == '0' && state[1] <= '2'))
+		return ERRCODE_FDW_ERROR;
+	return MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+}
+
 static const char *
 diagnostic(PGresult *result, int field)
 {
 	const char *value = PQresultErrorField(result, field);
 
-	return value != NULL ? pstrdup(value) : NULL;
+	return value != NULL ? remote_text(value, MaxAllocSize / 8) : NULL;
 }
 
 /* PQerrorMessage ends with a newline. */
@@ -293,14 +343,14 @@ remote_throw(RemoteCall *call)
 	const char *context = call->error ? diagnostic(call->error, PG_DIAG_CONTEXT) : NULL;
 	char	   *lost = connection_message(call->pc->conn);
 
-	if (call->error == NULL || state == NULL)
+	if (call->error == NULL || (state == NULL && primary == NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("lost the connection to server \"%s\"", server),
 				 errdetail_internal("%s", lost),
 				 errhint("Whatever the call did there will be rolled back with this transaction.")));
 	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+			(errcode(sqlstate_of(state)),
 			 primary ? errmsg_internal("%s", primary) : errmsg("error at server \"%s\"", server),
 			 detail ? errdetail_internal("%s", detail) : 0,
 			 hint ? errhint("%s", hint) : 0,
@@ -317,7 +367,7 @@ remote_error_text(RemoteCall *call)
 		const char *primary = PQresultErrorField(call->error, PG_DIAG_MESSAGE_PRIMARY);
 
 		if (primary != NULL)
-			return psprintf("%s: %s", state ? state : "?????", primary);
+			return psprintf("%s: %s", state ? remote_text(state, 5) : "?????", remote_text(primary, 900));
 	}
 	return connection_message(call->pc->conn);
 }

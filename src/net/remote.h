@@ -33,6 +33,7 @@ typedef struct RemoteCall
 	int			failed_statement;	/* which one failed; nstatements: the commit */
 	bool		done;			/* the reply to the Sync is in */
 	bool		broken;			/* the connection is: the outcome is unknown */
+	bool		greets;			/* part of connecting, bound by dtx.connect_timeout */
 	bool		stays_open;		/* the transaction at the peer may be open afterwards */
 	/* progress */
 	char		names[REMOTE_MAX_STATEMENTS][24];
@@ -66,6 +67,10 @@ extern bool remote_send_and_forget(PeerConnection *pc, const char *first, const 
 
 /* Throw the call's error, as the peer reported it, or as a lost connection. */
 pg_noreturn extern void remote_throw(RemoteCall *call);
+
+/* Text from a peer as text of this database, of at most size bytes, palloc'd: what
+ * is not valid in its encoding becomes '?'. */
+extern char *remote_text(const char *text, int size);
 
 /* "SQLSTATE: message" of what went wrong, palloc'd; for views and logs. */
 extern char *remote_error_text(RemoteCall *call);

@@ -457,7 +457,7 @@ settle_answered(Channel *channel)
 			if (!in_transaction)
 				worker_begin();
 			in_transaction = true;
-			snprintf(message, sizeof(message), "%s: %s", outcome, detail);
+			snprintf(message, sizeof(message), "%s: %s", remote_text(outcome, 20), remote_text(detail, 900));
 			if (strcmp(outcome, SETTLE_HEURISTIC) == 0)
 			{
 				ereport(WARNING,
@@ -515,15 +515,24 @@ greeting_answered(Channel *channel)
 		channel_failed(channel, "the peer is in recovery");
 		return;
 	}
-	strlcpy(channel->pc->peer_node, PQgetvalue(result, 0, 0), sizeof(channel->pc->peer_node));
-	strlcpy(channel->pc->peer_version, PQgetvalue(result, 0, 2), sizeof(channel->pc->peer_version));
+	strlcpy(channel->pc->peer_node, remote_text(PQgetvalue(result, 0, 0), sizeof(channel->pc->peer_node) - 1),
+			sizeof(channel->pc->peer_node));
+	strlcpy(channel->pc->peer_version, remote_text(PQgetvalue(result, 0, 2), sizeof(channel->pc->peer_version) - 1),
+			sizeof(channel->pc->peer_version));
 	strlcpy(channel->node, channel->pc->peer_node, sizeof(channel->node));
 	channel->greeted = true;
 	channel->state = CHANNEL_IDLE;
+}
+
+/* A call beyond the greeting succeeded: the peer is well. */
+static void
+note_success(Channel *channel)
+{
 	if (channel->failures > 0 || channel->failure_recorded)
 		contact_record(channel, NULL, 0);
 	channel->failures = 0;
 	channel->failure_recorded = false;
+	channel->lost_statements = 0;
 }
 
 static void
@@ -535,28 +544,6 @@ pending_answered(Channel *channel)
 	channel->jitter = 0.9 + 0.2 * pg_prng_double(&pg_global_prng_state);
 	contact_record(channel, NULL, 0);
 	stat_add(STAT_RECOVERY_PASSES, 1);
-}
-
-/* A peer may be anything that answers. */
-static bool
-answer_is_sane(Channel *channel)
-{
-	RemoteCall *call = &channel->call;
-	PGresult   *result = call->results[1];
-
-	switch (channel->calling)
-	{
-		case CALL_GREET:
-			return remote_has_rows(call, 0, 1, 4);
-		case CALL_PENDING:
-			return remote_has_rows(call, 0, 0, 3);
-		case CALL_SETTLE:
-			return remote_has_rows(call, 1, 1, 4) &&
-				strchr(PQgetvalue(result, PQntuples(result) - 1, 2), '/') != NULL &&
-				strchr(PQgetvalue(result, PQntuples(result) - 1, 3), '/') != NULL;
-		default:
-			return true;
-	}
 }
 
 static int
@@ -630,7 +617,12 @@ call_ended(Channel *channel)
 	{
 		if (channel->call.error != NULL && remote_failed_on_statement(&channel->call))
 		{
-			/* nothing was done; say it again */
+			/* nothing was done; say it again, but not for ever */
+			if (++channel->lost_statements > 3)
+			{
+				channel_failed(channel, remote_error_text(&channel->call));
+				return;
+			}
 			remote_free(&channel->call);
 			take_back(channel);
 			return;
@@ -650,12 +642,15 @@ call_ended(Channel *channel)
 			greeting_answered(channel);
 			break;
 		case CALL_PENDING:
+			note_success(channel);
 			pending_answered(channel);
 			break;
 		case CALL_SETTLE:
+			note_success(channel);
 			settle_answered(channel);
 			break;
 		case CALL_FLUSH:
+			note_success(channel);
 			confirm(channel, channel->answers);
 			break;
 	}

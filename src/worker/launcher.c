@@ -22,6 +22,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/procarray.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -130,12 +131,20 @@ static void
 worker_ended(Database *db)
 {
 	DatabaseSlot *slot = database_slot_find(db->oid, false);
+	pid_t		pid;
 
 	pfree(db->handle);
 	db->handle = NULL;
 	if (slot == NULL)
 	{
 		/* it found no extension */
+		db->failures = 0;
+		return;
+	}
+	/* another one may be at work, that an earlier launcher has started */
+	pid = slot->worker_pid;
+	if (pid > 0 && slot->worker_latch != NULL && BackendPidGetProc(pid) != NULL)
+	{
 		db->failures = 0;
 		return;
 	}

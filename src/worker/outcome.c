@@ -597,6 +597,7 @@ outcomes_prune(void)
 	OwnScan		scan;
 	HeapTuple	tuple;
 	uint64		forgotten = 0;
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 
 	if (now < next_prune || guc_history_retention < 0)
 		return;
@@ -609,7 +610,9 @@ outcomes_prune(void)
 	{
 		if (DatumGetTimestampTz(own_column(&scan, tuple, Anum_history_settled_at, NULL)) >= limit)
 			continue;
-		forgotten = Max(forgotten, (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) + 1);
+		/* an N that was not handed out yet came from a peer, or was lost in a crash */
+		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < next)
+			forgotten = Max(forgotten, (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) + 1);
 		own_delete(&scan, tuple);
 	}
 	own_scan_end(&scan);

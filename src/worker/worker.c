@@ -120,6 +120,7 @@ initialize(Oid database)
 {
 	HASHCTL		ctl = {.keysize = sizeof(ItemKey), .entrysize = sizeof(SettleItem)};
 	DatabaseSlot *slot;
+	pid_t		other;
 
 	dlist_init(&worker.channels);
 	dlist_init(&worker.confirmed);
@@ -135,13 +136,21 @@ initialize(Oid database)
 	slot = database_slot_find(database, true);
 	if (slot == NULL)
 		proc_exit(0);
+	/* a launcher that was restarted may have started a second one */
+	SpinLockAcquire(&slot->mutex);
+	other = slot->worker_latch != NULL ? slot->worker_pid : 0;
+	if (other <= 0 || other == MyProcPid)
+	{
+		other = 0;
+		slot->worker_pid = MyProcPid;
+		slot->worker_latch = &MyProc->procLatch;
+		slot->yield = false;
+	}
+	SpinLockRelease(&slot->mutex);
+	if (other != 0)
+		proc_exit(0);
 	worker.slot = slot;
 	before_shmem_exit(worker_exit, 0);
-	SpinLockAcquire(&slot->mutex);
-	slot->worker_pid = MyProcPid;
-	slot->worker_latch = &MyProc->procLatch;
-	slot->yield = false;
-	SpinLockRelease(&slot->mutex);
 
 	if (!extension_is_here())
 		leave_for_good();

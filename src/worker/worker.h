@@ -107,6 +107,7 @@ typedef struct Channel
 	bool		hurry;			/* somebody waits for rows there */
 	TimestampTz not_before;		/* backoff after a failure of the whole channel */
 	int			failures;
+	int			lost_statements;	/* prepared ones, in a row */
 	bool		failure_recorded;
 	TimestampTz asked_at;		/* for branches in doubt; 0: to be asked at once */
 	double		jitter;			/* of the time until it is asked again */
@@ -193,6 +194,9 @@ extern TimestampTz channel_due(Channel *channel);
 extern uint32 channel_events(Channel *channel);
 
 extern void channel_close(Channel *channel);
+
+/* Has the answer to the channel's call the rows and values that one must have? */
+extern bool answer_is_sane(Channel *channel);
 
 /* --- recovery: recovery.c --- */
 

@@ -241,11 +241,11 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		add_statement(&call, flags & JOIN_NO_ROWS ? "SELECT dtx.branch_enter(2)" : "SELECT dtx.branch_enter(0)", false);
 	user = call.nstatements;
 	call.statements[call.nstatements++] = *statement;
-	DTX_FAULT_POINT("coordinator-before-send");
+	DTX_FAULT_POINT("xa-before-send");
 	PG_TRY();
 	{
 		remote_run(&call, global_deadline());
-		DTX_FAULT_POINT("coordinator-after-send");
+		DTX_FAULT_POINT("xa-after-send");
 		if (call.error != NULL && !call.broken)
 		{
 			bool		again = first && remote_failed_on_statement(&call);
@@ -276,7 +276,7 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		else
 		{
 			if (first)
-				strlcpy(xb->participant, PQgetvalue(call.results[1], 0, 0), sizeof(xb->participant));
+				strlcpy(xb->participant, remote_text(PQgetvalue(call.results[1], 0, 0), sizeof(xb->participant) - 1), sizeof(xb->participant));
 			result = call.results[user];
 			call.results[user] = NULL;
 		}

@@ -1,0 +1,103 @@
+/*
+ * route.c
+ *		Which server leads to a node.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_foreign_server.h"
+#include "core/compat.h"
+#include "core/contact.h"
+#include "core/route.h"
+#include "miscadmin.h"
+#include "net/connection.h"
+#include "net/peer.h"
+#include "nodes/pg_list.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+/* Does it? A server that cannot be reached does not, for now. */
+static bool
+server_leads_to(Oid server, Oid role, const char *node, char **why)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool leads = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		leads = strcmp(connection_get(server, role, 0)->peer_node, node) == 0;
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		*why = error->message;
+	}
+	PG_END_TRY();
+	return leads;
+}
+
+/* Servers with a user mapping for the role, likely ones first: those that are
+ * known to lead there, those that have the node's name. */
+static List *
+likely_servers(Oid role, const char *node)
+{
+	List	   *servers = NIL;
+	Relation	rel = table_open(ForeignServerRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
+		char	   *wrapper = GetForeignDataWrapper(form->srvfdw)->fdwname;
+		size_t		length = strlen(NameStr(form->srvname));
+		bool		likely = contact_leads_to(form->oid, role, node) ||
+			(strncmp(NameStr(form->srvname), node, length) == 0 && node[length] == '.');
+
+		if (!peer_mapping_exists(form->oid, role) ||
+			(!likely && strcmp(wrapper, "dtx_fdw") != 0) ||
+			dtx_server_aclcheck(form->oid, role) != ACLCHECK_OK)
+			continue;
+		servers = likely ? lcons_oid(form->oid, servers) : lappend_oid(servers, form->oid);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return servers;
+}
+
+Oid
+server_for_node(const char *node, Oid role)
+{
+	char	   *why = NULL;
+	List	   *servers = likely_servers(role, node);
+	ListCell   *cell;
+
+	foreach(cell, servers)
+		if (server_leads_to(lfirst_oid(cell), role, node, &why))
+			return lfirst_oid(cell);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("no server leads to node \"%s\"", node),
+			 why ? errdetail_internal("%s", why) :
+			 errdetail("Role \"%s\" has no user mapping for such a server.", GetUserNameFromId(role, true)),
+			 errhint("Create a server of dtx_fdw and a user mapping for it.")));
+}

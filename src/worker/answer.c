@@ -1,0 +1,38 @@
+/*
+ * answer.c
+ *		Is what a peer has answered an answer? A peer may be anything.
+ */
+#include "postgres.h"
+
+#include "utils/pg_lsn.h"
+#include "worker/worker.h"
+
+static bool
+is_position(const char *text)
+{
+	bool		error = false;
+
+	(void) pg_lsn_in_internal(text, &error);
+	return !error;
+}
+
+bool
+answer_is_sane(Channel *channel)
+{
+	RemoteCall *call = &channel->call;
+	PGresult   *result = call->results[1];
+
+	switch (channel->calling)
+	{
+		case CALL_GREET:
+			return remote_has_rows(call, 0, 1, 4);
+		case CALL_PENDING:
+			return remote_has_rows(call, 0, 0, 3);
+		case CALL_SETTLE:
+			return remote_has_rows(call, 1, 1, 4) &&
+				is_position(PQgetvalue(result, PQntuples(result) - 1, 2)) &&
+				is_position(PQgetvalue(result, PQntuples(result) - 1, 3));
+		default:
+			return true;
+	}
+}
