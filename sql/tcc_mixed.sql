@@ -106,6 +106,7 @@ BEGIN;
 SELECT dtx_try('peer', 'debit', '{"no": 2, "amount": 5}');
 SELECT dtx_exec('c', 'UPDATE m.account SET balance = balance + 5 WHERE no = 2');
 COMMIT;
+SELECT m.settled();
 BEGIN;
 SELECT dtx_try('peer', 'debit', '{"no": 2, "amount": 5}');
 SELECT dtx_exec('c', 'UPDATE m.account SET balance = balance + 5 WHERE no = 2');
