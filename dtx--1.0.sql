@@ -584,6 +584,8 @@ CREATE FUNCTION dtx.sessions(OUT pid integer, OUT xid text, OUT begun_at timesta
     AS 'MODULE_PATHNAME', 'dtx_sessions' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 CREATE FUNCTION dtx.rollbacks(OUT xid text, OUT branch integer, OUT server oid) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_rollbacks' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+CREATE FUNCTION dtx.held_branches(OUT gid text, OUT role oid, OUT held_since timestamptz) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_held_branches' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 CREATE FUNCTION dtx.stats(OUT name text, OUT value bigint) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_stats' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 CREATE FUNCTION dtx.gid_xid(gid text) RETURNS text
@@ -620,6 +622,11 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
                              CASE r.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END)
     FROM dtx.resolution r
     WHERE r.state OPERATOR(pg_catalog.=) 'h' AND dtx.may_see(r.role)
+    UNION ALL
+    SELECT h.gid, dtx.gid_xid(h.gid), 'participant', 'in doubt', NULL,
+           pg_catalog.regexp_replace(h.gid, ':[^:]*$', ''), h.role::regrole, 'x', h.held_since,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) h.held_since, 0, NULL, NULL, NULL
+    FROM dtx.held_branches() h
     UNION ALL
     SELECT j.gid, dtx.gid_xid(j.gid), 'participant', 'in doubt', NULL,
            pg_catalog.regexp_replace(j.gid, ':[^:]*$', ''),
@@ -705,7 +712,7 @@ COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from acc
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
-GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
+GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.held_branches(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(tid, "char"), dtx.is_attached(regclass) TO PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
 -- they run inside a try, confirm or cancel only, with the rights of who transfers

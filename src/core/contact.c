@@ -14,6 +14,8 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 typedef struct KnownContact
@@ -25,6 +27,27 @@ typedef struct KnownContact
 } KnownContact;
 
 static HTAB *known = NULL;
+
+/* A server, a mapping or a role changed: what was dropped is forgotten by the
+ * worker too, and has to be recorded again. */
+static void
+forget_known(Datum arg, int cacheid, uint32 hashvalue)
+{
+	if (known != NULL)
+		hash_destroy(known);
+	known = NULL;
+}
+
+static void
+ensure_known(void)
+{
+	if (known == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(KnownContact), .entrysize = sizeof(KnownContact)};
+
+		known = hash_create("dtx contacts", 16, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+}
 
 static bool
 find_contact(Oid server, Oid role, const char *node)
@@ -81,21 +104,25 @@ post_request(DatabaseSlot *slot, Oid server, Oid role)
 void
 contact_ensure(Oid server, Oid role, TimestampTz deadline)
 {
+	static bool registered = false;
 	KnownContact key;
 	DatabaseSlot *slot;
 	TimestampTz until;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, forget_known, (Datum) 0);
+		CacheRegisterSyscacheCallback(USERMAPPINGOID, forget_known, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHOID, forget_known, (Datum) 0);
+		registered = true;
+	}
 
 	memset(&key, 0, sizeof(key));
 	key.server = server;
 	key.role = role;
 	key.table = own_relid(OWN_CONTACT);
 	strlcpy(key.node, node_self(), sizeof(key.node));
-	if (known == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(KnownContact), .entrysize = sizeof(KnownContact)};
-
-		known = hash_create("dtx contacts", 16, &ctl, HASH_ELEM | HASH_BLOBS);
-	}
+	ensure_known();
 	if (hash_search(known, &key, HASH_FIND, NULL) != NULL)
 		return;
 
@@ -126,5 +153,6 @@ contact_ensure(Oid server, Oid role, TimestampTz deadline)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+	ensure_known();
 	(void) hash_search(known, &key, HASH_ENTER, NULL);
 }

@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "access/xlogdefs.h"
 #include "core/gid.h"
+#include "datatype/timestamp.h"
 #include "net/remote.h"
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
@@ -42,6 +43,7 @@ typedef struct HeldBranch
 	Oid			role;
 	char		superior[DTX_NODE_SIZE];
 	uint64		superior_n;
+	TimestampTz held_since;
 } HeldBranch;
 
 /* What phase 1 wrote, to be kept in the row. */

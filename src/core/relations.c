@@ -37,11 +37,13 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_COORDINATOR] = "coordinator",
 	[OWN_COORDINATOR_PKEY] = "coordinator_pkey",
 	[OWN_RESOLUTION] = "resolution",
+	[OWN_RESOLUTION_PKEY] = "resolution_pkey",
 	[OWN_UNDO_LOG] = "undo_log",
 	[OWN_UNDO_LOG_KEY_IDX] = "undo_log_key_idx",
 	[OWN_RELATION_SHAPE] = "relation_shape",
 	[OWN_RELATION_SHAPE_IDX] = "relation_shape_idx",
 	[OWN_TCC_ACTION] = "tcc_action",
+	[OWN_TCC_ACTION_PKEY] = "tcc_action_pkey",
 	[OWN_TRY_LOG] = "try_log",
 	[OWN_TRY_LOG_PKEY] = "try_log_pkey",
 	[OWN_CONFIRM_LOG] = "confirm_log",
@@ -212,6 +214,8 @@ indexes_of(OwnRelation table)
 	static const OwnRelation try_log[] = {OWN_TRY_LOG_PKEY, OWN_COUNT};
 	static const OwnRelation confirm_log[] = {OWN_CONFIRM_LOG_PKEY, OWN_COUNT};
 	static const OwnRelation cancel_log[] = {OWN_CANCEL_LOG_PKEY, OWN_COUNT};
+	static const OwnRelation resolution[] = {OWN_RESOLUTION_PKEY, OWN_COUNT};
+	static const OwnRelation tcc_action[] = {OWN_TCC_ACTION_PKEY, OWN_COUNT};
 	static const OwnRelation frozen[] = {OWN_FROZEN_PKEY, OWN_COUNT};
 	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
 	static const OwnRelation coordinator[] = {OWN_COORDINATOR_PKEY, OWN_COUNT};
@@ -232,6 +236,10 @@ indexes_of(OwnRelation table)
 			return confirm_log;
 		case OWN_CANCEL_LOG:
 			return cancel_log;
+		case OWN_RESOLUTION:
+			return resolution;
+		case OWN_TCC_ACTION:
+			return tcc_action;
 		case OWN_FROZEN:
 			return frozen;
 		case OWN_JOINED_BRANCH:

@@ -534,6 +534,14 @@ last_other_branch(List *group)
 	return last;
 }
 
+/* May settling it call functions of somebody's: its own, or those of a branch of
+ * it in this database? */
+static bool
+may_run_user_code(const JoinedBranch *branch)
+{
+	return mode_by_letter(branch->mode)->runs_user_code || branch->children > 0;
+}
+
 /* Settle with rollback all requests of the batch that share first's xid and mode. */
 static void
 settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
@@ -574,7 +582,8 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 		done[i] = message == NULL;
 		requests[i].outcome = outcome;
 		requests[i].detail = message;
-		if (strcmp(outcome, SETTLE_CONFLICT) == 0 || strcmp(outcome, SETTLE_FAILED) == 0)
+		if (strcmp(outcome, SETTLE_CONFLICT) == 0 || strcmp(outcome, SETTLE_FAILED) == 0 ||
+			(message != NULL && may_run_user_code(&branches[i])))
 			mark_joined(&branches[i], strcmp(outcome, SETTLE_CONFLICT) == 0, message);
 		if (strcmp(outcome, SETTLE_CONFLICT) == 0)
 			stat_add(STAT_CONFLICTS, 1);
@@ -631,14 +640,6 @@ settle_own(List *gids, bool commit)
 	return why;
 }
 
-/* May settling it call functions of somebody's: its own, or those of a branch of
- * it in this database? */
-static bool
-may_run_user_code(const JoinedBranch *branch)
-{
-	return mode_by_letter(branch->mode)->runs_user_code || branch->children > 0;
-}
-
 /* Settle one branch with commit. */
 static bool
 settle_commit_of(SettleRequest *request, const JoinedBranch *branch)
@@ -649,7 +650,7 @@ settle_commit_of(SettleRequest *request, const JoinedBranch *branch)
 	else
 	{
 		request->detail = settle_in_subtransaction(list_make1((void *) branch), true, &request->outcome);
-		if (strcmp(request->outcome, SETTLE_FAILED) == 0)
+		if (request->detail != NULL)
 			mark_joined(branch, false, request->detail);
 	}
 	return strcmp(request->outcome, SETTLE_SETTLED) == 0;

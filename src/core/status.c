@@ -155,7 +155,15 @@ participant_status(const GlobalXid *xid)
 	OwnScan		scan;
 	HeapTuple	tuple;
 	const char *word = "unknown";
+	ListCell   *cell;
 
+	foreach(cell, modes_list_held())
+	{
+		Gid			gid;
+
+		if (gid_parse(((HeldBranch *) lfirst(cell))->gid_text, &gid) && xid_equal(&gid.xid, xid))
+			return "in doubt";
+	}
 	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "core/gid.h"
+#include "core/mode.h"
 #include "core/node.h"
 #include "core/shmem.h"
 #include "fmgr.h"
@@ -17,6 +18,7 @@
 
 PG_FUNCTION_INFO_V1(dtx_sessions);
 PG_FUNCTION_INFO_V1(dtx_rollbacks);
+PG_FUNCTION_INFO_V1(dtx_held_branches);
 PG_FUNCTION_INFO_V1(dtx_stats);
 
 static const char *const stat_names[STAT_COUNT] = {
@@ -118,6 +120,33 @@ dtx_rollbacks(PG_FUNCTION_ARGS)
 		values[0] = CStringGetTextDatum(id);
 		values[1] = Int32GetDatum((int32) outcomes[i].b);
 		values[2] = ObjectIdGetDatum(outcomes[i].server);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* dtx.held_branches(): prepared branches in doubt here, whose rows cannot be seen,
+ * as far as the caller may see them */
+Datum
+dtx_held_branches(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *cell;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(cell, modes_list_held())
+	{
+		HeldBranch *branch = lfirst(cell);
+		Datum		values[3];
+		bool		nulls[3] = {0};
+
+		/* a role that is gone is nobody's to see but a monitor's */
+		if (!may_see(branch->role))
+			continue;
+		values[0] = CStringGetTextDatum(branch->gid_text);
+		values[1] = ObjectIdGetDatum(branch->role);
+		values[2] = TimestampTzGetDatum(branch->held_since);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

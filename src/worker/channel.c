@@ -177,6 +177,8 @@ channel_due(Channel *channel)
 		default:
 			break;
 	}
+	if (channel->gone)
+		return 0;
 	if (now < channel->not_before)
 		return channel->not_before;
 	if (has_due_item(channel, now, &next))
@@ -447,8 +449,16 @@ settle_answered(Channel *channel)
 		else if (strcmp(outcome, SETTLE_BUSY) == 0)
 		{
 			/* somebody is at it, or has the rows: mostly for a moment */
-			item->busy = Min(item->busy + 1, 8);
-			item_requeue(channel, item, BUSY_DELAY << (item->busy - 1));
+			item->busy = Min(item->busy + 1, 9);
+			if (item->busy == 8 && detail[0] != '\0')
+			{
+				/* not for a moment: let it be seen, once */
+				if (!in_transaction)
+					worker_begin();
+				in_transaction = true;
+				(void) item_record_failure(item, remote_text(detail, 900));
+			}
+			item_requeue(channel, item, BUSY_DELAY << Min(item->busy - 1, 7));
 		}
 		else
 		{
@@ -666,6 +676,14 @@ start_connecting(Channel *channel)
 	char	   *volatile error = NULL;
 
 	worker_begin();
+	/* nothing of it can be pending: that would have kept it from being dropped */
+	if (channel->nqueued == 0 && !contact_is_alive(channel->server, channel->role))
+	{
+		contact_forget(channel);
+		worker_commit(false);
+		channel->gone = channel->recovered = true;
+		return;
+	}
 	PG_TRY();
 	{
 		channel->pc = connection_start(channel->server, channel->role);
@@ -760,7 +778,7 @@ channel_step(Channel *channel)
 		switch (channel->state)
 		{
 			case CHANNEL_CLOSED:
-				if (GetCurrentTimestamp() >= channel->not_before &&
+				if (!channel->gone && GetCurrentTimestamp() >= channel->not_before &&
 					wants_connection(channel, GetCurrentTimestamp()))
 					start_connecting(channel);
 				break;

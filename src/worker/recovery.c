@@ -129,6 +129,28 @@ recovery_decide(Channel *channel, PGresult *pending)
 				 errhint("See dtx_branches at the peer, and resolve them there.")));
 }
 
+bool
+contact_is_alive(Oid server, Oid role)
+{
+	return GetForeignServerExtended(server, FSV_MISSING_OK) != NULL &&
+		SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)) &&
+		peer_mapping_exists(server, role);
+}
+
+void
+contact_forget(Channel *channel)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_all(&scan, OWN_CONTACT, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (DatumGetObjectId(own_column(&scan, tuple, Anum_contact_server, NULL)) == channel->server &&
+			DatumGetObjectId(own_column(&scan, tuple, Anum_contact_role, NULL)) == channel->role)
+			own_delete(&scan, tuple);
+	own_scan_end(&scan);
+}
+
 void
 recovery_load_contacts(void)
 {
@@ -136,7 +158,7 @@ recovery_load_contacts(void)
 	HeapTuple	tuple;
 
 	worker_begin();
-	own_scan_all(&scan, OWN_CONTACT, AccessShareLock);
+	own_scan_all(&scan, OWN_CONTACT, RowExclusiveLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
 		Oid			server = DatumGetObjectId(own_column(&scan, tuple, Anum_contact_server, NULL));
@@ -146,10 +168,11 @@ recovery_load_contacts(void)
 		bool		isnull;
 
 		/* servers, roles and mappings are dropped only when nothing is pending there */
-		if (GetForeignServerExtended(server, FSV_MISSING_OK) == NULL ||
-			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)) ||
-			!peer_mapping_exists(server, role))
+		if (!contact_is_alive(server, role))
+		{
+			own_delete(&scan, tuple);
 			continue;
+		}
 		channel = channel_get(server, role);
 		node = own_column(&scan, tuple, Anum_contact_node, &isnull);
 		if (!isnull)
@@ -235,7 +258,7 @@ recovery_serve_requests(void)
 		if (!contact_exists(requests[i].server, requests[i].role))
 		{
 			insert_contact(requests[i].server, requests[i].role);
-			(void) channel_get(requests[i].server, requests[i].role);
+			channel_get(requests[i].server, requests[i].role)->gone = false;
 			worker.slot->has_contacts = true;
 		}
 		worker_commit(true);

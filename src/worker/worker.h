@@ -108,6 +108,7 @@ typedef struct Channel
 	TimestampTz not_before;		/* backoff after a failure of the whole channel */
 	int			failures;
 	int			lost_statements;	/* prepared ones, in a row */
+	bool		gone;			/* the server, the mapping or the role was dropped */
 	bool		failure_recorded;
 	TimestampTz asked_at;		/* for branches in doubt; 0: to be asked at once */
 	double		jitter;			/* of the time until it is asked again */
@@ -208,6 +209,12 @@ extern void recovery_serve_requests(void);
 
 /* The peer's answer: decide what can be decided, and queue it. */
 extern void recovery_decide(Channel *channel, PGresult *pending);
+
+/* Are the server, the role and a user mapping there still? In a transaction. */
+extern bool contact_is_alive(Oid server, Oid role);
+
+/* Delete the channel's row of dtx.contact. In a transaction. */
+extern void contact_forget(Channel *channel);
 
 /* The channel's state, for dtx_peers. error NULL: it works. */
 extern void contact_record(Channel *channel, const char *error, TimestampTz next_attempt);

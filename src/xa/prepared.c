@@ -19,7 +19,7 @@
 
 /* not the view: that names the owner, who may be gone */
 #define PREPARED_SQL \
-	"SELECT p.gid, p.ownerid FROM pg_catalog.pg_prepared_xact() p" \
+	"SELECT p.gid, p.ownerid, p.prepared FROM pg_catalog.pg_prepared_xact() p" \
 	" WHERE p.dbid OPERATOR(pg_catalog.=) $1"
 
 static Oid
@@ -162,6 +162,7 @@ xa_list_held(List *held)
 		char	   *text = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1);
 		MemoryContext old;
 		HeldBranch *branch;
+		bool		isnull;
 		Gid			gid;
 
 		if (strlen(text) >= DTX_GID_SIZE || !gid_parse(text, &gid))
@@ -170,6 +171,7 @@ xa_list_held(List *held)
 		branch = palloc0(sizeof(HeldBranch));
 		strlcpy(branch->gid_text, text, sizeof(branch->gid_text));
 		branch->role = owner_of(tuple);
+		branch->held_since = DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 3, &isnull));
 		strlcpy(branch->superior, gid.xid.node, sizeof(branch->superior));
 		branch->superior_n = gid.xid.n;
 		if (gid.depth > 1)
