@@ -189,21 +189,44 @@ SELECT api.query('SELECT 1');
 SET client_min_messages = warning;
 CREATE SERVER back FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host :'HOST', port :'PORT', dbname 'dtx_regression');
 CREATE USER MAPPING FOR CURRENT_USER SERVER back OPTIONS (user :'USER');
+CREATE SERVER self FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host :'HOST', port :'PORT', dbname 'dtx_regression_peer');
+CREATE USER MAPPING FOR CURRENT_USER SERVER self OPTIONS (user :'USER');
+CREATE FUNCTION api.goes_back(mode text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN PERFORM dtx_begin(mode); RETURN dtx_exec('back', 'DELETE FROM pg_class'); END $$;
+SELECT dtx_ledger('api.account', 'no', 'balance');
 \c dtx_regression
 SET client_min_messages = warning;
-SELECT api.query('SELECT dtx_begin()');
+-- it does not go back to a node that is above it
 SELECT api.query('SELECT dtx_exec(''back'', ''SELECT 1'')');
 SELECT api.query('SELECT a FROM dtx_query(''back'', ''SELECT 1'') AS t(a integer)');
 SELECT api.exec('DO $do$ BEGIN PERFORM dtx_exec(''back'', ''SELECT 1''); END $do$');
-SELECT api.query('SELECT api.runs(''SELECT dtx_transfer(NULL, $a$1$a$, $a$2$a$, 1)'')');
+SELECT api.query('SELECT dtx_try(''back'', ''credit'', ''{}'')');
+SELECT api.query('SELECT dtx_exec(''self'', ''SELECT 1'')');
+SELECT api.query('SELECT api.goes_back(''at'')');
+SELECT api.query('SELECT api.goes_back(''xa'')');
+-- dtx_begin begins no other global transaction in it
+BEGIN;
+SELECT a = dtx_xid() FROM dtx_query('peer', 'SELECT dtx_begin()') AS t(a text);
+COMMIT;
+SELECT api.query('SELECT api.runs_returning(''SELECT dtx_begin() || dtx_begin()'')');
+-- a transfer inside it is its own change, undone with it
+BEGIN;
+SELECT a = dtx_xid() FROM dtx_query('peer', 'SELECT dtx_transfer(NULL, ''1'', ''2'', 1)') AS t(a text);
+SELECT api.peer_accounts();
+ROLLBACK;
+CALL api.settle();
+SELECT api.peer_accounts();
 -- nor other doings of dtx
 SELECT api.query('SELECT dtx_attach(''api.account'')');
 SELECT api.query('SELECT dtx_detach(''api.account'')');
 SELECT api.query('SELECT dtx_attach_all(''api'')');
 SELECT left(api.query('SELECT dtx_ledger(''api.account'', ''no'', ''balance'')'), 5);
 SELECT api.query('SELECT dtx_node_reset()') NOT LIKE 'ok%';
-SELECT api.query('SELECT * FROM dtx.branch_settle(''{}'', ''{}'', 0)');
-SELECT api.query('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0)');
+SELECT api.query('SELECT * FROM dtx.branch_settle(''{x.12345678}'', 1, 0, ''{}'', ''{}'', '''', ''{}'')');
+SELECT api.query('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0, 1, 0)');
+SELECT api.query('SELECT dtx.branch_control(0)');
+SELECT api.query('SELECT dtx.branch_control(1)');
+SELECT api.query('SELECT dtx.tcc_try(''credit'', ''{}'')');
 SELECT api.query('DELETE FROM dtx.undo_log');
 SELECT api.query('INSERT INTO dtx.joined_branch DEFAULT VALUES');
 -- dtx_xid says whose branch this is, and there is nothing to wait for
@@ -250,3 +273,5 @@ SELECT api.at_peer('SELECT format(''%s of %s, %s'', id, parent, code) FROM api.c
 SET client_min_messages = warning;
 DROP TABLE api.child, api.parent;
 DROP SERVER back CASCADE;
+DROP SERVER self CASCADE;
+DELETE FROM dtx.ledger;

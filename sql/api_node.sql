@@ -77,7 +77,7 @@ SELECT dtx_begin();
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 0');
 SELECT * FROM dtx_query('peer', 'SELECT 1') AS t(a integer);
 SELECT dtx_transfer(NULL, '1', '2', 1);
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0);
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0, 1, 0);
 SELECT * FROM dtx.peer_hello(1);
 -- reading and plain work go on
 UPDATE account SET balance = 50;
@@ -90,7 +90,7 @@ SELECT count(*), count(retired_at) FROM dtx.node;
 SELECT dtx_begin() LIKE :'adopted' || ':%';
 SELECT dtx_status(:'xid');
 \set VERBOSITY sqlstate
-SELECT dtx.branch_join(:'xid' || '/1', 'at', 0, 0);
+SELECT dtx.branch_join(:'xid' || '/1', 'at', 0, 0, 1, 0);
 \set VERBOSITY default
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 3 WHERE no = 1');
 -- there is nothing to adopt again

@@ -19,19 +19,28 @@ SELECT api.try('SELECT dtx_node_adopt()');
 SELECT api.try('SELECT dtx_node_reset()');
 SELECT api.try('SELECT dtx_node_reset(''mine'')');
 SELECT api.try('SELECT dtx_admit(''dtx_api_plain'')');
+SELECT api.try('SELECT dtx_resolve(''other.12345678:1.0123456789abcdef'', ''commit'')');
 SELECT api.try('SELECT * FROM dtx.peer_hello(1)');
-SELECT api.try('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0)');
-SELECT api.try('SELECT * FROM dtx.branch_settle(''{}'', ''{}'', 0)');
-SELECT api.try('SELECT dtx.branch_pending(''{}'')');
+SELECT api.try('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0, 1, 0)');
+SELECT api.try('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1/1'', ''at'', 0, 0, 1, 0, ''{other.12345678}'', 1)');
+SELECT api.try('SELECT dtx.branch_control(0)');
+SELECT api.try('SELECT dtx.branch_enter(0)');
+SELECT api.try('SELECT * FROM dtx.branch_settle(''{x.12345678}'', 1, 0, ''{}'', ''{}'', '''', ''{}'')');
+SELECT api.try('SELECT dtx.branch_pending(''{}'', 1)');
+SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'')');
+SELECT api.try('SELECT dtx.branch_vote(''{}'')');
 SELECT api.try('SELECT dtx.branch_flush()');
 SELECT api.try('SELECT dtx.ledger_credit(''1'', 1)');
+SELECT api.try('SELECT dtx.ledger_add(''1'', 1)');
+SELECT api.try('SELECT dtx.tcc_try(''credit'', ''{}'')');
+SELECT api.try('SELECT dtx.not_in_branch()');
 SELECT api.try('SELECT dtx.installed()');
 SELECT api.try('SELECT dtx.node_changed()');
 SELECT api.try('SELECT dtx.node_insert(''mine'')');
 SELECT api.try('SELECT dtx.identity_is_trusted()');
 SELECT api.try('SET dtx.unattached = ''allow''');
 SELECT api.try('SET dtx.fault_point = ''coordinator-before-send:error''');
--- no function of schema dtx is anybody's, but those that views call
+-- no function of schema dtx is anybody's, but those that views call, and the actions of transfers
 RESET ROLE;
 SELECT p.oid::regprocedure FROM pg_proc p
 WHERE pronamespace = 'dtx'::regnamespace AND has_function_privilege('dtx_api_plain', p.oid, 'EXECUTE')
@@ -52,8 +61,22 @@ SELECT api.try('UPDATE dtx.settled SET decision = ''c''');
 SELECT api.try('UPDATE dtx.coordinator SET horizon = 0');
 SELECT api.try('DELETE FROM dtx.contact');
 SELECT api.try('UPDATE dtx.ledger SET balance = ''x''');
+SELECT api.try('DELETE FROM dtx.frozen');
+SELECT api.try('UPDATE dtx.global SET state = ''c''');
+SELECT api.try('DELETE FROM dtx.resolution');
+SELECT api.try('UPDATE dtx.tcc_action SET confirm = 0');
+SELECT api.try('DELETE FROM dtx.try_log');
+SELECT api.try('DELETE FROM dtx.confirm_log');
+SELECT api.try('DELETE FROM dtx.cancel_log');
 SELECT api.try('TRUNCATE dtx.undo_log');
-SELECT api.try('SELECT * FROM dtx.branch_settle(''{}'', ''{}'', 0)');
+SELECT api.try('SELECT * FROM dtx.branch_settle(''{x.12345678}'', 1, 0, ''{}'', ''{}'', '''', ''{}'')');
+SELECT api.try('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0, 1, 0)');
+SELECT api.try('SELECT dtx.branch_pending(''{}'', 1)');
+SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'')');
+SELECT api.try('SELECT dtx.branch_vote(''{}'')');
+SELECT api.try('SELECT dtx.tcc_try(''credit'', ''{}'')');
+-- whose actions only run as such
+SELECT api.try(format('SELECT dtx.ledger_%s(''1'', 1)', action)) FROM unnest('{check,add,freeze,spend,unfreeze}'::text[]) action;
 RESET ROLE;
 REVOKE USAGE ON SCHEMA dtx FROM dtx_api_plain;
 
@@ -159,26 +182,30 @@ SELECT regexp_replace(:'gid', ':.*', '') AS node \gset
 -- as plain, at the peer
 SELECT dblink_connect('plain', api.dsn('dtx_regression_peer', 'dtx_api_plain')) AS ok \gset
 SELECT * FROM dblink('plain', 'SELECT current_user') AS t(who text);
-SELECT * FROM dblink('plain', format('SELECT * FROM dtx.branch_pending(%L)', ARRAY[:'node'])) AS t(gid text);
+SELECT * FROM dblink('plain', format('SELECT * FROM dtx.branch_pending(%L, 1)', ARRAY[:'node'])) AS t(gid text, n bigint, node text);
+-- as the superuser: who has begun it, and in which transaction of that node
+SELECT api.mask(gid), n = split_part(split_part(gid, ':', 2), '.', 1)::bigint, node = :'node' FROM dblink(api.dsn('dtx_regression_peer'),
+  format('SELECT gid, n, node FROM dtx.branch_pending(%L, 1)', ARRAY['nowhere.12345678', :'node'])) AS t(gid text, n bigint, node text);
+SELECT count(*) FROM dblink(api.dsn('dtx_regression_peer'), $$SELECT gid FROM dtx.branch_pending('{nowhere.12345678}', 1)$$) AS t(gid text);
 SELECT count(*) FROM dblink('plain', 'SELECT gid FROM dtx_branches') AS t(gid text);
 SELECT outcome, api.mask(replace(detail, current_user, 'OWNER')) FROM dblink('plain',
-  format('SELECT outcome, detail FROM dtx.branch_settle(%L, %L, 0) WHERE outcome IS NOT NULL', ARRAY[:'gid'], '{t}')) AS t(outcome text, detail text);
+  format('SELECT outcome, detail FROM dtx.branch_settle(%L, 1, 0, %L, %L, ''a'', ''{}'') WHERE outcome IS NOT NULL', ARRAY[:'node'], ARRAY[:'gid'], '{t}')) AS t(outcome text, detail text);
 SELECT outcome, api.mask(replace(detail, current_user, 'OWNER')) FROM dblink('plain',
-  format('SELECT outcome, detail FROM dtx.branch_settle(%L, %L, 0) WHERE outcome IS NOT NULL', ARRAY[:'gid'], '{f}')) AS t(outcome text, detail text);
+  format('SELECT outcome, detail FROM dtx.branch_settle(%L, 1, 0, %L, %L, ''a'', ''{}'') WHERE outcome IS NOT NULL', ARRAY[:'node'], ARRAY[:'gid'], '{f}')) AS t(outcome text, detail text);
 SELECT api.in_doubt_at_peer();
 SELECT api.peer_accounts();
 -- nor joins it again
-SELECT split_part(api.try(format('SELECT * FROM dblink(%L, %L) AS t(a text)', 'plain', format('SELECT dtx.branch_join(%L, ''at'', 0, 0)', :'gid'))), E'\n', 1);
+SELECT split_part(api.try(format('SELECT * FROM dblink(%L, %L) AS t(a text)', 'plain', format('SELECT dtx.branch_join(%L, ''at'', 0, 0, 1, 0)', :'gid'))), E'\n', 1);
 SELECT dblink_exec('holder', 'COMMIT');
 CALL api.settle();
 SELECT api.peer_accounts();
 -- what the plain role says of branches that nobody knows
-SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678:7.0123456789abcdef/1}', '{t}', 0) WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
-SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678:7.0123456789abcdef/1}', '{f}', 0) WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
+SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678}', 1, 0, '{nowhere.12345678:7.0123456789abcdef/1}', '{t}', 'a', '{}') WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
+SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678}', 1, 0, '{nowhere.12345678:7.0123456789abcdef/1}', '{f}', 'a', '{}') WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
 -- the rollback came first: phase 1 is refused, and so is a commit
-SELECT split_part(api.try($$ SELECT * FROM dblink('plain', $q$SELECT dtx.branch_join('nowhere.12345678:7.0123456789abcdef/1', 'at', 0, 0)$q$) AS t(a text) $$), E'\n', 1);
-SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678:7.0123456789abcdef/1}', '{t}', 0) WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
-SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678:7.0123456789abcdef/1}', '{f}', 0) WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
+SELECT split_part(api.try($$ SELECT * FROM dblink('plain', $q$SELECT dtx.branch_join('nowhere.12345678:7.0123456789abcdef/1', 'at', 0, 0, 1, 0)$q$) AS t(a text) $$), E'\n', 1);
+SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678}', 1, 0, '{nowhere.12345678:7.0123456789abcdef/1}', '{t}', 'a', '{}') WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
+SELECT outcome, detail FROM dblink('plain', $$SELECT outcome, detail FROM dtx.branch_settle('{nowhere.12345678}', 1, 0, '{nowhere.12345678:7.0123456789abcdef/1}', '{f}', 'a', '{}') WHERE outcome IS NOT NULL$$) AS t(outcome text, detail text);
 -- nor can it make the participant believe that a coordinator has forgotten its transactions
 CREATE DATABASE dtx_regression_forged;
 \c dtx_regression_forged
@@ -189,19 +216,26 @@ CREATE SERVER peer FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host :'HOST', port :'PO
 CREATE USER MAPPING FOR CURRENT_USER SERVER peer OPTIONS (user :'USER');
 SELECT dtx_exec('peer', 'UPDATE api.account SET note = ''before''');
 SELECT dblink_connect('plain', format('host=%s port=%s dbname=dtx_regression_peer user=dtx_api_plain', :'HOST', :'PORT')) AS ok \gset
-DO $$
+CREATE FUNCTION forge(statement text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+  PERFORM * FROM dtx.node n, dblink('plain', format(statement, n.name || '.' || n.tag)) AS t(outcome text);
+EXCEPTION
+  WHEN undefined_function THEN RAISE;
   -- refused or without effect: either will do
-  PERFORM * FROM dblink('plain', format('SELECT outcome FROM dtx.branch_settle(%L, ''{f}'', 9000000000000000000)',
-    (SELECT ARRAY[name || '.' || tag || ':1.0123456789abcdef/1'] FROM dtx.node))) AS t(outcome text);
-EXCEPTION WHEN OTHERS THEN NULL;
+  WHEN OTHERS THEN NULL;
 END $$;
-DO $$
-BEGIN
-  PERFORM * FROM dblink('plain', format('SELECT outcome FROM dtx.branch_settle(%L, ''{f}'', -1)',
-    (SELECT ARRAY[name || '.' || tag || ':1.0123456789abcdef/1'] FROM dtx.node))) AS t(outcome text);
-EXCEPTION WHEN OTHERS THEN NULL;
-END $$;
+SELECT forge($$ SELECT outcome FROM dtx.branch_settle(ARRAY[%1$L], 1, 9000000000000000000, ARRAY[%1$L || ':1.0123456789abcdef/1'], '{f}', 'a', '{}') $$);
+SELECT forge($$ SELECT outcome FROM dtx.branch_settle(ARRAY[%1$L], 1, -1, ARRAY[%1$L || ':1.0123456789abcdef/1'], '{f}', 'a', '{}') $$);
+-- nor that it has been replaced
+SELECT forge($$ SELECT outcome FROM dtx.branch_settle(ARRAY[%1$L], 1000000, 9000000000000000000, ARRAY[%1$L || ':1.0123456789abcdef/2'], '{f}', 'a', '{1}') $$);
+SELECT forge($$ SELECT gid FROM dtx.branch_pending(ARRAY[%1$L], 1000001) $$);
+SELECT dblink_exec('plain', 'BEGIN') AS ok \gset
+SELECT forge($$ SELECT dtx.branch_join(%1$L || ':9000000000000000000.0123456789abcdef/1', 'at', 0, 0, 1000002, 0) $$);
+SELECT dblink_exec('plain', 'ROLLBACK') AS ok \gset
+-- that it can for its own branches only
+\set VERBOSITY sqlstate
+SELECT t.gid FROM dtx.node n, dblink('plain', format('SELECT gid FROM dtx.branch_pending(ARRAY[%L], 1)', n.name || '.' || n.tag)) AS t(gid text);
+\set VERBOSITY default
 SELECT dblink_disconnect('plain') AS ok \gset
 SELECT dtx_exec('peer', 'UPDATE api.account SET note = ''after''');
 \c dtx_regression
@@ -267,6 +301,31 @@ DROP OWNED BY "dtx_api Quoted";
 DROP ROLE "dtx_api Quoted";
 
 -- calls that no coordinator makes
+-- Joins a branch at the peer, and leaves it again.
+CREATE FUNCTION api.join_peer(gid text, rest text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  answer text;
+BEGIN
+  PERFORM dblink_connect('joiner', api.dsn('dtx_regression_peer')), dblink_exec('joiner', 'BEGIN');
+  answer := api.try(format('SELECT * FROM dblink(''joiner'', %L) AS t(a text)', format('SELECT dtx.branch_join(%L, %s)', gid, rest)));
+  PERFORM dblink_exec('joiner', 'ROLLBACK'), dblink_disconnect('joiner');
+  RETURN answer;
+END $$;
+SELECT api.at_peer('SELECT name || ''.'' || tag FROM dtx.node') AS self \gset
+-- its own transactions need no branch
+SELECT api.join_peer(:'self' || ':1.0123456789abcdef/1', $$'at', 0, 0, 1, 0$$);
+SELECT api.join_peer(:'self' || ':1.0123456789abcdef/1', $$'xa', 0, 0, 1, 0$$);
+SELECT api.join_peer(:'self' || ':1.0123456789abcdef/1', $$'tcc', 0, 0, 1, 0$$);
+-- not even on a detour: nobody is above itself
+SELECT api.join_peer(:'self' || ':1.0123456789abcdef/1/1', format($$'at', 0, 0, 1, 0, ARRAY[%L, 'y.12345678'], 1$$, :'self'));
+SELECT api.join_peer('x.12345678:1.0123456789abcdef/1/1', format($$'at', 0, 0, 1, 0, ARRAY['x.12345678', %L], 1$$, :'self'));
+SELECT api.join_peer('x.12345678:1.0123456789abcdef/1/1/1', format($$'at', 0, 0, 1, 0, ARRAY['x.12345678', %L, 'y.12345678'], 1$$, :'self'));
+-- whoever the superiors are, the coordinator is the one of the gid
+SELECT api.join_peer(:'self' || ':1.0123456789abcdef/1/1', $$'at', 0, 0, 1, 0, '{x.12345678,y.12345678}', 1$$);
+SELECT api.join_peer('x.12345678:1.0123456789abcdef/1/1', $$'at', 0, 0, 1, 0, '{x.12345678,NULL}', 1$$);
+-- an id has an end
+SELECT left(api.join_peer('x.12345678:1.0123456789abcdef' || repeat('/1', 200), $$'at', 0, 0, 1, 0$$), 5) IN ('22023', '54001');
+DROP FUNCTION api.join_peer(text, text);
 \c dtx_regression_peer
 SET client_min_messages = warning;
 CREATE FUNCTION api.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
@@ -281,46 +340,81 @@ EXCEPTION WHEN OTHERS THEN
                    'HINT: ' || nullif(hint, '')), '[[:alnum:]_]+\.[0-9a-f]{8}:[0-9]+\.[0-9a-f]{16}', 'XID', 'g');
 END $$;
 SELECT name || '.' || tag AS self FROM dtx.node \gset
-SELECT dtx.branch_join('', 'at', 0, 0);
-SELECT dtx.branch_join('nonsense', 'at', 0, 0);
-SELECT api.try(format('SELECT dtx.branch_join(%L, ''at'', 0, 0)', g)) FROM unnest(ARRAY[
+SELECT dtx.branch_join('', 'at', 0, 0, 1, 0);
+SELECT dtx.branch_join('nonsense', 'at', 0, 0, 1, 0);
+SELECT api.try(format('SELECT dtx.branch_join(%L, ''at'', 0, 0, 1, 0)', g)) FROM unnest(ARRAY[
   'x.12345678:1.0123456789abcdef', 'x.12345678:1.0123456789abcdef/', 'x.12345678:1.0123456789abcdef/0', 'x.12345678:1.0123456789abcdef/01',
   'x.12345678:1.0123456789abcdef/4294967296', 'x.12345678:1.0123456789abcdef/1/x', 'x.12345678:0.0123456789abcdef/1', 'x.12345678:01.0123456789abcdef/1', 'x.12345678:-1.0123456789abcdef/1',
   'x.12345678:1.0123456789ABCDEF/1', 'x.12345678:1.123456789abcdef/1', 'x.1234567:1.0123456789abcdef/1', '.12345678:1.0123456789abcdef/1',
-  'x.12345678:18446744073709551616.0123456789abcdef/1', 'x.12345678:1.0123456789abcdef/1 ', repeat('x', 64) || '.12345678:1.0123456789abcdef/1']) g;
--- its own transactions need no branch
-SELECT api.try(format('SELECT dtx.branch_join(%L, ''at'', 0, 0)', :'self' || ':1.0123456789abcdef/1'));
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'paper', 0, 0);
+  'x.12345678:18446744073709551616.0123456789abcdef/1', 'x.12345678:1.0123456789abcdef/1 ', repeat('x', 64) || '.12345678:1.0123456789abcdef/1',
+  -- a branch of a branch
+  'x.12345678:1.0123456789abcdef/1/', 'x.12345678:1.0123456789abcdef//1', 'x.12345678:1.0123456789abcdef/1/0', 'x.12345678:1.0123456789abcdef/0/1',
+  'x.12345678:1.0123456789abcdef/1/01', 'x.12345678:1.0123456789abcdef/2147483648/1', 'x.12345678:1.0123456789abcdef/1/-1']) g;
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'paper', 0, 0, 1, 0);
 -- NULL joins nothing
-SELECT dtx.branch_join(NULL, 'at', 0, 0) IS NULL;
+SELECT dtx.branch_join(NULL, 'at', 0, 0, 1, 0) IS NULL;
 -- once a transaction, before it writes, at its top
 BEGIN;
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0) = :'self';
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0, 1, 0) = :'self';
 SELECT dtx_xid();
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/2', 'at', 0, 0);
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/2', 'at', 0, 0, 1, 0);
+ROLLBACK;
+-- who controls a branch tells the token of its join, if it had one
+SELECT dtx.branch_control(0);
+BEGIN;
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0, 1, 0) = :'self';
+SELECT dtx.branch_control(0);
+ROLLBACK;
+BEGIN;
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'xa', 0, 0, 1, 7) = :'self';
+SELECT dtx.branch_control(8);
 ROLLBACK;
 BEGIN;
 SAVEPOINT s;
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0);
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0, 1, 0);
 ROLLBACK;
 BEGIN;
 SELECT pg_current_xact_id() IS NOT NULL;
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0);
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0, 1, 0);
 ROLLBACK;
 BEGIN READ ONLY;
-SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0);
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1', 'at', 0, 0, 1, 0);
 ROLLBACK;
--- settling: one decision a branch, none of them NULL
-SELECT * FROM dtx.branch_settle('{x.12345678:1.0123456789abcdef/1}', '{}', 0);
-SELECT * FROM dtx.branch_settle('{}', '{t}', 0);
-SELECT * FROM dtx.branch_settle('{NULL}', '{t}', 0);
-SELECT * FROM dtx.branch_settle('{x.12345678:1.0123456789abcdef/1}', '{NULL}', 0);
-SELECT * FROM dtx.branch_settle('{nonsense}', '{t}', 0);
-SELECT outcome, detail FROM dtx.branch_settle('{}', '{}', 0);
-SELECT count(*) FROM dtx.branch_settle(NULL, '{}', 0);
-SELECT outcome, detail FROM dtx.branch_settle('{x.12345678:1.0123456789abcdef/1,x.12345678:1.0123456789abcdef/1}', '{t,t}', 0);
-SELECT dtx.branch_pending('{}');
-SELECT dtx.branch_pending('{x.12345678,NULL}');
+-- settling: one decision, one mode and maybe one N a branch, none of them NULL
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{}', 'a', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{}', '', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{}', '{t}', '', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{}', '{}', 'a', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{t}', '', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{t}', 'aa', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{t}', 'a', '{1,1}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{NULL}', '{t}', 'a', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{NULL}', 'a', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{t}', 'a', '{NULL}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{nonsense}', '{t}', 'a', '{}');
+-- a mode that nobody knows
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1}', '{f}', '!', '{}');
+-- somebody asks, and forgets nothing that is yet to come
+SELECT * FROM dtx.branch_settle('{}', 1, 0, '{}', '{}', '', '{}');
+SELECT * FROM dtx.branch_settle('{NULL}', 1, 0, '{}', '{}', '', '{}');
+SELECT * FROM dtx.branch_settle('{x.12345678}', 1, -1, '{}', '{}', '', '{}');
+SELECT outcome, detail FROM dtx.branch_settle('{x.12345678}', 1, 0, '{}', '{}', '', '{}');
+SELECT count(*) FROM dtx.branch_settle(NULL, 1, 0, '{}', '{}', '', '{}');
+SELECT count(*) FROM dtx.branch_settle('{x.12345678}', 1, 0, NULL, '{}', '', '{}');
+SELECT outcome, detail FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/1,x.12345678:1.0123456789abcdef/1}', '{t,t}', 'aa', '{}');
+-- a rollback of a branch that nobody here knows, not even by its mode; then the branch cannot come
+SELECT outcome, detail FROM dtx.branch_settle('{x.12345678}', 1, 0, '{x.12345678:1.0123456789abcdef/9}', '{f}', '?', '{}');
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/9', 'at', 0, 0, 1, 0);
+-- who has spoken on a timeline is not obeyed on an earlier one
+SELECT outcome, detail FROM dtx.branch_settle('{z.12345678}', 5, 0, '{}', '{}', '', '{}');
+SELECT outcome, detail FROM dtx.branch_settle('{z.12345678}', 4, 0, '{}', '{}', '', '{}');
+SELECT dtx.branch_pending('{z.12345678,x.12345678}', 4);
+SELECT dtx.branch_join('z.12345678:1.0123456789abcdef/1', 'at', 0, 0, 4, 0);
+SELECT dtx.branch_join('x.12345678:1.0123456789abcdef/1/1', 'at', 0, 0, 4, 0, '{x.12345678,z.12345678}', 1);
+SELECT dtx.branch_pending('{z.12345678}', 5);
+SELECT dtx.branch_pending('{x.12345678}', 1);
+SELECT dtx.branch_pending('{}', 1);
+SELECT dtx.branch_pending('{x.12345678,NULL}', 1);
 -- dtx.capture is a trigger of dtx_attach's
 SELECT api.try('SELECT dtx.capture()');
 SELECT api.try('SELECT dtx.guard_rewrite()');

@@ -24,7 +24,7 @@ RESET synchronous_commit;
 BEGIN;
 SET LOCAL synchronous_commit = local;
 SET LOCAL lock_timeout = '7s';
-SELECT outcome FROM dtx.branch_settle('{other.12345678:1.0123456789abcdef/1}', '{f}', 0) WHERE outcome <> 'awaited';
+SELECT outcome FROM dtx.branch_settle('{other.12345678}', 1, 0, '{other.12345678:1.0123456789abcdef/1}', '{f}', 'a', '{}') WHERE outcome <> 'awaited';
 COMMIT;
 SHOW synchronous_commit;
 SHOW lock_timeout;

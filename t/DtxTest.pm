@@ -214,12 +214,15 @@ SELECT concat_ws('; ',
     (SELECT 'undo_log: ' || count(*) FROM dtx.undo_log HAVING count(*) > 0),
     (SELECT 'locks: ' || count(*) FROM pg_locks WHERE locktype = 'advisory'
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-     HAVING count(*) > 0))
+     HAVING count(*) > 0),
+    (SELECT 'prepared: ' || string_agg(gid, ', ') FROM pg_prepared_xacts
+     WHERE database = current_database()))
 SQL
 	return $rows // 'no answer';
 }
 
-# Wait until nothing is in doubt anywhere, no undo row left, no call under way.
+# Wait until nothing is in doubt or prepared anywhere, no undo row left, no call
+# under way.
 sub settled
 {
 	my @nodes = @_;

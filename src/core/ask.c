@@ -99,6 +99,9 @@ ask_for_rollback(PeerConnection *pc, const SettleRequest *request, TimestampTz d
 	call.statements[1].nparams = SETTLE_PARAMS;
 	call.statements[1].values = values;
 	call.statements[2].sql = "COMMIT";
+	/* behind a pooler there is no second try for it */
+	for (int i = 0; i < call.nstatements; i++)
+		call.statements[i].once = true;
 	PG_TRY();
 	{
 		remote_run(&call, deadline);

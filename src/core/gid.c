@@ -91,6 +91,8 @@ gid_parse(const char *text, Gid *gid)
 	size_t		length = strlen(text);
 
 	memset(gid, 0, sizeof(*gid));
+	if (length >= DTX_GID_SIZE)
+		return false;
 	/* the node's name may hold a '/' too: take /B off the end until an xid is left */
 	while (length > 0)
 	{

@@ -162,11 +162,12 @@ static void
 set_superiors(CurrentBranch *joining, const JoinRequest *request, const char *self)
 {
 	int			n = list_length(request->superiors);
-	const char **nodes = palloc((n + 2) * sizeof(char *));
+	const char **nodes = palloc((n + 3) * sizeof(char *));
 	int			count = 0;
 	ListCell   *cell;
 
-	if (n == 0)
+	/* the coordinator is the gid's, whatever else is said */
+	if (n == 0 || strcmp(linitial(request->superiors), joining->gid.xid.node) != 0)
 		nodes[count++] = joining->gid.xid.node;
 	foreach(cell, request->superiors)
 		nodes[count++] = lfirst(cell);

@@ -328,6 +328,7 @@ register_at(const GlobalXid *xid, const char *xid_text)
 	values[1] = node_self();
 	call.pc = connection_get(server_for_node(xid->node, role), role, 0);
 	call.statements[0].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text)";
+	call.statements[0].once = true;
 	call.statements[0].nparams = 2;
 	call.statements[0].values = values;
 	PG_TRY();

@@ -76,6 +76,7 @@ start_vote(SharedBranch *branches, int count, VoteCall *calls)
 		vote->call.pc = connection_get(branches[i].server, branches[i].role, 0);
 		vote->call.nstatements = 1;
 		vote->call.statements[0].sql = "SELECT pg_catalog.unnest(dtx.branch_vote($1::pg_catalog.text[]))";
+		vote->call.statements[0].once = true;
 		vote->call.statements[0].nparams = 1;
 		vote->call.statements[0].values = vote->values;
 		ncalls++;

@@ -25,12 +25,42 @@ static dlist_head cache = DLIST_STATIC_INIT(cache);
 static dlist_head all = DLIST_STATIC_INIT(all);
 static bool callbacks_registered = false;
 
+/* (server, role) pairs behind a pooler that swaps sessions under prepared statements. */
+#define SWAPPING_PEERS	16
+static struct
+{
+	Oid			server;
+	Oid			role;
+}			swapping[SWAPPING_PEERS];
+static int	nswapping = 0;
+
+static bool
+is_swapping(Oid server, Oid role)
+{
+	for (int i = 0; i < Min(nswapping, SWAPPING_PEERS); i++)
+		if (swapping[i].server == server && swapping[i].role == role)
+			return true;
+	return false;
+}
+
+void
+connection_use_unnamed(PeerConnection *pc)
+{
+	pc->unnamed_only = true;
+	if (is_swapping(pc->server, pc->role))
+		return;
+	swapping[nswapping % SWAPPING_PEERS].server = pc->server;
+	swapping[nswapping % SWAPPING_PEERS].role = pc->role;
+	nswapping++;
+}
+
 /* A server or a mapping changed: connections made from it are not used again. */
 static void
 forget_options(Datum arg, int cacheid, uint32 hashvalue)
 {
 	dlist_iter	iter;
 
+	nswapping = 0;
 	dlist_foreach(iter, &all)
 	{
 		PeerConnection *pc = dlist_container(PeerConnection, all_node, iter.cur);
@@ -74,6 +104,7 @@ connection_start(Oid server, Oid role)
 	dlist_push_tail(&all, &pc->all_node);
 	pc->server = server;
 	pc->role = role;
+	pc->unnamed_only = is_swapping(server, role);
 	pc->mapping = params->mapping;
 	strlcpy(pc->server_name, params->server_name, NAMEDATALEN);
 	pc->needs_password = params->needs_password;
@@ -230,6 +261,7 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 
 	snprintf(version, sizeof(version), "%d", DTX_PROTOCOL_VERSION);
 	call.statements[0].sql = HELLO_SQL;
+	call.statements[0].once = true;
 	call.statements[0].nparams = 1;
 	call.statements[0].values = values;
 

@@ -56,6 +56,10 @@ typedef struct PeerConnection
 extern PeerConnection *connection_start(Oid server, Oid role);
 extern PostgresPollingStatusType connection_poll(PeerConnection *pc);
 
+/* A prepared statement was not there, or somebody else's was: from now on this
+ * connection, and those to the same server as the same role, do without. */
+extern void connection_use_unnamed(PeerConnection *pc);
+
 /* The password rule, after connecting; false with a message in *why. */
 extern bool connection_password_ok(PeerConnection *pc);
 

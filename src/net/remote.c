@@ -67,6 +67,7 @@ queue_statement(RemoteCall *call, int i)
 
 	statement_name(s, call->names[i]);
 	call->prepares[i] = false;
+	call->named[i] = false;
 	if (pc->unnamed_only || s->once ||
 		(!is_prepared(pc, call->names[i]) && pc->statements != NULL &&
 		 hash_get_num_entries(pc->statements) >= MAX_PREPARED))
@@ -75,6 +76,7 @@ queue_statement(RemoteCall *call, int i)
 	else
 	{
 		ok = true;
+		call->named[i] = true;
 		if (!is_prepared(pc, call->names[i]))
 		{
 			call->prepares[i] = true;
@@ -384,18 +386,11 @@ remote_failed_on_statement(RemoteCall *call)
 	state = PQresultErrorField(call->error, PG_DIAG_SQLSTATE);
 	if (state == NULL)
 		return false;
-	if (strcmp(state, "26000") == 0 && !call->prepares[failed])
+	/* a pooler has swapped the session; one that was unnamed was not lost */
+	if ((strcmp(state, "26000") == 0 || (strcmp(state, "42P05") == 0 && call->prepares[failed])) &&
+		call->named[failed])
 	{
-		/* a pooler swapped the session: prepare again, or, if that did not
-		 * help the last time, do without */
-		if (is_prepared(call->pc, call->names[failed]))
-			(void) hash_search(call->pc->statements, call->names[failed], HASH_REMOVE, NULL);
-		return true;
-	}
-	if ((strcmp(state, "26000") == 0 || strcmp(state, "42P05") == 0) &&
-		call->prepares[failed])
-	{
-		call->pc->unnamed_only = true;
+		connection_use_unnamed(call->pc);
 		return true;
 	}
 	if (strcmp(state, "0A000") == 0 && is_prepared(call->pc, call->names[failed]) &&

@@ -38,6 +38,7 @@ typedef struct RemoteCall
 	/* progress */
 	char		names[REMOTE_MAX_STATEMENTS][24];
 	bool		prepares[REMOTE_MAX_STATEMENTS];
+	bool		named[REMOTE_MAX_STATEMENTS];
 	int			current;
 	bool		expects_prepare;	/* of the current statement */
 } RemoteCall;

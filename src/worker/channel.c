@@ -253,6 +253,7 @@ start_greeting(Channel *channel)
 	values[0] = CppAsString2(DTX_PROTOCOL_VERSION);
 	set_statement(call, 0, HELLO_SQL,
 				  1, values);
+	call->statements[0].once = true;
 	start_call(channel, CALL_GREET);
 }
 
