@@ -112,6 +112,7 @@ sub prepare_only
 	return [ 1, 'BEGIN', $begin_xa, @body, q{SET dtx.fault_point = 'xa-after-prepare:error'}, 'ARM', 'COMMIT' ];
 }
 
+my $send = qr/^xa-(before|after)-send$/;
 my $prepare = qr/^xa-(before|after)-prepare$/;
 my $finish = qr/^xa-(before|after)-finish$/;
 my $try = qr/^tcc-(before|after)-try$/;
@@ -120,6 +121,13 @@ my $cancel = qr/^tcc-(before|after)-cancel$/;
 my $vote = qr/^shared-(before-vote|after-vote|before-decision)$/;
 
 my @scenarios = (
+	{ points => $send, what => 'coordinator', arm => 1, victim => 1, moved => 0,
+		steps => [ [ 1, 'BEGIN', $begin_xa, $debit, 'ARM', $credit2, $credit3, 'COMMIT' ] ] },
+	{ points => $send, what => 'coordinator, a second statement', arm => 1, victim => 1, moved => 0,
+		steps => [ [ 1, 'BEGIN', $begin_xa, $debit, $credit3, $credit2, 'ARM', $credit2, 'COMMIT' ] ] },
+	{ points => $send, what => 'middle', arm => [ 1, 'bank2' ], victim => 2, moved => 0,
+		steps => [ [ 1, 'BEGIN', $debit, 'ARM', $credit2, $xa_at_bank2, 'COMMIT' ] ] },
+
 	{ points => $prepare, what => 'coordinator', arm => 1, victim => 1, moved => 0,
 		steps => [ [ 1, 'BEGIN', $begin_xa, $debit, $credit2, $credit3, 'ARM', 'COMMIT' ] ] },
 	{ points => $prepare, what => 'middle', arm => [ 1, 'bank2' ], victim => 2, moved => 0,

@@ -66,7 +66,7 @@ my @modes = (
 # during	the client's statement that waits: nested, or the end
 # told		the client has its answer before the crash comes
 my %steps = (
-	'before inner phase 1' => { point => 'coordinator-before-send', at => 2, server => [ 1, 'bank2' ], during => 'nested' },
+	'before inner phase 1' => { point => '%s-before-send', at => 2, server => [ 1, 'bank2' ], during => 'nested' },
 	'after outer phase 1' => {},
 	'before the decision' => { point => 'coordinator-before-commit', at => 1, during => 'end' },
 	'before it reached the middle' => { point => 'participant-before-settle', at => 2, server => [ 1, 'bank2' ], told => 1 },
@@ -134,7 +134,9 @@ sub run_scenario
 {
 	my ($mode, $name, $victim, $action, $end) = @_;
 	my ($what, @statements) = @$mode;
-	my $step = $steps{$name};
+	my $step = { %{ $steps{$name} } };
+	# a branch that stays open has points of its own
+	$step->{point} = sprintf $step->{point}, $what =~ /xa$/ ? 'xa' : 'coordinator' if $step->{point};
 	my $nested = pop @statements;
 	my $scenario = "$what, $name, $action of bank$victim" . ($end eq 'COMMIT' ? '' : ', rolling back');
 	return if $ENV{ONLY} && $scenario !~ /$ENV{ONLY}/;
