@@ -40,6 +40,9 @@ needs_of()
 	postgresql-server-dev-15 test -f "\$($pg_config --pgxs)" -a -f "\$($pg_config --includedir-server)/postgres.h"
 	libipc-run-perl          perl -MIPC::Run -MTest::More -MTAP::Harness -e 1
 	EON
+	if [ "$TARGET" = check ]; then
+		echo 'pgbouncer                command -v pgbouncer'
+	fi
 	if [ "$TARGET" = lint ]; then
 		cat <<-EON
 		shellcheck               command -v shellcheck

@@ -138,7 +138,11 @@ settle_rollback_now(PeerConnection *pc, const char *gid, char mode, uint64 n, Ti
 		long		remaining = deadline_remaining(until);
 
 		if (strcmp(outcome, SETTLE_SETTLED) == 0)
-			return;
+		{
+			if (strcmp(detail, SETTLE_CHILDREN) != 0)
+				return;
+			outcome = SETTLE_BUSY;	/* what comes next may touch their rows */
+		}
 		if (strcmp(outcome, SETTLE_BUSY) == 0 && remaining == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

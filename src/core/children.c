@@ -99,3 +99,22 @@ children_decide(const JoinedBranch *superior, bool commit)
 	if (any)
 		tell_worker_at_commit(&rows);
 }
+
+bool
+children_rolling_back(const char *gid)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_all(&scan, OWN_BRANCH, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		isnull;
+		Datum		parent = own_column(&scan, tuple, Anum_branch_parent, &isnull);
+
+		found = !isnull && strcmp(TextDatumGetCString(parent), gid) == 0;
+	}
+	own_scan_end(&scan);
+	return found;
+}

@@ -14,6 +14,9 @@
  */
 extern void children_decide(const JoinedBranch *superior, bool commit);
 
+/* Are branches of the branch gid, which was rolled back, not rolled back yet? */
+extern bool children_rolling_back(const char *gid);
+
 /* Has it branches in this very database? */
 extern bool children_here(const JoinedBranch *superior);
 

@@ -339,6 +339,8 @@ examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller 
 		if (committed != request->commit)
 			request->detail = psprintf("It was settled with %s before.",
 									   committed ? "commit" : "rollback");
+		else if (!committed && children_rolling_back(branch->gid_text))
+			request->detail = pstrdup(SETTLE_CHILDREN);
 	}
 	else if (request->commit)
 	{
@@ -580,8 +582,11 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 			continue;
 		open[i] = false;
 		done[i] = message == NULL;
+		if (done[i] && branches[i].children > 0)
+			requests[i].detail = pstrdup(SETTLE_CHILDREN);
 		requests[i].outcome = outcome;
-		requests[i].detail = message;
+		if (message != NULL)
+			requests[i].detail = message;
 		if (strcmp(outcome, SETTLE_CONFLICT) == 0 || strcmp(outcome, SETTLE_FAILED) == 0 ||
 			(message != NULL && may_run_user_code(&branches[i])))
 			mark_joined(&branches[i], strcmp(outcome, SETTLE_CONFLICT) == 0, message);

@@ -28,6 +28,9 @@
 #define SETTLE_DENIED	"denied"
 #define SETTLE_HEURISTIC "heuristic"
 
+/* detail of a rollback that is settled: the branch's own branches are not yet */
+#define SETTLE_CHILDREN	"its own branches are being rolled back"
+
 /* in the last row: somebody waits for rows of branches here; settle soon */
 #define SETTLE_AWAITED	"awaited"
 

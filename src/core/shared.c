@@ -44,6 +44,9 @@ PG_FUNCTION_INFO_V1(dtx_commit);
 PG_FUNCTION_INFO_V1(dtx_rollback);
 PG_FUNCTION_INFO_V1(dtx_branch_register);
 
+/* ms until a request that the worker has not answered is made again */
+#define REGISTER_AGAIN	5000
+
 /* A row of dtx.global. */
 typedef struct SharedTransaction
 {
@@ -378,6 +381,7 @@ register_by_worker(const SharedTransaction *st, char *gid_text)
 	RegisterRequest request = {st->xid.n, GetUserId(), dtx_process_number(),
 	((uint64) MyProcPid << 32) | ++count};
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
+	TimestampTz post_at = 0;
 	bool		answered = false;
 	uint32		b = 0;
 
@@ -398,15 +402,21 @@ register_by_worker(const SharedTransaction *st, char *gid_text)
 					 errmsg("dtx has no worker in this database"),
 					 errdetail("A branch in the database that opened the global transaction is registered by the worker."),
 					 errhint("See the server's log; max_worker_processes may be too low.")));
-		/* again and again: a worker may die with it. One row too many is a branch
-		 * that never commits its part, and no harm. */
-		SpinLockAcquire(&slot->mutex);
-		if (slot->nregisters < DTX_CONTACT_REQUESTS)
-			slot->registers[slot->nregisters++] = request;
-		SpinLockRelease(&slot->mutex);
-		worker_wake(slot);
+		/* again after a while: a worker may die with it. One row too many is a
+		 * branch that never commits its part: safe, but it rolls the rest back. */
+		if (GetCurrentTimestamp() >= post_at)
+		{
+			SpinLockAcquire(&slot->mutex);
+			if (slot->nregisters < DTX_CONTACT_REQUESTS)
+			{
+				slot->registers[slot->nregisters++] = request;
+				post_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REGISTER_AGAIN);
+			}
+			SpinLockRelease(&slot->mutex);
+			worker_wake(slot);
+		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout, 2000), PG_WAIT_EXTENSION);
+						 Min(timeout, 1000), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

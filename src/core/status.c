@@ -200,12 +200,13 @@ global_status(const GlobalXid *xid)
 	if (branch_row_exists(xid))
 		return "committing";
 	slot = my_database_slot();
-	decision = history_decision(xid->node, xid->n, xid->r, 0);
 	if (slot != NULL && open_rollback_exists(slot, xid->n, xid->r, false))
 		return "rolling back";
 	/* branches that a savepoint's rollback took back are on their way too */
 	if (slot != NULL && open_rollback_exists(slot, xid->n, xid->r, true))
 		return "committing";
+	/* last: what is on its way is history before it is taken off the list */
+	decision = history_decision(xid->node, xid->n, xid->r, 0);
 	if (decision != 0)
 		return decision == 'r' || decision == 'h' ? "rolled back" : "committed";
 	if (xid->n < node_memory_from(xid->node))
