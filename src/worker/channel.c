@@ -487,10 +487,8 @@ settle_answered(Channel *channel)
 			}
 			else if (!item->commit && !item->has_row && strcmp(outcome, SETTLE_DENIED) == 0)
 				item_drop(item);	/* the channel of its own role asks for it */
-			else if (item_record_failure(item, message))
-				item_requeue(channel, item, backoff_delay(item->attempts));
 			else
-				item_drop(item);
+				item_failed(channel, item, message);
 		}
 	}
 	if (in_transaction)
@@ -574,10 +572,7 @@ record_single_failure(Channel *channel, const char *why)
 	SettleItem *item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
 
 	worker_begin();
-	if (item_record_failure(item, why))
-		item_requeue(channel, item, backoff_delay(item->attempts));
-	else
-		item_drop(item);
+	item_failed(channel, item, why);
 	worker_commit(false);
 }
 

@@ -141,6 +141,15 @@ item_record_failure(SettleItem *item, const char *message)
 	return HeapTupleIsValid(tuple);
 }
 
+void
+item_failed(Channel *channel, SettleItem *item, const char *message)
+{
+	if (item_record_failure(item, message))
+		item_requeue(channel, item, backoff_delay(item->attempts));
+	else
+		item_drop(item);
+}
+
 /* Queue what a row of dtx.branch says, if it is decided. */
 static void
 read_row(OwnScan *scan, HeapTuple tuple)

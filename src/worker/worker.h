@@ -156,6 +156,10 @@ extern void item_requeue(Channel *channel, SettleItem *item, long delay);
  * commit's row is gone: an operator has removed it. */
 extern bool item_record_failure(SettleItem *item, const char *message);
 
+/* Record it, and queue the item for its next attempt; forget it where an operator
+ * has removed its row. In a transaction. */
+extern void item_failed(Channel *channel, SettleItem *item, const char *message);
+
 /* Forget an item: there is nothing left to do for it. */
 extern void item_drop(SettleItem *item);
 
