@@ -33,8 +33,9 @@ foreach my $side (@sides)
 	cmp_ok(scalar(grep { $_->{side} eq $side } @points), '>', 0, "there are points on the side $side");
 }
 
-# in XA a branch has no row of its own before it is prepared
-my %only_at = map { $_ => 1 } qw(coordinator-before-branch-row coordinator-after-branch-row);
+# XA passes these too, with a branch that is prepared, or is to be
+my %in_xa_too = map { $_ => 1 } qw(coordinator-before-commit coordinator-after-commit
+  participant-before-join participant-before-phase-one participant-after-phase-one);
 
 my @servers = qw(bank2 bank2_too);
 my @actions = qw(error kill stop cut);
@@ -117,7 +118,7 @@ sub branch
 
 # A transfer in two branches, over either server; or with a branch that a
 # savepoint takes back, which is rolled back at the peer before the next one
-# goes there; or in mode XA, which passes some of the points in places of its own.
+# goes there; or one branch in mode XA.
 my %transfers = (
 	'' => [ branch('bank2', 4), branch('bank2_too', $amount - 4) ],
 	xa => [ q{SELECT dtx_begin('xa')}, branch('bank2', $amount) ],
@@ -252,8 +253,7 @@ SCENARIO: foreach my $point (@points)
 		my @scenarios = map { [ $_, 1, '' ] } @ends;
 		push @scenarios, map { [ $_, 2, '' ] } @ends if $point->{side} ne 'worker';
 		push @scenarios, [ 'COMMIT', 1, 'savepoint' ] if $point->{side} eq 'participant-settle';
-		push @scenarios, [ 'COMMIT', 1, 'xa' ]
-		  if $point->{side} =~ /^(coordinator|participant)$/ && !$only_at{ $point->{name} };
+		push @scenarios, [ 'COMMIT', 1, 'xa' ] if $in_xa_too{ $point->{name} };
 		foreach my $scenario (@scenarios)
 		{
 			run_scenario($point, $action, @$scenario);
