@@ -22,8 +22,8 @@ my @calls = (
 	# outcome, detail, written, durable: a row a branch, and the last
 	[ settle => qr/dtx\.branch_settle/, 4,
 		sub { (map { [ 'settled', undef, undef, undef ] } "@_" =~ m{:\d+\.[0-9a-f]{16}/}g), [ undef, undef, '0/1000', '0/1000' ] } ],
-	# gid, n
-	[ pending => qr/dtx\.branch_pending/, 2, sub { } ],
+	# gid, n, node
+	[ pending => qr/dtx\.branch_pending/, 3, sub { } ],
 	[ flush => qr/dtx\.branch_flush/, 1, sub { [''] } ],
 	[ other => qr/dtx\./, 1, sub { [''] } ],
 	[ decision => qr/^(COMMIT|ROLLBACK) PREPARED/, 0, sub { } ],
@@ -53,7 +53,8 @@ sub ids_of_asker
 	my ($answer, $nodes) = @_;
 	my ($node) = $nodes =~ /([^{},"]+)/;
 	my @n = qw(1 4294967296 9223372036854775807 18446744073709551000);
-	return (rows => [ (map { [ "$node:$_.0123456789abcdef/7", $_ ] } @n), [ 'stranger.00000000:5.0123456789abcdef/7/8', $n[-1] ] ]);
+	return (rows => [ (map { [ "$node:$_.0123456789abcdef/7", $_, $node ] } @n),
+			[ 'stranger.00000000:5.0123456789abcdef/7/8', $n[-1], $node ] ]);
 }
 
 my %distortions = (
@@ -69,8 +70,8 @@ my %distortions = (
 	'a row too few' => sub { my ($answer) = @_; (rows => [ @{ $answer->{rows} }[ 1 .. $#{ $answer->{rows} } ] ]) },
 	'rows too many' => sub { my ($answer) = @_; (rows => [ ($answer->{rows}[0]) x 5, @{ $answer->{rows} } ]) },
 	'a long error in a row' => each_row(sub { defined $_[0] ? ('failed', "\xc3\xa9" x 5000, @_[ 2 .. $#_ ]) : @_ }),
-	'ids that are none' => sub { (rows => [ map { [ $_, $_ ] } '', undef, '/', 'x/1', 'a:b/1', 'x' x 100_000, "\xff:1.\xff/1" ]) },
-	'ids of others' => sub { (rows => [ map { [ "stranger.00000000:$_.0123456789abcdef/1", $_ ] } 5, 6 ]) },
+	'ids that are none' => sub { (rows => [ map { [ $_, $_, $_ ] } '', undef, '/', 'x/1', 'a:b/1', 'x' x 100_000, "\xff:1.\xff/1" ]) },
+	'ids of others' => sub { (rows => [ map { [ "stranger.00000000:$_.0123456789abcdef/1", $_, 'stranger.00000000' ] } 5, 6 ]) },
 	'ids that never were' => \&ids_of_asker,
 	'an error' => sub { (error => { S => 'ERROR', C => 'XX000', M => 'I do not like you' }) },
 	'an error without SQLSTATE' => sub { (error => { M => 'I do not like you' }) },
@@ -120,7 +121,7 @@ sub session_gets
 	my $what = "session, $call: $distortion";
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	$hostile->distort($call => $distortion);
-	$s->must(q{SET dtx.call_timeout = '300ms'}) if $states eq '57014';
+	$s->must(q{SET dtx.call_timeout = '300ms'}) if $states =~ /57014/;
 	my $r = $s->run($sql);
 	ok(!$r->{ok} && ($r->{state} // 'lost') =~ /^($states)$/, "$what: an error")
 	  or diag "its SQLSTATE is " . ($r->{state} // 'lost') . ": $r->{err}";
@@ -151,7 +152,8 @@ my $ping = q{SELECT dtx_ping('hostile')};
 session_gets(startup => $_, '08001', $ping) foreach 'the end', 'an error', 'noise';
 session_gets(hello => @$_, $ping)
   foreach ['no rows', $unexpected], ['two columns too few', $unexpected], ['NULLs', "$unexpected|0A000"], ['another protocol', '0A000'],
-  ['garbage', '0A000'], ['an error', 'XX000'], ['an error without SQLSTATE', $nameless], @broken;
+  ['garbage', '0A000'], ['an error', 'XX000'], ['an error without SQLSTATE', $nameless],
+  (grep { $_->[0] ne 'silence' } @broken), ['silence', '57014|08001'];
 $s->must(q{SET dtx.connect_timeout = '300ms'});
 session_gets(hello => 'silence', '08001', $ping);
 $s->must('RESET dtx.connect_timeout');
@@ -190,10 +192,11 @@ SKIP:
 		my $what = "session, decision: $distortion";
 		$s->must('BEGIN', q{SELECT dtx_begin('xa')}, $call);
 		$hostile->distort(decision => $distortion);
-		ok($s->run('COMMIT')->{ok}, "$what: the transaction is committed");
-		wait_until(sub { my @asked = $hostile->journal('decision'); @asked }, 'the decision is sent');
+		my $r = $s->run('COMMIT');
+		ok($r->{ok}, "$what: the transaction is committed") or diag $r->{err};
+		wait_until(sub { my @asked = $hostile->journal('decision'); @asked }, 'the decision is sent', 10);
 		$hostile->distort;
-		my $r = eval { $s->run($call, 10) } // { state => 'none' };
+		$r = eval { $s->run($call, 10) } // { state => 'none' };
 		like($r->{state}, qr/^(00000|080..|$unexpected)$/, "$what: the next call ends");
 		$s = patient_session() if $r->{state} eq 'none';
 		session_goes_on("decision: $distortion");
@@ -253,11 +256,12 @@ sub worker_meets
 my $no_answer = 'unexpected answer';
 worker_meets(settle => @$_)
   foreach ['no rows', $no_answer], ['two columns too few', $no_answer], ['NULLs', $no_answer], ['garbage', $no_answer],
-  ['garbage like a position', $no_answer], ['bytes that are no text', '.'], ['an error', 'XX000: I do not like you'],
-  ['an error without SQLSTATE', 'I do not like you'], ['a lost statement', '.'], ['the end', '.'], ['half an answer', '.'],
-  ['noise', '.'], ['an early end of the call', '.'], ['silence', 'in time'];
+  ['garbage like a position', $no_answer], ['bytes that are no text', '.'], ['the end', '.'],
+  ['half an answer', '.'], ['noise', '.'], ['an early end of the call', '.'], ['silence', 'in time'];
 # of the branches, not of the peer
-worker_meets(settle => $_, '.', view => 'dtx_branches WHERE') foreach 'a row too few', 'a long error in a row';
+worker_meets(settle => @$_, view => 'dtx_branches WHERE')
+  foreach ['an error', 'XX000: I do not like you'], ['an error without SQLSTATE', 'I do not like you'],
+  ['a lost statement', '.'], ['a row too few', '.'], ['a long error in a row', '.'];
 worker_meets(settle => 'rows too many', undef, attempts => 1);
 worker_meets(pending => @$_)
   foreach ['no columns', $no_answer], ['an error', 'XX000: I do not like you'], ['a lost statement', '.'], ['the end', '.'],
@@ -272,7 +276,7 @@ worker_meets(startup => 'the end', '.', pending => 'the end');
 # It is greeted well each time, and fails in the next call: backoff all the same.
 $s->must('BEGIN', $call);
 my $xid = $s->must('SELECT dtx_xid()');
-$hostile->distort(settle => 'an error');
+$hostile->distort(settle => 'no rows');
 $s->must('COMMIT');
 ok(wait_for_value($bank1, q{SELECT attempts > 3 FROM dtx_peers WHERE server = 'hostile'}, 't', 5), 'failures are counted up');
 $hostile->distort;

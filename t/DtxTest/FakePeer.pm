@@ -255,7 +255,7 @@ sub answer
 	my ($self, $sql, @values) = @_;
 	my ($call) = grep { $sql =~ $_->[1] } @{ $self->{calls} };
 	my ($name, undef, $columns, $rows) = @$call;
-	my $honest = { columns => $columns, rows => [ $rows->(@values) ], tag => $sql =~ /^(BEGIN|COMMIT|ROLLBACK|PREPARE)/ ? $1 : undef };
+	my $honest = { columns => $columns, rows => [ $rows->(@values) ], tag => $sql =~ /^((COMMIT|ROLLBACK) PREPARED|PREPARE TRANSACTION|BEGIN|COMMIT|ROLLBACK)\b/ ? $1 : undef };
 	my %orders = map { split /\t/ } split /\n/, PostgreSQL::Test::Utils::slurp_file("$self->{host}/orders");
 	my $order = $orders{$name};
 	open my $journal, '>>', "$self->{host}/journal" or croak "journal: $!";
