@@ -330,7 +330,8 @@ connection_message(PGconn *conn)
 {
 	const char *message = PQerrorMessage(conn);
 
-	return message != NULL && message[0] != '\0' ? pchomp(message) :
+	/* libpq quotes what it did not understand */
+	return message != NULL && message[0] != '\0' ? remote_text(pchomp(message), 900) :
 		pstrdup("server closed the connection unexpectedly");
 }
 

@@ -85,7 +85,8 @@ channel_close(Channel *channel)
 static void
 channel_failed(Channel *channel, const char *why)
 {
-	char	   *message = MemoryContextStrdup(worker.context, why);
+	/* libpq quotes what it did not understand */
+	char	   *message = MemoryContextStrdup(worker.context, remote_text(why, 900));
 
 	channel_close(channel);
 	channel->failures++;
