@@ -37,7 +37,7 @@ text_array_literal(const char *const *items, int count)
 	return buf.data;
 }
 
-char *
+static char *
 bool_array_literal(const bool *items, int count)
 {
 	StringInfoData buf;

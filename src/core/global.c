@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "common/pg_prng.h"
+#include "core/branch_row.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/errors.h"
@@ -88,12 +89,6 @@ const GlobalXid *
 global_current(void)
 {
 	return global.active ? &global.xid : NULL;
-}
-
-const BranchMode *
-global_mode(void)
-{
-	return global.mode;
 }
 
 TimestampTz
@@ -225,32 +220,17 @@ global_branch_new(const BranchMode *mode, Oid server, Oid role)
 void
 global_branch_record(Branch *branch, const char *participant)
 {
-	Datum		values[Natts_branch] = {0};
-	bool		nulls[Natts_branch] = {0};
+	BranchRow	row = {.n = global.local_n, .b = branch->b, .server = branch->server,
+		.role = branch->role, .mode = branch->mode->letter, .participant = participant};
 	char		text[DTX_GID_SIZE];
 
 	global_branch_gid(branch, text);
-	values[Anum_branch_n - 1] = Int64GetDatum((int64) global.local_n);
-	values[Anum_branch_b - 1] = Int32GetDatum((int32) branch->b);
-	values[Anum_branch_server - 1] = ObjectIdGetDatum(branch->server);
-	values[Anum_branch_role - 1] = ObjectIdGetDatum(branch->role);
-	values[Anum_branch_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_branch_next_attempt - 1] = true;
-	values[Anum_branch_attempts - 1] = Int32GetDatum(0);
-	values[Anum_branch_mode - 1] = CharGetDatum(branch->mode->letter);
-	values[Anum_branch_gid - 1] = CStringGetTextDatum(text);
-	values[Anum_branch_participant - 1] = CStringGetTextDatum(participant);
-	nulls[Anum_branch_last_error - 1] = true;
-	values[Anum_branch_state - 1] = CharGetDatum(global.nested ? 'd' : 'c');
-	if (global.nested)
-		values[Anum_branch_parent - 1] = CStringGetTextDatum(global.parent);
-	else
-		nulls[Anum_branch_parent - 1] = true;
-	own_insert(OWN_BRANCH, values, nulls);
+	row.gid = text;
+	row.state = global.nested ? 'd' : 'c';
+	row.parent = global.nested ? global.parent : NULL;
+	branch_row_insert(&row);
 	global.recorded++;
 	global_branch_advance(branch, BRANCH_PHASE_ONE);
-	if (OidIsValid(branch->server))
-		stat_add(STAT_BRANCHES_STARTED, 1);
 }
 
 int

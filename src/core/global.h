@@ -63,9 +63,6 @@ extern uint64 global_draw_r(void);
 /* Begin one, in mode 'at', unless there is one. */
 extern void global_ensure(void);
 
-/* The mode of the global transaction: what dtx_exec does. */
-extern const BranchMode *global_mode(void);
-
 /* When the global transaction times out; 0: never. */
 extern TimestampTz global_deadline(void);
 

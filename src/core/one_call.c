@@ -109,9 +109,6 @@ global_one_call(const BranchMode *mode, Oid server, Oid role, const RemoteStatem
 		result = try_call(mode, global_connection(server, role), statement,
 						  flags | JOIN_ONE_STATEMENT);
 	if (result == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("prepared statements keep getting lost at a server"),
-				 errhint("A pooler in between must keep a transaction's statements on one session.")));
+		remote_throw_swapped();
 	return result;
 }

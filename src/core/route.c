@@ -7,52 +7,43 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_foreign_server.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/route.h"
+#include "core/subxact.h"
 #include "miscadmin.h"
 #include "net/connection.h"
 #include "net/peer.h"
 #include "nodes/pg_list.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
-/* Does it? A server that cannot be reached does not, for now. */
+typedef struct LookWork
+{
+	Oid			server;
+	Oid			role;
+	const char *node;
+	bool		found;
+} LookWork;
+
+static void
+look(void *arg)
+{
+	LookWork   *work = arg;
+
+	work->found = strcmp(connection_get(work->server, work->role, 0)->peer_node, work->node) == 0;
+}
+
+/* Does it? A server that cannot be reached does not, for now: *why says so. */
 static bool
 server_leads_to(Oid server, Oid role, const char *node, char **why)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool leads = false;
+	LookWork	work = {server, role, node, false};
+	ErrorData  *error = subxact_run(look, &work);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		leads = strcmp(connection_get(server, role, 0)->peer_node, node) == 0;
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			ReThrowError(error);
+	if (error != NULL)
 		*why = error->message;
-	}
-	PG_END_TRY();
-	return leads;
+	return work.found;
 }
 
 /* Servers with a user mapping for the role, likely ones first: those that are

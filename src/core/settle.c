@@ -32,6 +32,7 @@
 #include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shmem.h"
+#include "core/subxact.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
@@ -42,7 +43,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 /* whose branch's functions are running, or rows being undone */
@@ -408,7 +408,8 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 	return true;
 }
 
-void
+/* Settle a branch that this transaction has alone with commit; its row too. */
+static void
 settle_with_commit(const JoinedBranch *branch)
 {
 	if (mode_by_letter(branch->mode)->settle_commit)
@@ -419,72 +420,59 @@ settle_with_commit(const JoinedBranch *branch)
 	wake_later(xid_hash(&branch->gid.xid));
 }
 
-/* Undo or end branches in a subtransaction: what fails here is this branch's
- * matter, not the batch's. NULL: done. Otherwise why not, and in *outcome what
- * that is called. */
+typedef struct SettleWork
+{
+	List	   *branches;
+	bool		commit;
+} SettleWork;
+
+static void
+settle_group(void *arg)
+{
+	SettleWork *work = arg;
+	JoinedBranch *first = linitial(work->branches);
+	ListCell   *cell;
+
+	/* rows that the transaction's other branches hold are not a stranger's */
+	settling_xid = &first->gid.xid;
+	if (!work->commit)
+		mode_by_letter(first->mode)->settle_rollback(work->branches);
+	foreach(cell, work->branches)
+	{
+		JoinedBranch *branch = lfirst(cell);
+
+		if (work->commit)
+			settle_with_commit(branch);
+		else
+		{
+			if (branch->children > 0)
+				children_decide(branch, false);
+			own_delete_tid(OWN_JOINED_BRANCH, &branch->tid);
+		}
+	}
+}
+
+/* End branches in a subtransaction: what fails here is their matter, not the
+ * batch's. NULL: done. Otherwise why not, and in *outcome what that is called. */
 static char *
 settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile message = NULL;
+	SettleWork	work = {branches, commit};
+	ErrorData  *error = subxact_run(settle_group, &work);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	/* rows that the transaction's other branches hold are not a stranger's */
-	settling_xid = &((JoinedBranch *) linitial(branches))->gid.xid;
-	PG_TRY();
-	{
-		ListCell   *cell;
-
-		if (commit)
-			foreach(cell, branches)
-				settle_with_commit(lfirst(cell));
-		else
-		{
-			mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->settle_rollback(branches);
-			foreach(cell, branches)
-			{
-				JoinedBranch *branch = lfirst(cell);
-
-				if (branch->children > 0)
-					children_decide(branch, false);
-				own_delete_tid(OWN_JOINED_BRANCH, &branch->tid);
-			}
-		}
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		settling_xid = NULL;
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		/* who cancels or ends this session means it */
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			ReThrowError(error);
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-			*outcome = SETTLE_BUSY;
-		else if (!commit && !mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->runs_user_code &&
-				 (error->sqlerrcode == ERRCODE_DTX_CONFLICT ||
-				  ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION))
-			*outcome = SETTLE_CONFLICT;
-		else
-			*outcome = SETTLE_FAILED;
-		message = error->detail == NULL ? pstrdup(error->message) :
-			psprintf("%s: %s", error->message, error->detail);
-	}
-	PG_END_TRY();
 	settling_xid = NULL;
-	return message;
+	if (error == NULL)
+		return NULL;
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		*outcome = SETTLE_BUSY;
+	else if (!commit && !mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->runs_user_code &&
+			 (error->sqlerrcode == ERRCODE_DTX_CONFLICT ||
+			  ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION))
+		*outcome = SETTLE_CONFLICT;
+	else
+		*outcome = SETTLE_FAILED;
+	return error->detail == NULL ? error->message :
+		psprintf("%s: %s", error->message, error->detail);
 }
 
 static int

@@ -69,10 +69,6 @@ typedef struct SettleCaller
 /* Settle here, in the current transaction. */
 extern void settle_branches(SettleRequest *requests, int count, const SettleCaller *caller);
 
-/* Settle a branch that the caller has looked up, and has alone; its row too.
- * May throw. */
-extern void settle_with_commit(const JoinedBranch *branch);
-
 /* Is this branch in doubt here, its phase 1 committed? */
 extern bool joined_in_doubt(const char *gid_text);
 
@@ -108,8 +104,7 @@ extern void settle_rollback_now(PeerConnection *pc, const char *gid, char mode, 
 extern const char **settle_parameters(List *nodes, uint64 horizon, const SettleRequest *requests,
 									  int count);
 
-/* An array literal of text or bool for a parameter, palloc'd. */
+/* An array literal of text for a parameter, palloc'd. */
 extern char *text_array_literal(const char *const *items, int count);
-extern char *bool_array_literal(const bool *items, int count);
 
 #endif							/* DTX_SETTLE_H */

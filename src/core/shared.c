@@ -10,11 +10,13 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "core/api.h"
+#include "core/branch_row.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/errors.h"
 #include "core/fault.h"
 #include "core/global.h"
+#include "core/history.h"
 #include "core/node.h"
 #include "core/override.h"
 #include "core/participant.h"
@@ -24,7 +26,6 @@
 #include "core/settle.h"
 #include "core/shared.h"
 #include "core/shmem.h"
-#include "core/status.h"
 #include "core/tell.h"
 #include "core/vote.h"
 #include "fmgr.h"
@@ -219,25 +220,11 @@ static void
 register_branch(const SharedTransaction *st, uint32 b, Oid server, Oid role,
 				const char *participant, char *gid_text)
 {
-	Datum		values[Natts_branch] = {0};
-	bool		nulls[Natts_branch] = {0};
+	BranchRow	row = {.n = st->xid.n, .b = b, .server = server, .role = role, .mode = 'a',
+		.state = 's', .gid = gid_text, .participant = participant};
 
 	gid_of_child(st->xid_text, b, gid_text);
-	values[Anum_branch_n - 1] = Int64GetDatum((int64) st->xid.n);
-	values[Anum_branch_b - 1] = Int32GetDatum((int32) b);
-	values[Anum_branch_server - 1] = ObjectIdGetDatum(server);
-	values[Anum_branch_role - 1] = ObjectIdGetDatum(role);
-	values[Anum_branch_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_branch_next_attempt - 1] = true;
-	values[Anum_branch_attempts - 1] = Int32GetDatum(0);
-	values[Anum_branch_mode - 1] = CharGetDatum('a');
-	values[Anum_branch_gid - 1] = CStringGetTextDatum(gid_text);
-	values[Anum_branch_participant - 1] = CStringGetTextDatum(participant);
-	nulls[Anum_branch_last_error - 1] = true;
-	values[Anum_branch_state - 1] = CharGetDatum('s');
-	nulls[Anum_branch_parent - 1] = true;
-	own_insert(OWN_BRANCH, values, nulls);
-	stat_add(STAT_BRANCHES_STARTED, 1);
+	branch_row_insert(&row);
 }
 
 /* --- opening and joining --- */
@@ -595,18 +582,11 @@ dtx_rollback(PG_FUNCTION_ARGS)
 static void
 file_away(List *ended, char state)
 {
+	HistoryEntry *entries = palloc0(Max(list_length(ended), 1) * sizeof(HistoryEntry));
 	int			count = 0;
-	int			n = list_length(ended);
-	Datum	   *columns[6];
-	Datum		values[Natts_history] = {0};
-	bool		nulls[Natts_history] = {0};
-	uint64		min_n = PG_UINT64_MAX,
-				max_n = 0;
 	const char *node = NULL;
 	ListCell   *cell;
 
-	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = palloc(Max(n, 1) * sizeof(Datum));
 	foreach(cell, ended)
 	{
 		SharedTransaction *st = lfirst(cell);
@@ -616,34 +596,17 @@ file_away(List *ended, char state)
 		if (st->state != state)
 			continue;
 		node = st->xid.node;
-		min_n = Min(min_n, st->xid.n);
-		max_n = Max(max_n, st->xid.n);
-		columns[0][count] = Int64GetDatum((int64) st->xid.n);
-		columns[1][count] = Int64GetDatum((int64) st->xid.r);
-		columns[2][count] = Int32GetDatum(0);
-		columns[3][count] = ObjectIdGetDatum(InvalidOid);
-		columns[4][count] = ObjectIdGetDatum(st->role);
-		columns[5][count++] = CharGetDatum('s');
+		entries[count].n = st->xid.n;
+		entries[count].r = st->xid.r;
+		entries[count].role = st->role;
+		entries[count++].mode = 's';
 		own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, RowExclusiveLock, (int64) st->xid.n);
 		if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 			own_delete(&scan, tuple);
 		own_scan_end(&scan);
 	}
-	if (count == 0)
-		return;
-	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_history_decision - 1] = CharGetDatum(state);
-	values[Anum_history_node - 1] = CStringGetTextDatum(node);
-	values[Anum_history_min_n - 1] = Int64GetDatum((int64) min_n);
-	values[Anum_history_max_n - 1] = Int64GetDatum((int64) max_n);
-	values[Anum_history_n - 1] = PointerGetDatum(construct_array(columns[0], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
-	values[Anum_history_r - 1] = PointerGetDatum(construct_array(columns[1], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
-	values[Anum_history_b - 1] = PointerGetDatum(construct_array(columns[2], count, INT4OID, 4, true, TYPALIGN_INT));
-	values[Anum_history_server - 1] = PointerGetDatum(construct_array(columns[3], count, OIDOID, 4, true, TYPALIGN_INT));
-	values[Anum_history_role - 1] = PointerGetDatum(construct_array(columns[4], count, OIDOID, 4, true, TYPALIGN_INT));
-	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(columns[5], count, CHAROID, 1, true, TYPALIGN_CHAR));
-	nulls[Anum_history_parent - 1] = true;
-	own_insert(OWN_HISTORY, values, nulls);
+	if (count > 0)
+		history_insert(node, state, entries, count);
 }
 
 int

@@ -9,6 +9,8 @@
 #include "core/compat.h"
 #include "core/global.h"
 #include "core/node.h"
+#include "core/branch_row.h"
+#include "core/history.h"
 #include "core/relations.h"
 #include "core/shared.h"
 #include "core/shmem.h"
@@ -42,92 +44,6 @@ transaction_state(uint64 n)
 	word = TextDatumGetCString(status);
 	return strcmp(word, "in progress") == 0 ? XACT_RUNNING :
 		strcmp(word, "committed") == 0 ? XACT_COMMITTED : XACT_ABORTED;
-}
-
-char
-history_decision(const char *node, uint64 n, uint64 r, uint32 b)
-{
-	OwnScan		scan;
-	HeapTuple	tuple;
-	char		decision = 0;
-
-	own_scan_all(&scan, OWN_HISTORY, AccessShareLock);
-	while (decision != 'c' && HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		ArrayType  *ns,
-				   *rs,
-				   *bs;
-		int			count;
-
-		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_min_n, NULL)) > n ||
-			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < n ||
-			(node != NULL &&
-			 strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), node) != 0))
-			continue;
-		ns = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_n, NULL));
-		rs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_r, NULL));
-		bs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_b, NULL));
-		count = ArrayGetNItems(ARR_NDIM(ns), ARR_DIMS(ns));
-		for (int i = 0; i < count; i++)
-			if (((uint64 *) ARR_DATA_PTR(ns))[i] == n &&
-				((uint64 *) ARR_DATA_PTR(rs))[i] == r &&
-				(b == 0 || ((uint32 *) ARR_DATA_PTR(bs))[i] == b))
-			{
-				char		found = DatumGetChar(own_column(&scan, tuple, Anum_history_decision, NULL));
-
-				/* the commit is the transaction's word, whatever a savepoint
-				 * took back */
-				if (decision != 'c')
-					decision = found;
-			}
-	}
-	own_scan_end(&scan);
-	return decision;
-}
-
-char
-branch_row_decision(OwnScan *scan, HeapTuple tuple)
-{
-	char		state = DatumGetChar(own_column(scan, tuple, Anum_branch_state, NULL));
-
-	if (state != 's')
-		return state;
-	state = shared_state((uint64) DatumGetInt64(own_column(scan, tuple, Anum_branch_n, NULL)));
-	return state == 'o' ? 'd' : state == 0 ? 'r' : state;
-}
-
-char
-branch_decision(const char *gid_text, uint64 n)
-{
-	OwnScan		scan;
-	HeapTuple	tuple;
-	char		decision = 0;
-
-	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) n);
-	while (decision == 0 && HeapTupleIsValid(tuple = own_scan_next(&scan)))
-		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), gid_text) == 0)
-			decision = branch_row_decision(&scan, tuple);
-	own_scan_end(&scan);
-	return decision;
-}
-
-bool
-branch_row_exists(const GlobalXid *xid)
-{
-	OwnScan		scan;
-	HeapTuple	tuple;
-	bool		found = false;
-
-	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) xid->n);
-	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		Gid			gid;
-
-		found = gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid) &&
-			xid_equal(&gid.xid, xid);
-	}
-	own_scan_end(&scan);
-	return found;
 }
 
 /* Is there a session here that coordinates it? */

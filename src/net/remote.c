@@ -405,6 +405,15 @@ remote_failed_on_statement(RemoteCall *call)
 	return false;
 }
 
+void
+remote_throw_swapped(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("prepared statements keep getting lost at a server"),
+			 errhint("A pooler in between must keep a transaction's statements on one session.")));
+}
+
 bool
 remote_has_rows(RemoteCall *call, int i, int rows, int columns)
 {

@@ -80,6 +80,9 @@ extern char *remote_error_text(RemoteCall *call);
  * was done at the peer, and the same call may be made again. */
 extern bool remote_failed_on_statement(RemoteCall *call);
 
+/* Throw ERROR 08006 when trying again did not help against that. */
+pg_noreturn extern void remote_throw_swapped(void);
+
 /* Has result i at least that many rows and columns, of a query? A peer may be
  * anything that answers. */
 extern bool remote_has_rows(RemoteCall *call, int i, int rows, int columns);

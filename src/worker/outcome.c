@@ -8,12 +8,13 @@
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "core/branch_row.h"
 #include "core/fault.h"
+#include "core/history.h"
 #include "core/node.h"
 #include "core/relations.h"
 #include "core/settle.h"
 #include "core/shared.h"
-#include "core/status.h"
 #include "guc.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
@@ -338,9 +339,7 @@ outcomes_drain(void)
 		outcomes_rescan();
 }
 
-/* As dtx.history has it: committed, rolled back, or rolled back by a savepoint
- * of a transaction that committed; H: to be committed, and rolled back by an
- * operator at the participant; h: the other way round. */
+/* As dtx.history has it. */
 static char
 item_decision(const SettleItem *item)
 {
@@ -377,19 +376,12 @@ items_alike(const SettleItem *a, const SettleItem *b)
 static void
 finish_some(SettleItem **items, int count, char decision)
 {
-	Datum		values[Natts_history] = {0};
-	bool		nulls[Natts_history] = {0};
-	Datum	   *columns[6];
-	Datum	   *parents = palloc0(count * sizeof(Datum));
-	char		parent[DTX_GID_SIZE];
-	uint64		min_n = PG_UINT64_MAX,
-				max_n = 0;
+	HistoryEntry *entries = palloc0(count * sizeof(HistoryEntry));
+	char		buffer[DTX_GID_SIZE];
 
-	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = palloc(count * sizeof(Datum));
 	for (int i = 0; i < count; i++)
 	{
-		SettleItem *	item = items[i];
+		SettleItem *item = items[i];
 
 		if (item->commit || item->has_row)
 		{
@@ -402,35 +394,19 @@ finish_some(SettleItem **items, int count, char decision)
 				own_delete(&scan, tuple);
 			own_scan_end(&scan);
 		}
+		entries[i].n = item->key.n;
+		entries[i].r = item->key.r;
+		entries[i].b = (uint32) item->key.b;
+		entries[i].server = item->server;
+		entries[i].role = item->role;
+		entries[i].mode = item->mode;
 		if (item->nested)
 		{
-			gid_parent(item->gid, parent);
-			parents[i] = CStringGetTextDatum(parent);
+			gid_parent(item->gid, buffer);
+			entries[i].parent = pstrdup(buffer);
 		}
-		columns[0][i] = Int64GetDatum((int64) item->key.n);
-		columns[1][i] = Int64GetDatum((int64) item->key.r);
-		columns[2][i] = Int32GetDatum((int32) item->key.b);
-		columns[3][i] = ObjectIdGetDatum(item->server);
-		columns[4][i] = ObjectIdGetDatum(item->role);
-		columns[5][i] = CharGetDatum(item->mode);
-		min_n = Min(min_n, item->key.n);
-		max_n = Max(max_n, item->key.n);
 	}
-	values[Anum_history_settled_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_history_decision - 1] = CharGetDatum(decision);
-	values[Anum_history_node - 1] = CStringGetTextDatum(item_node(items[0], parent));
-	values[Anum_history_min_n - 1] = Int64GetDatum((int64) min_n);
-	values[Anum_history_max_n - 1] = Int64GetDatum((int64) max_n);
-	values[Anum_history_n - 1] = PointerGetDatum(construct_array(columns[0], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
-	values[Anum_history_r - 1] = PointerGetDatum(construct_array(columns[1], count, INT8OID, 8, true, TYPALIGN_DOUBLE));
-	values[Anum_history_b - 1] = PointerGetDatum(construct_array(columns[2], count, INT4OID, 4, true, TYPALIGN_INT));
-	values[Anum_history_server - 1] = PointerGetDatum(construct_array(columns[3], count, OIDOID, 4, true, TYPALIGN_INT));
-	values[Anum_history_role - 1] = PointerGetDatum(construct_array(columns[4], count, OIDOID, 4, true, TYPALIGN_INT));
-	values[Anum_history_mode - 1] = PointerGetDatum(construct_array(columns[5], count, CHAROID, 1, true, TYPALIGN_CHAR));
-	nulls[Anum_history_parent - 1] = !items[0]->nested;
-	if (items[0]->nested)
-		values[Anum_history_parent - 1] = PointerGetDatum(construct_array(parents, count, TEXTOID, -1, false, TYPALIGN_INT));
-	own_insert(OWN_HISTORY, values, nulls);
+	history_insert(item_node(items[0], buffer), decision, entries, count);
 }
 
 void

@@ -27,7 +27,9 @@
 
 #include "access/xlog.h"
 #include "core/compat.h"
+#include "core/branch_row.h"
 #include "core/contact.h"
+#include "core/history.h"
 #include "core/node.h"
 #include "core/relations.h"
 #include "core/shared.h"

@@ -9,12 +9,12 @@
 #include "catalog/pg_type_d.h"
 #include "core/fault.h"
 #include "core/relations.h"
+#include "core/subxact.h"
 #include "core/tell.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "xa/xa.h"
 
 /* not the view: that names the owner, who may be gone */
@@ -63,6 +63,20 @@ has_children(const char *gid)
 	return found;
 }
 
+typedef struct FinishWork
+{
+	const char *gid;
+	bool		commit;
+} FinishWork;
+
+static void
+finish(void *arg)
+{
+	FinishWork *work = arg;
+
+	FinishPreparedTransaction(work->gid, work->commit);
+}
+
 /*
  * End the prepared transaction of a branch. It does not matter whether this
  * transaction commits afterwards: the branch's row then tells that it was done.
@@ -70,9 +84,8 @@ has_children(const char *gid)
 bool
 xa_settle_held(const JoinedBranch *branch, bool commit)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool ended = true;
+	FinishWork	work = {branch->gid_text, commit};
+	ErrorData  *error;
 
 	if (!is_prepared(branch->gid_text))
 		return false;
@@ -89,35 +102,14 @@ xa_settle_held(const JoinedBranch *branch, bool commit)
 		tell_worker_at_commit(&ask);
 	}
 	DTX_FAULT_POINT("xa-before-finish");
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		FinishPreparedTransaction(branch->gid_text, commit);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		/* another session is ending it, or just has; what is worse ends this call,
-		 * and with it the hold on the prepared transaction */
-		if (error->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE &&
-			error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
-			ReThrowError(error);
-		ended = false;
-	}
-	PG_END_TRY();
+	error = subxact_run(finish, &work);
+	/* another session is ending it, or just has; what is worse ends this call,
+	 * and with it the hold on the prepared transaction */
+	if (error != NULL && error->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE &&
+		error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
+		ReThrowError(error);
 	DTX_FAULT_POINT("xa-after-finish");
-	return ended;
+	return error == NULL;
 }
 
 /* Who began a nested branch stands in its row, which is not visible yet. */

@@ -309,10 +309,7 @@ xa_run(Oid server, Oid role, const RemoteStatement *statement, int flags)
 		result = try_statement(xb, first, statement, flags);
 	}
 	if (result == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("prepared statements keep getting lost at a server"),
-				 errhint("A pooler in between must keep a transaction's statements on one session.")));
+		remote_throw_swapped();
 	return result;
 }
 
