@@ -78,6 +78,21 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Waits in this very session and transaction until a condition holds.
+CREATE PROCEDURE m.until(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+  deadline timestamptz := clock_timestamp() + interval '20 seconds';
+  fulfilled boolean := false;
+BEGIN
+  WHILE fulfilled IS NOT TRUE LOOP
+    EXECUTE 'SELECT ' || condition INTO fulfilled;
+    IF fulfilled IS NOT TRUE AND clock_timestamp() > deadline THEN
+      RAISE EXCEPTION 'waited in vain: %', condition;
+    END IF;
+    PERFORM pg_sleep(0.001);
+  END LOOP;
+END $$;
+
 -- Waits until a query at a node says true; says so, or "in vain" after 20 seconds.
 CREATE FUNCTION m.wait(node text, condition text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

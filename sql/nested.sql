@@ -214,7 +214,9 @@ SELECT m.connect('writer', 'c');
 SELECT m.run('writer', 'SET dtx.lock_timeout = 50');
 SELECT split_part(m.run('writer', 'UPDATE m.account SET balance = 0 WHERE no = 1'), E'\n', 1);
 SELECT m.at('b', format('SELECT dtx_retry(%L)', :'xid'));
-SELECT pg_sleep(0.1);
+-- (b's worker has been at it when it has settled something later)
+SELECT m.at('b', $$SELECT dtx_exec('c', 'UPDATE m.account SET balance = balance WHERE no = 2')$$);
+SELECT m.wait('b', $$NOT EXISTS (SELECT FROM dtx_branches WHERE side = 'coordinator' AND state = 'committing')$$);
 SELECT m.at('c', 'SELECT count(*) FROM dtx_branches');
 COMMIT;
 SELECT dtx_wait(:'xid');

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "core/fault.h"
 #include "core/tell.h"
 #include "utils/memutils.h"
 
@@ -42,6 +43,10 @@ tell_xact_end(bool commit)
 {
 	bool		wake = false;
 
+	/* a shared transaction is decided, or a branch that has branches is settled,
+	 * and the worker does not know it yet: it finds the rows */
+	if (commit && ntold > 0)
+		DTX_FAULT_POINT_NOTHROW("shared-before-telling");
 	for (int i = 0; i < ntold && commit; i++)
 		wake |= outcome_push(&told[i]);
 	ntold = 0;

@@ -436,6 +436,9 @@ xa_xact_end(bool commit)
 {
 	dlist_mutable_iter iter;
 
+	/* decided, and nobody told: the worker finds the rows */
+	if (commit && !dlist_is_empty(&open_branches))
+		DTX_FAULT_POINT_NOTHROW("xa-after-commit");
 	dlist_foreach_modify(iter, &open_branches)
 	{
 		XaBranch   *xb = dlist_container(XaBranch, node, iter.cur);
