@@ -544,7 +544,9 @@ dtx_commit(PG_FUNCTION_ARGS)
 	refuse_unless_open(&st);
 	branches = list_branches(st.xid.n, &count);
 	commit = vote_take(branches, count);
-	refuse_unless_open(&st);	/* the time that the vote took counts */
+	/* the time that the vote took counts */
+	get_shared(xid_text, &st);
+	refuse_unless_open(&st);
 	set_state(&st, commit ? 'c' : 'r');
 	(void) settle_here(&st, commit);
 	DTX_FAULT_POINT("shared-before-decision");
