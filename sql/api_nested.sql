@@ -96,6 +96,7 @@ CALL api.settle_all();
 SELECT api.peer_accounts(), api.third_accounts();
 -- a branch that fails takes its own along
 SELECT api.try($$ SELECT * FROM dtx_query('peer', 'SELECT 1 / (api.pass_on(10) - 1)') AS t(n bigint) $$);
+CALL api.settle_all();
 SELECT api.try($$ SELECT * FROM dtx_query('peer', 'SELECT api.pass_on(-10000)') AS t(n bigint) $$);
 CALL api.settle_all();
 SELECT api.peer_accounts(), api.third_accounts();

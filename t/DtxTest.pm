@@ -77,7 +77,8 @@ sub new_bank
 {
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($options{label} // $name);
-	$node->init(allows_streaming => $options{streaming});
+	# whatever the environment of the run is
+	$node->init(allows_streaming => $options{streaming}, extra => [ "--encoding=UTF8", "--locale=C" ]);
 	$node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = 'dtx'
 log_statement = none
