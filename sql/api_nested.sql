@@ -146,6 +146,24 @@ COMMIT;
 CALL api.settle_all();
 SELECT api.peer_accounts(), api.third_accounts();
 
+-- nor if the branch itself fails, after its own branch was done: the transaction catches that, and goes on
+-- through the peer, and past it
+DO $$
+BEGIN
+  BEGIN
+    PERFORM * FROM dtx_query('peer', 'SELECT 1 / (api.pass_on(30) - 1)') AS t(n bigint);
+  EXCEPTION WHEN division_by_zero THEN
+    PERFORM * FROM dtx_query('peer', 'SELECT api.pass_on(3)') AS t(n bigint);
+  END;
+  BEGIN
+    PERFORM * FROM dtx_query('peer', 'SELECT 1 / (api.pass_on(30) - 1)') AS t(n bigint);
+  EXCEPTION WHEN division_by_zero THEN
+    PERFORM dtx_exec('third', 'UPDATE api.account SET balance = balance + 1 WHERE no = 1');
+  END;
+END $$;
+CALL api.settle_all();
+SELECT api.peer_accounts(), api.third_accounts();
+
 -- nothing is left of all that
 SELECT api.at_peer('SELECT count(*)::text FROM dtx.branch'), api.at_peer('SELECT count(*)::text FROM dtx.undo_log'),
   api.at_third('SELECT count(*)::text FROM dtx.branch'), api.at_third('SELECT count(*)::text FROM dtx.undo_log');

@@ -10,10 +10,16 @@
 #include "postgres.h"
 
 #include "core/children.h"
-#include "miscadmin.h"
 #include "core/relations.h"
+#include "core/shmem.h"
 #include "core/tell.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* ms for which a server that came up may owe its peers the rollback of branches
+ * that it does not remember, without having asked all of them */
+#define ORPHANS_AFTER_START	60000
 
 /* A branch of a branch in this very database. */
 static void
@@ -117,4 +123,16 @@ children_rolling_back(const char *gid)
 	}
 	own_scan_end(&scan);
 	return found;
+}
+
+bool
+children_orphaned(const char *gid)
+{
+	DatabaseSlot *slot = my_database_slot();
+
+	if (slot == NULL)
+		return false;
+	return nested_rollback_exists(slot, gid) ||
+		(!slot->recovered &&
+		 !TimestampDifferenceExceeds(PgStartTime, GetCurrentTimestamp(), ORPHANS_AFTER_START));
 }

@@ -17,6 +17,10 @@ extern void children_decide(const JoinedBranch *superior, bool commit);
 /* Are branches of the branch gid, which was rolled back, not rolled back yet? */
 extern bool children_rolling_back(const char *gid);
 
+/* Are branches of the branch gid, whose phase 1 was never committed, maybe not
+ * rolled back yet? No row tells of those. */
+extern bool children_orphaned(const char *gid);
+
 /* Has it branches in this very database? */
 extern bool children_here(const JoinedBranch *superior);
 

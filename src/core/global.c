@@ -68,6 +68,7 @@ move_is_legal(BranchState from, BranchState to)
 			return to == BRANCH_SENT || to == BRANCH_FAILED;
 		case BRANCH_SENT:
 			return to == BRANCH_FAILED || to == BRANCH_PHASE_ONE || to == BRANCH_DOOMED;
+		case BRANCH_FAILED:
 		case BRANCH_PHASE_ONE:
 			return to == BRANCH_DOOMED;
 		case BRANCH_DOOMED:
@@ -245,7 +246,8 @@ global_children(uint64 *local_n)
 /*
  * Have the peers roll back the branches that a savepoint's rollback doomed,
  * before anything more of this global transaction runs there: what comes next
- * may touch the same rows. All of them, since two servers may name one node.
+ * may touch the same rows. All of them, since two servers may name one node; and
+ * those that failed, since what they had called may be rolled back a while later.
  */
 static void
 settle_doomed(void)
@@ -361,17 +363,13 @@ hand_over(const Branch *branch, bool commit)
 	outcome.commit = commit && branch->state == BRANCH_PHASE_ONE;
 	if (global.nested)
 	{
-		/* rows are decided when this branch is; what has no row, the peer is
-		 * asked for, and it is rolled back */
+		/* rows are decided when this branch is; what has no row is rolled back */
 		if (outcome.commit)
 			return false;
-		outcome.kind = OUTCOME_ASK;
+		return nested_rollback_push(&outcome, global.parent);
 	}
-	else
-	{
-		outcome.by_savepoint = commit && !outcome.commit;
-		outcome.decided_at = commit ? XactLastCommitEnd : InvalidXLogRecPtr;
-	}
+	outcome.by_savepoint = commit && !outcome.commit;
+	outcome.decided_at = commit ? XactLastCommitEnd : InvalidXLogRecPtr;
 	return outcome_push(&outcome);
 }
 
@@ -391,6 +389,7 @@ global_xact_end(bool commit)
 		Branch	   *branch = dlist_container(Branch, node, iter.cur);
 
 		if (OidIsValid(branch->server) &&
+			!branch->failed_inside &&
 			(branch->state == BRANCH_SENT || branch->state == BRANCH_PHASE_ONE ||
 			 branch->state == BRANCH_DOOMED))
 			wake |= hand_over(branch, commit);
@@ -419,7 +418,8 @@ global_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
 			continue;
 		if (commit || branch->state == BRANCH_OPEN)
 			branch->subid = parent;
-		else if (branch->state == BRANCH_SENT || branch->state == BRANCH_PHASE_ONE)
+		else if (branch->state == BRANCH_SENT || branch->state == BRANCH_PHASE_ONE ||
+				 (branch->state == BRANCH_FAILED && branch->failed_inside))
 		{
 			global_branch_advance(branch, BRANCH_DOOMED);
 			/* what it did in this database is undone already */

@@ -21,7 +21,8 @@
  *
  *	OPEN		its transaction at the peer is open: it ends with the connection
  *	SENT		the end of phase 1 was sent; what became of it is not known
- *	FAILED		phase 1 failed, and the peer said so: nothing is there
+ *	FAILED		phase 1 failed, and the peer said so: nothing is there; but the peer may
+ *				still be rolling back what the branch had called itself
  *	PHASE_ONE	phase 1 is committed or prepared, and the row in dtx.branch stands
  *	DOOMED		its subtransaction was rolled back: so must the branch be
  *	SETTLED		the peer has rolled it back
@@ -45,6 +46,7 @@ typedef struct Branch
 	Oid			role;
 	SubTransactionId subid;
 	BranchState state;
+	bool		failed_inside;	/* FAILED, in the user's statement, or after it */
 } Branch;
 
 /* Is there a global transaction? Its id, or NULL. */

@@ -71,6 +71,7 @@ try_call(const BranchMode *mode, PeerConnection *pc, const RemoteStatement *stat
 			bool		again = remote_failed_on_statement(&call);
 
 			global_branch_advance(branch, BRANCH_FAILED);
+			branch->failed_inside = !again && call.failed_statement > 0;
 			if (!again)
 				remote_throw(&call);
 		}

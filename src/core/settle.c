@@ -351,6 +351,8 @@ examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller 
 	else
 	{
 		request->outcome = SETTLE_SETTLED;
+		if (children_orphaned(branch->gid_text))
+			request->detail = pstrdup(SETTLE_CHILDREN);
 		if (caller->nodes == NIL ||
 			request->n < coordinator_horizon(linitial(caller->nodes), NULL))
 			return;
@@ -390,6 +392,8 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 		request->outcome = request->commit ? SETTLE_LOST : SETTLE_SETTLED;
 		if (request->commit)
 			request->detail = pstrdup("It was rolled back before it came.");
+		else if (children_orphaned(branch->gid_text))
+			request->detail = pstrdup(SETTLE_CHILDREN);
 		return false;
 	}
 	if (!settle_allowed(branch))

@@ -261,6 +261,86 @@ open_rollback_add(DatabaseSlot *slot, const Outcome *outcome)
 	SpinLockRelease(&slot->mutex);
 }
 
+bool
+nested_rollback_push(const Outcome *outcome, const char *parent)
+{
+	DatabaseSlot *slot = my_database_slot();
+	Outcome		told = *outcome;
+	bool		listed;
+
+	if (slot == NULL)
+		return false;
+	SpinLockAcquire(&slot->mutex);
+	listed = slot->nnested < DTX_NESTED_ROLLBACKS;
+	if (listed)
+	{
+		NestedRollback *rollback = &slot->nested[slot->nnested++];
+
+		rollback->outcome = *outcome;
+		strlcpy(rollback->parent, parent, sizeof(rollback->parent));
+		rollback->taken = false;
+	}
+	SpinLockRelease(&slot->mutex);
+	/* what finds no place is found by asking */
+	told.kind = listed ? OUTCOME_NESTED : OUTCOME_ASK;
+	return outcome_push(&told);
+}
+
+bool
+nested_rollback_take(DatabaseSlot *slot, NestedRollback *rollback)
+{
+	bool		found = false;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nnested && !found; i++)
+	{
+		if (slot->nested[i].taken)
+			continue;
+		slot->nested[i].taken = found = true;
+		*rollback = slot->nested[i];
+	}
+	SpinLockRelease(&slot->mutex);
+	return found;
+}
+
+void
+nested_rollbacks_untake(DatabaseSlot *slot)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nnested; i++)
+		slot->nested[i].taken = false;
+	SpinLockRelease(&slot->mutex);
+}
+
+void
+nested_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nnested; i++)
+	{
+		const Outcome *outcome = &slot->nested[i].outcome;
+
+		if (outcome->n == n && outcome->r == r && outcome->b == b)
+		{
+			slot->nested[i] = slot->nested[--slot->nnested];
+			break;
+		}
+	}
+	SpinLockRelease(&slot->mutex);
+}
+
+bool
+nested_rollback_exists(DatabaseSlot *slot, const char *parent)
+{
+	bool		found = false;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nnested && !found; i++)
+		found = strcmp(slot->nested[i].parent, parent) == 0;
+	SpinLockRelease(&slot->mutex);
+	return found;
+}
+
 int
 open_rollbacks_copy(DatabaseSlot *slot, Outcome *outcomes)
 {

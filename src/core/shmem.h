@@ -23,6 +23,7 @@
 
 #define DTX_OUTCOME_RING		2048
 #define DTX_OPEN_ROLLBACKS		512
+#define DTX_NESTED_ROLLBACKS	64
 #define DTX_CONTACT_REQUESTS	16
 #define DTX_ROLLING_BACK		64
 #define DTX_USED_PEERS			8
@@ -35,12 +36,14 @@
  *
  *	BRANCH	a branch of this node's own is decided
  *	ROWS	rows of dtx.branch are decided: those of the transaction n
+ *	NESTED	a branch of a branch is to be rolled back: it is in the slot's list of those
  *	ASK		the peer (without a server: any) may have a branch without a row: ask
  */
 typedef enum OutcomeKind
 {
 	OUTCOME_BRANCH,
 	OUTCOME_ROWS,
+	OUTCOME_NESTED,
 	OUTCOME_ASK
 } OutcomeKind;
 
@@ -59,6 +62,14 @@ typedef struct Outcome
 	Oid			role;
 	XLogRecPtr	decided_at;		/* end of the commit record; 0 for a rollback */
 } Outcome;
+
+/* A branch of another node's branch whose transaction here was rolled back. */
+typedef struct NestedRollback
+{
+	Outcome		outcome;
+	char		parent[DTX_GID_SIZE];
+	bool		taken;			/* the worker is at it */
+} NestedRollback;
 
 typedef enum StatCounter
 {
@@ -125,6 +136,8 @@ typedef struct DatabaseSlot
 	bool		open_overflow;	/* there are more than nopen */
 	bool		recovered;		/* every contact was asked since the start */
 	Outcome		open[DTX_OPEN_ROLLBACKS];
+	int			nnested;		/* those of branches' branches */
+	NestedRollback nested[DTX_NESTED_ROLLBACKS];
 
 	int			nrequests;
 	ContactRequest requests[DTX_CONTACT_REQUESTS];
@@ -221,6 +234,18 @@ extern int	outcome_pop(DatabaseSlot *slot, Outcome *outcomes, int most);
 extern void open_rollback_add(DatabaseSlot *slot, const Outcome *outcome);
 extern void open_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
 extern bool open_rollback_exists(DatabaseSlot *slot, uint64 n, uint64 r, bool by_savepoint);
+
+/*
+ * Branches of branches on their way to be rolled back, until the peers have: hand
+ * one to the worker (true: it has to be woken; never throws), take one that it is
+ * not at yet, say that a new worker is at none, remove one, and look for those of
+ * one parent.
+ */
+extern bool nested_rollback_push(const Outcome *outcome, const char *parent);
+extern bool nested_rollback_take(DatabaseSlot *slot, NestedRollback *rollback);
+extern void nested_rollbacks_untake(DatabaseSlot *slot);
+extern void nested_rollback_remove(DatabaseSlot *slot, uint64 n, uint64 r, uint32 b);
+extern bool nested_rollback_exists(DatabaseSlot *slot, const char *parent);
 
 /* A copy of them into an array of DTX_OPEN_ROLLBACKS. Returns their number. */
 extern int	open_rollbacks_copy(DatabaseSlot *slot, Outcome *outcomes);

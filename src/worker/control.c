@@ -202,6 +202,8 @@ outcomes_under_way(Oid server)
 		any |= !OidIsValid(server) || slot->ring[i % DTX_OUTCOME_RING].server == server;
 	for (int i = 0; i < slot->nopen; i++)
 		any |= !OidIsValid(server) || slot->open[i].server == server;
+	for (int i = 0; i < slot->nnested; i++)
+		any |= !OidIsValid(server) || slot->nested[i].outcome.server == server;
 	any |= slot->open_overflow || slot->ask_peers || slot->rescan;
 	SpinLockRelease(&slot->mutex);
 	return any;

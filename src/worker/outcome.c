@@ -101,6 +101,12 @@ find_row(OwnScan *scan, const char *gid_text)
 static void
 forget_item(SettleItem *item)
 {
+	if (!item->commit)
+	{
+		open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
+		if (item->nested)
+			nested_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
+	}
 	pfree(item->gid);
 	(void) hash_search(worker.items, &item->key, HASH_REMOVE, NULL);
 }
@@ -109,8 +115,6 @@ void
 item_drop(SettleItem *item)
 {
 	dlist_delete(&item->link);
-	if (!item->commit)
-		open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
 	forget_item(item);
 }
 
@@ -269,6 +273,19 @@ ask_again(Channel *channel)
 }
 
 static void
+take_nested_rollbacks(void)
+{
+	NestedRollback rollback;
+	char		gid_text[DTX_GID_SIZE];
+
+	while (nested_rollback_take(worker.slot, &rollback))
+	{
+		gid_of_child(rollback.parent, rollback.outcome.b, gid_text);
+		item_add(&rollback.outcome, gid_text);
+	}
+}
+
+static void
 take_outcome(const Outcome *outcome, const char *self)
 {
 	char		xid_text[DTX_GID_SIZE];
@@ -289,6 +306,9 @@ take_outcome(const Outcome *outcome, const char *self)
 		case OUTCOME_ROWS:
 			read_rows(outcome->n);
 			worker.shared_due = true;
+			break;
+		case OUTCOME_NESTED:
+			take_nested_rollbacks();
 			break;
 		case OUTCOME_ASK:
 			if (OidIsValid(outcome->server))
@@ -332,6 +352,7 @@ outcomes_drain(void)
 	{
 		dlist_iter	iter;
 
+		take_nested_rollbacks();
 		dlist_foreach(iter, &worker.channels)
 			ask_again(dlist_container(Channel, link, iter.cur));
 	}
@@ -460,8 +481,6 @@ outcomes_finish(void)
 		dlist_delete(&item->link);
 		note_removal(channel_get(item->server, item->role), item->key.n);
 		worker.shared_due |= item->shared;
-		if (!item->commit)
-			open_rollback_remove(worker.slot, item->key.n, item->key.r, (uint32) item->key.b);
 		forget_item(item);
 	}
 	worker.nconfirmed = 0;

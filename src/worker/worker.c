@@ -305,6 +305,9 @@ dtx_worker_main(Datum arg)
 	modes_worker_start();
 	worker_commit(false);
 	recovery_load_contacts();
+	/* what the worker before this one had taken, and what found no place in the ring */
+	nested_rollbacks_untake(worker.slot);
+	worker.slot->ask_peers = true;
 	outcomes_rescan();
 	for (;;)
 	{

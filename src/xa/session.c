@@ -195,6 +195,7 @@ lose(XaBranch *xb, bool first)
 	if (first)
 	{
 		global_branch_advance(xb->branch, BRANCH_FAILED);
+		xb->branch->failed_inside = true;
 		dlist_delete(&xb->node);
 	}
 	xb->pc = NULL;
