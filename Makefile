@@ -16,7 +16,7 @@ OBJS = \
 	src/dtx.o src/guc.o \
 	src/core/api.o src/core/ask.o src/core/branch_row.o src/core/callbacks.o src/core/children.o src/core/contact.o src/core/escape.o \
 	src/core/fault.o src/core/gid.o src/core/global.o src/core/history.o src/core/horizon.o src/core/mode.o src/core/node.o src/core/one_call.o \
-	src/core/override.o src/core/participant.o \
+	src/core/override.o src/core/own_sql.o src/core/participant.o \
 	src/core/peer_api.o src/core/peer_use.o src/core/relations.o src/core/resolve.o src/core/route.o src/core/settle.o src/core/shared.o src/core/shmem.o \
 	src/core/status.o src/core/subxact.o src/core/tell.o src/core/views.o src/core/vote.o \
 	src/net/connection.o src/net/fdw.o src/net/peer.o src/net/remote.o \
@@ -24,9 +24,11 @@ OBJS = \
 	src/at/guard.o src/at/image.o src/at/key.o src/at/row_lock.o src/at/undo_log.o \
 	src/xa/prepared.o src/xa/session.o src/xa/xa.o \
 	src/tcc/action.o src/tcc/api.o src/tcc/call.o src/tcc/tcc.o \
+	src/msg/deliver.o src/msg/half.o src/msg/handler.o src/msg/position.o src/msg/publish.o src/msg/pull.o src/msg/segment.o \
+	src/msg/subscription.o src/msg/undelivered.o \
 	src/ledger/frozen.o src/ledger/ledger.o \
-	src/worker/answer.o src/worker/channel.o src/worker/control.o src/worker/launcher.o \
-	src/worker/outcome.o src/worker/recovery.o src/worker/vacuum.o src/worker/worker.o
+	src/worker/answer.o src/worker/channel.o src/worker/control.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o \
+	src/worker/outcome.o src/worker/recovery.o src/worker/runner.o src/worker/vacuum.o src/worker/worker.o
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers

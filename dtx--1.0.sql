@@ -252,6 +252,13 @@ BEGIN
     DELETE FROM dtx.confirm_log;
     DELETE FROM dtx.cancel_log;
     DELETE FROM dtx.frozen;
+    DELETE FROM dtx.subscription;
+    DELETE FROM dtx.position;
+    DELETE FROM dtx.undelivered;
+    DELETE FROM dtx.delayed_message;
+    DELETE FROM dtx.held_message;
+    DELETE FROM dtx.half_message;
+    DELETE FROM dtx.de_duplication;
     IF dtx_node_reset.name = '' THEN
         RAISE EXCEPTION 'name of a node must not be empty' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -365,7 +372,8 @@ BEGIN
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
         ' dtx.branch_register(text, text), dtx.branch_vote(text[]),'
-        ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric) TO %s', role);
+        ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
+        ' dtx.deliver(bigint, integer, bigint, bigint, boolean, boolean, integer, text, jsonb) TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION dtx_admit(regrole) IS
@@ -529,6 +537,249 @@ CREATE FUNCTION dtx_try(server name, action text, args jsonb) RETURNS jsonb
 COMMENT ON FUNCTION dtx_try(name, text, jsonb) IS
     'runs the try function of an action as a branch at a server, or in the local transaction when server is NULL, with arguments matched by name, and returns its result. The action is confirmed when the global transaction commits, and cancelled when it is rolled back. ERROR 22023 for arguments that are missing, unknown or of the wrong type, 42704 for an unknown action.';
 
+/* ----------------------------------------------------------------- msg */
+
+-- The log. Rows are in its segments, which are tables of their own: none here.
+CREATE TABLE dtx.message (
+    id           bigint NOT NULL,
+    xid          bigint NOT NULL,
+    published_at timestamptz NOT NULL,
+    topic        text COLLATE "C" NOT NULL,
+    key          text,
+    payload      jsonb NOT NULL,
+    headers      jsonb
+);
+COMMENT ON TABLE dtx.message IS 'messages that were published here, in segments; append-only';
+COMMENT ON COLUMN dtx.message.xid IS 'the transaction (xid8) that published it';
+COMMENT ON COLUMN dtx.message.published_at IS 'when it entered the log; a delayed one, when it was due';
+CREATE SEQUENCE dtx.message_id;
+COMMENT ON SEQUENCE dtx.message_id IS 'ids of messages: in the order of publishing, not of commit';
+
+CREATE TABLE dtx.message_segment (
+    segment    integer PRIMARY KEY,
+    relation   oid NOT NULL,
+    opened_at  timestamptz NOT NULL,
+    closed_at  timestamptz,
+    closed_xid bigint
+);
+COMMENT ON TABLE dtx.message_segment IS 'segments of dtx.message; the last one is written';
+COMMENT ON COLUMN dtx.message_segment.closed_xid IS 'every transaction that wrote to it is older';
+
+CREATE FUNCTION dtx.segment_create(number integer) RETURNS oid
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name text := format('message_%s', number);
+BEGIN
+    -- rows come in the order of xids, and go with the table: there is nothing to vacuum
+    EXECUTE format('CREATE TABLE dtx.%I () INHERITS (dtx.message)'
+                   ' WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false)', name);
+    EXECUTE format('CREATE INDEX %I ON dtx.%I (xid)', name || '_xid_idx', name);
+    INSERT INTO dtx.message_segment (segment, relation, opened_at)
+    SELECT number, c.oid, clock_timestamp() FROM pg_class c
+    WHERE c.relname = name AND c.relnamespace = 'dtx'::regnamespace;
+    RETURN (SELECT relation FROM dtx.message_segment s WHERE s.segment = number);
+END
+$$;
+SELECT dtx.segment_create(1);
+
+CREATE TABLE dtx.delayed_message (
+    deliver_at timestamptz NOT NULL,
+    id         bigint NOT NULL,
+    topic      text COLLATE "C" NOT NULL,
+    key        text,
+    payload    jsonb NOT NULL,
+    headers    jsonb
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX delayed_message_deliver_at_idx ON dtx.delayed_message (deliver_at);
+COMMENT ON TABLE dtx.delayed_message IS 'messages that enter the log when they are due';
+
+CREATE TABLE dtx.held_message (
+    branch     bigint NOT NULL,
+    id         bigint NOT NULL,
+    deliver_at timestamptz,
+    topic      text COLLATE "C" NOT NULL,
+    key        text,
+    payload    jsonb NOT NULL,
+    headers    jsonb
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX held_message_branch_idx ON dtx.held_message (branch);
+COMMENT ON TABLE dtx.held_message IS 'messages that branches in doubt here have published: they enter the log when these are committed';
+
+CREATE TABLE dtx.half_message (
+    id          bigint PRIMARY KEY,
+    role        oid NOT NULL,
+    topic       text COLLATE "C" NOT NULL,
+    key         text,
+    payload     jsonb NOT NULL,
+    headers     jsonb,
+    checker     regprocedure,
+    prepared_at timestamptz NOT NULL,
+    attempts    integer NOT NULL,
+    next_check  timestamptz,
+    last_error  text
+);
+CREATE INDEX half_message_next_check_idx ON dtx.half_message (next_check);
+COMMENT ON TABLE dtx.half_message IS 'messages whose producers have not said yet whether they are to be sent';
+COMMENT ON COLUMN dtx.half_message.next_check IS 'when the check function is to be asked; NULL: never (again)';
+
+CREATE TABLE dtx.subscription (
+    id           integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    uid          bigint NOT NULL,
+    name         text COLLATE "C" NOT NULL UNIQUE,
+    topic        text COLLATE "C" NOT NULL,
+    server       oid NOT NULL,
+    handler      text,
+    role         oid NOT NULL,
+    ordered      boolean NOT NULL,
+    schedule     interval[] NOT NULL,
+    max_attempts integer NOT NULL,
+    batch_size   integer NOT NULL,
+    paused       boolean NOT NULL,
+    generation   integer NOT NULL,
+    start        pg_snapshot NOT NULL,
+    since_id     bigint,
+    since_time   timestamptz,
+    created_at   timestamptz NOT NULL
+);
+COMMENT ON TABLE dtx.subscription IS 'who gets which messages; where a subscription stands is in dtx.position';
+COMMENT ON COLUMN dtx.subscription.uid IS 'drawn at random: by this receivers tell subscriptions apart';
+COMMENT ON COLUMN dtx.subscription.server IS '0: this database';
+COMMENT ON COLUMN dtx.subscription.handler IS 'NULL: messages are fetched with dtx_receive';
+COMMENT ON COLUMN dtx.subscription.generation IS 'counts how often the position was moved by hand';
+
+-- No index: a row is updated for each batch, by one process, which knows where it is.
+CREATE TABLE dtx.position (
+    subscription integer NOT NULL,
+    generation   integer NOT NULL,
+    batch        bigint NOT NULL,
+    passed       pg_snapshot NOT NULL,
+    upto         pg_snapshot,
+    cursor       bigint NOT NULL,
+    delivered    bigint NOT NULL,
+    delivered_at timestamptz,
+    rate         float8 NOT NULL,
+    attempts     integer NOT NULL,
+    next_attempt timestamptz,
+    last_error   text
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.position IS 'how far subscriptions have got';
+COMMENT ON COLUMN dtx.position.passed IS 'messages of transactions that are over in this snapshot were handled, or are in dtx.undelivered';
+COMMENT ON COLUMN dtx.position.upto IS 'of those that are over in this one too, the same is true up to the message cursor';
+
+CREATE TABLE dtx.undelivered (
+    subscription integer NOT NULL,
+    id           bigint NOT NULL,
+    state        "char" NOT NULL,
+    attempts     integer NOT NULL,
+    next_attempt timestamptz,
+    changed_at   timestamptz NOT NULL,
+    published_at timestamptz NOT NULL,
+    topic        text COLLATE "C" NOT NULL,
+    key          text,
+    payload      jsonb NOT NULL,
+    headers      jsonb,
+    last_error   text,
+    PRIMARY KEY (subscription, id)
+);
+CREATE INDEX undelivered_due_idx ON dtx.undelivered (subscription, next_attempt);
+CREATE INDEX undelivered_key_idx ON dtx.undelivered (subscription, key, id);
+COMMENT ON TABLE dtx.undelivered IS 'messages that could not be handled yet, of subscriptions that have gone on without them';
+COMMENT ON COLUMN dtx.undelivered.state IS 'r: to be tried again; w: waits for an earlier one of its key; d: dead; l: leased by a consumer until next_attempt';
+
+CREATE TABLE dtx.de_duplication (
+    subscription bigint NOT NULL,
+    generation   integer NOT NULL,
+    batch        bigint NOT NULL,
+    received_at  timestamptz NOT NULL,
+    role         oid NOT NULL,
+    ids          bigint[] NOT NULL,
+    PRIMARY KEY (subscription, generation, batch)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.de_duplication IS 'which messages were handled here, a batch a row, until the sender cannot send them again';
+COMMENT ON COLUMN dtx.de_duplication.subscription IS 'its uid at the sender';
+
+CREATE FUNCTION dtx_publish(topic text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL, deliver_at timestamptz DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_publish(text, jsonb, text, jsonb, timestamptz) IS
+    'publishes a message in the current transaction: it is there if that commits, or, in a branch, if the global transaction does. deliver_at delays it. Returns its id. ERROR 22023 for a topic that is no name, 54000 for a message larger than dtx.max_message_size.';
+
+CREATE FUNCTION dtx_subscribe(topic text, server name DEFAULT NULL, handler text DEFAULT NULL, name text DEFAULT NULL, ordered boolean DEFAULT false,
+                              schedule interval[] DEFAULT NULL, max_attempts integer DEFAULT NULL, batch_size integer DEFAULT NULL,
+                              from_start boolean DEFAULT false) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) IS
+    'has messages of a topic, or of all that match a pattern such as orders.*, handled once by a function at a server (NULL: this database), as the caller; handler NULL: fetched with dtx_receive. ordered: those of a key one after the other. A failed one is tried again by the schedule, its last interval repeating, max_attempts times in all. from_start: those of before too, as far back as there are any. Returns the name, which is made up unless given. ERROR 42710 when the name is taken.';
+CREATE FUNCTION dtx_unsubscribe(name text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_unsubscribe(text) IS
+    'ends a subscription, its dead letters included. Needs the rights of its role. ERROR 42704 when there is none.';
+CREATE FUNCTION dtx_pause(name text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_pause(text) IS 'stops delivery of a subscription''s messages, which are kept for it';
+CREATE FUNCTION dtx_resume(name text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_resume(text) IS 'goes on after dtx_pause, and tries again at once what failed because of the peer';
+CREATE FUNCTION dtx_seek(name text, to_time timestamptz) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_seek_time' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_seek(text, timestamptz) IS
+    'moves a subscription: it gets what was published at that time or later, again if need be (replay), as far as it is kept; ''infinity'' skips all there is. Its retries and dead letters are forgotten.';
+CREATE FUNCTION dtx_seek(name text, to_message bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it';
+CREATE FUNCTION dtx_redeliver(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'dtx_redeliver_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_redeliver(bigint[], text) IS
+    'delivers dead letters again, with a fresh count of attempts. Returns how many.';
+CREATE FUNCTION dtx_redeliver(subscription text, topic text DEFAULT NULL, since timestamptz DEFAULT NULL, error text DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'dtx_redeliver_where' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_redeliver(text, text, timestamptz, text) IS
+    'the same for all dead letters of a subscription, or those of a topic or pattern, that died since a time, whose last error is like a pattern of LIKE';
+CREATE FUNCTION dtx_discard(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_discard(bigint[], text) IS
+    'gives dead letters up for good: what waits for them in the order of their key goes on. Returns how many.';
+
+CREATE FUNCTION dtx_message_prepare(topic text, payload jsonb, key text DEFAULT NULL, "check" regprocedure DEFAULT NULL, headers jsonb DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_message_prepare(text, jsonb, text, regprocedure, jsonb) IS
+    'keeps a message until dtx_message_commit or dtx_message_rollback; when neither comes, check is asked, a function of the id (bigint) that returns commit, rollback or unknown. Returns the id.';
+CREATE FUNCTION dtx_message_commit(id bigint) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_message_commit(bigint) IS
+    'sends a message that dtx_message_prepare keeps. ERROR 42704 when there is none.';
+CREATE FUNCTION dtx_message_rollback(id bigint) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_message_rollback(bigint) IS
+    'gives up a message that dtx_message_prepare keeps. ERROR 42704 when there is none.';
+
+CREATE FUNCTION dtx_receive(subscription text, max integer DEFAULT 1, visibility interval DEFAULT '30s',
+                            OUT id bigint, OUT topic text, OUT key text, OUT payload jsonb, OUT headers jsonb, OUT published_at timestamptz, OUT attempts integer) RETURNS SETOF record
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_receive(text, integer, interval) IS
+    'takes up to max messages of a subscription without a handler: they are nobody else''s until dtx_ack, dtx_nack, or the end of visibility, after which they are given out again';
+CREATE FUNCTION dtx_ack(subscription text, ids bigint[]) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_ack(text, bigint[]) IS 'says that messages were handled. Returns how many were still to be.';
+CREATE FUNCTION dtx_nack(subscription text, ids bigint[], delay interval DEFAULT '0') RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_nack(text, bigint[], interval) IS
+    'gives messages back, to be given out again after a delay, or to the dead letters after their last attempt. Returns how many.';
+
+CREATE FUNCTION dtx.topic_matches(pattern text, topic text) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'dtx_topic_matches' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+-- what the senders of messages call here
+CREATE FUNCTION dtx.deliver(subscription bigint, generation integer, batch bigint, forget bigint, again boolean, ordered boolean, timeout integer, handler text, messages jsonb,
+                            OUT id bigint, OUT outcome text, OUT state text, OUT detail text, OUT retry_after bigint) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_deliver' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+-- messages of a subscription that were not handled yet, up to that many
+CREATE FUNCTION dtx.backlog(subscription integer, most bigint,
+                            OUT id bigint, OUT published_at timestamptz, OUT topic text, OUT key text, OUT payload jsonb, OUT headers jsonb) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_backlog' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
 /* -------------------------------------------------------------- ledger */
 
 CREATE TABLE dtx.ledger (
@@ -545,7 +796,9 @@ COMMENT ON FUNCTION dtx_ledger(regclass, name, name) IS
 CREATE FUNCTION dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text DEFAULT 'at') RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_transfer(name, text, text, numeric, text) IS
-    'moves an amount from an account of this database''s ledger to one of the ledger at a server, or here when server is NULL, in the current transaction, by a branch of the mode: ''at'', ''xa'' or ''tcc''. Returns the xid. ERROR 22023 for an amount that is not positive or a transfer to the same account, P0002 for an unknown account, DX004 for too small a balance.';
+    'moves an amount from an account of this database''s ledger to one of the ledger at a server, or here when server is NULL, in the current transaction, by a branch of the mode: ''at'', ''xa'' or ''tcc'', whose xid it returns; or, with ''message'', by a message that credits the account later, whose id it returns. ERROR 22023 for an amount that is not positive or a transfer to the same account, P0002 for an unknown account, DX004 for too small a balance.';
+CREATE FUNCTION dtx.ledger_receive(payload jsonb) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_ledger_receive' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.ledger_credit(account text, amount numeric) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_ledger_credit' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
@@ -708,17 +961,68 @@ CREATE VIEW dtx_frozen WITH (security_barrier) AS
     FROM dtx.frozen f WHERE dtx.may_see(f.role);
 COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';
 
+CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
+    SELECT s.name, s.topic, f.srvname AS server, s.handler, s.role::regrole AS role, s.ordered,
+           CASE WHEN s.paused THEN 'paused' WHEN p.attempts OPERATOR(pg_catalog.>) 0 THEN 'failing' ELSE 'active' END AS state,
+           b.lag, extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest) AS lag_seconds,
+           CASE WHEN p.delivered_at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) interval '1 min') THEN p.rate ELSE 0 END AS rate,
+           coalesce(p.delivered, 0) AS delivered, p.delivered_at,
+           u.retrying, u.waiting, u.leased, u.dead,
+           coalesce(p.attempts, 0) AS attempts, p.next_attempt, coalesce(p.last_error, u.last_error) AS last_error
+    FROM dtx.subscription s
+    LEFT JOIN pg_catalog.pg_foreign_server f ON f.oid OPERATOR(pg_catalog.=) s.server
+    LEFT JOIN dtx.position p ON p.subscription OPERATOR(pg_catalog.=) s.id AND p.generation OPERATOR(pg_catalog.=) s.generation
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS lag, pg_catalog.min(l.published_at) AS oldest FROM dtx.backlog(s.id, 9223372036854775807) l) b
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'r') AS retrying,
+                               pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'w') AS waiting,
+                               pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'l') AS leased,
+                               pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'd') AS dead,
+                               (pg_catalog.array_agg(n.last_error ORDER BY n.changed_at DESC) FILTER (WHERE n.last_error IS NOT NULL))[1] AS last_error
+                        FROM dtx.undelivered n WHERE n.subscription OPERATOR(pg_catalog.=) s.id) u
+    WHERE dtx.may_see(s.role);
+COMMENT ON VIEW dtx_subscriptions IS
+    'subscriptions of this node, and how they get on: lag counts messages in the log that were not delivered yet, rate those delivered in a second';
+
+CREATE VIEW dtx_dead_letters WITH (security_barrier) AS
+    SELECT s.name AS subscription, u.id, u.topic, u.key, u.payload, u.headers, u.published_at, u.attempts,
+           u.changed_at AS died_at, u.last_error
+    FROM dtx.undelivered u JOIN dtx.subscription s ON s.id OPERATOR(pg_catalog.=) u.subscription
+    WHERE u.state OPERATOR(pg_catalog.=) 'd' AND pg_catalog.pg_has_role(s.role, 'USAGE');
+COMMENT ON VIEW dtx_dead_letters IS
+    'messages that could not be handled, and are not tried again unless dtx_redeliver says so';
+
+CREATE VIEW dtx_half_messages WITH (security_barrier) AS
+    SELECT h.id, h.role::regrole AS role, h.topic, h.key, h.payload, h.headers, h.prepared_at,
+           CASE WHEN h.checker IS NULL THEN 'prepared' WHEN h.next_check IS NULL THEN 'exhausted' ELSE 'checking' END AS state,
+           h.checker, h.attempts, h.next_check, h.last_error
+    FROM dtx.half_message h WHERE pg_catalog.pg_has_role(h.role, 'USAGE');
+COMMENT ON VIEW dtx_half_messages IS
+    'messages that were prepared and neither committed nor rolled back; exhausted: the check function was asked often enough and did not know';
+
+CREATE VIEW dtx_in_flight WITH (security_barrier) AS
+    SELECT m.id, f.srvname AS server, m.payload OPERATOR(pg_catalog.->>) 'from' AS from_account, m.payload OPERATOR(pg_catalog.->>) 'to' AS to_account,
+           (m.payload OPERATOR(pg_catalog.->>) 'amount')::numeric AS amount, m.state, m.published_at AS sent_at, m.last_error
+    FROM dtx.subscription s JOIN pg_catalog.pg_foreign_server f ON f.oid OPERATOR(pg_catalog.=) s.server
+    CROSS JOIN LATERAL (
+        SELECT b.id, b.payload, 'sent'::text AS state, b.published_at, NULL::text AS last_error FROM dtx.backlog(s.id, 9223372036854775807) b
+        UNION ALL
+        SELECT u.id, u.payload, CASE u.state WHEN 'd' THEN 'dead' ELSE 'retrying' END, u.published_at, u.last_error
+        FROM dtx.undelivered u WHERE u.subscription OPERATOR(pg_catalog.=) s.id) m
+    WHERE s.topic OPERATOR(pg_catalog.~~) 'dtx.transfer.%' AND dtx.may_see(s.role);
+COMMENT ON VIEW dtx_in_flight IS
+    'transfers by message whose amount has left an account here and has not arrived yet; dead ones are among dtx_dead_letters';
+
 /* -------------------------------------------------------------- rights */
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.held_branches(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
-    dtx.image_decode(tid, "char"), dtx.is_attached(regclass) TO PUBLIC;
+    dtx.image_decode(tid, "char"), dtx.is_attached(regclass), dtx.topic_matches(text, text), dtx.backlog(integer, bigint) TO PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
 -- they run inside a try, confirm or cancel only, with the rights of who transfers
 GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),
     dtx.ledger_unfreeze(text, numeric), dtx.ledger_check(text, numeric), dtx.ledger_add(text, numeric) TO PUBLIC;
-GRANT SELECT ON dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
+GRANT SELECT ON dtx_subscriptions, dtx_dead_letters, dtx_half_messages, dtx_in_flight, dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
 
 /* ---------------------------------------------------------------- start */
 

@@ -20,6 +20,7 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "msg/message.h"
 #include "storage/ipc.h"
 #include "tcc/tcc.h"
 #include "tcop/utility.h"
@@ -165,6 +166,7 @@ _PG_init(void)
 	at_register();
 	xa_register();
 	tcc_register();
+	msg_register();
 	callbacks_register();
 
 	next_shmem_request = shmem_request_hook;

@@ -16,7 +16,14 @@ int			guc_connect_timeout = 10000;
 int			guc_history_retention = 86400;
 int			guc_lock_timeout = 10000;
 int			guc_max_databases = 64;
+int			guc_max_message_size = 1024;
+int			guc_message_check_attempts = 15;
+int			guc_message_check_first = 6000;
+int			guc_message_check_interval = 30000;
+int			guc_message_retention = 86400;
+int			guc_message_segment_size = 262144;
 int			guc_recovery_interval = 60000;
+int			guc_retry_after = -1;
 int			guc_retry_base = 100;
 int			guc_retry_max = 60000;
 int			guc_settle_batch = 256;
@@ -89,9 +96,30 @@ guc_define(void)
 	define_int("dtx.max_databases",
 			   "Sets the number of databases of this cluster that can use dtx.",
 			   &guc_max_databases, 1, 8192, PGC_POSTMASTER, 0);
+	define_int("dtx.max_message_size",
+			   "Sets the largest message that can be published, with its topic, key and headers.",
+			   &guc_max_message_size, 1, 64 * 1024, PGC_SUSET, GUC_UNIT_KB);
+	define_int("dtx.message_check_attempts",
+			   "Sets how often the check function of a half message is asked.",
+			   &guc_message_check_attempts, 1, INT_MAX, PGC_SIGHUP, 0);
+	define_int("dtx.message_check_first",
+			   "Asks the check function of a half message this time after it was prepared.",
+			   &guc_message_check_first, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS);
+	define_int("dtx.message_check_interval",
+			   "Asks the check function of a half message again after this time.",
+			   &guc_message_check_interval, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS);
+	define_int("dtx.message_retention",
+			   "Keeps messages in the log at least for this time, for replay.",
+			   &guc_message_retention, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);
+	define_int("dtx.message_segment_size",
+			   "Begins a new segment of the log of messages when the last has this size.",
+			   &guc_message_segment_size, 8, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB);
 	define_int("dtx.recovery_interval",
 			   "Asks every peer for branches in doubt once in this time.",
 			   &guc_recovery_interval, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS);
+	DefineCustomIntVariable("dtx.retry_after",
+							"In a handler that then raises an error: has the message tried again after this time, which counts as no attempt.",
+							NULL, &guc_retry_after, -1, -1, INT_MAX, PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	define_int("dtx.retry_base",
 			   "Sets the first delay before a failed settling is tried again.",
 			   &guc_retry_base, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS);

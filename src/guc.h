@@ -17,7 +17,14 @@ extern int	guc_connect_timeout;	/* ms */
 extern int	guc_history_retention;	/* s; -1 keeps for ever */
 extern int	guc_lock_timeout;		/* ms; 0 waits for ever */
 extern int	guc_max_databases;
+extern int	guc_max_message_size;	/* kB */
+extern int	guc_message_check_attempts;
+extern int	guc_message_check_first;	/* ms */
+extern int	guc_message_check_interval; /* ms */
+extern int	guc_message_retention;	/* s */
+extern int	guc_message_segment_size;	/* kB */
 extern int	guc_recovery_interval;	/* ms */
+extern int	guc_retry_after;	/* ms; -1: not set */
 extern int	guc_retry_base;			/* ms */
 extern int	guc_retry_max;			/* ms */
 extern int	guc_settle_batch;

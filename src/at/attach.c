@@ -123,7 +123,7 @@ warn_of_cascades(Oid relid)
 	result = SPI_execute_with_args("SELECT r.relname::pg_catalog.text, c.conname::pg_catalog.text"
 							  " FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) c.conrelid"
 							  " WHERE c.confrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'"
-							  " AND c.conparentid OPERATOR(pg_catalog.=) 0"
+							  " AND c.conparentid OPERATOR(pg_catalog.=) 0" DTX_CONSTRAINT_ENFORCED
 							  " AND (c.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}') OR c.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'))"
 							  " AND NOT dtx.is_attached(c.conrelid) AND c.conrelid OPERATOR(pg_catalog.<>) $1",
 							  1, types, values, NULL, true, 0);

@@ -245,7 +245,8 @@ form_restored(RestoreTarget *target, HeapTuple before, TupleTableSlot *base, Cmd
 		if (target->map->present[i])
 			slot->tts_values[i] = heap_getattr(before, i + 1, desc, &slot->tts_isnull[i]);
 		else if (att->attgenerated)
-			computes = true;
+			/* a virtual column is not in the row: it stays null there */
+			computes |= att->attgenerated == ATTRIBUTE_GENERATED_STORED;
 		else if (base != NULL)
 		{
 			slot->tts_values[i] = base->tts_values[i];

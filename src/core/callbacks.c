@@ -15,6 +15,7 @@
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "core/tell.h"
+#include "msg/message.h"
 #include "net/connection.h"
 #include "worker/control.h"
 
@@ -26,6 +27,7 @@ at_xact_event(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			global_pre_commit();
 			participant_pre_commit();
+			message_pre_commit();
 			global_decide();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
@@ -46,6 +48,7 @@ at_xact_event(XactEvent event, void *arg)
 				settle_xact_end(commit);
 				global_xact_end(commit);
 				tell_xact_end(commit);
+				message_xact_end(event);
 				peer_use_xact_end();
 				worker_control_xact_end(commit);
 				connection_close_in_flight();

@@ -8,6 +8,7 @@
 #define DTX_COMPAT_H
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/tableam.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
@@ -54,6 +55,13 @@ dtx_waits_for_standbys(void)
 #define DTX_VACUUM_ALL	(VACOPT_PROCESS_MAIN | VACOPT_PROCESS_TOAST)
 #else
 #define DTX_VACUUM_ALL	VACOPT_PROCESS_TOAST
+#endif
+
+/* In a query of pg_constraint c: is it enforced? Before version 18 all are. */
+#if PG_VERSION_NUM >= 180000
+#define DTX_CONSTRAINT_ENFORCED	" AND c.conenforced"
+#else
+#define DTX_CONSTRAINT_ENFORCED	""
 #endif
 
 /* The number of this process's slot in arrays of one entry a process. */
@@ -164,6 +172,19 @@ dtx_table_tuple_insert(ResultRelInfo *rri, EState *estate, Relation rel,
 	list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false));
 #else
 	list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL));
+#endif
+}
+
+/* Replace a row of a table without indexes. */
+static inline void
+dtx_simple_heap_update(Relation rel, ItemPointer tid, HeapTuple tuple)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes which;
+
+	simple_heap_update(rel, tid, tuple, &which);
+#else
+	simple_heap_update(rel, tid, tuple);
 #endif
 }
 

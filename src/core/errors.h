@@ -20,5 +20,8 @@
 #define ERRCODE_DTX_BRANCH_STATE		MAKE_SQLSTATE('D', 'X', '0', '0', '3')
 /* an account has less than what is to be taken from it */
 #define ERRCODE_DTX_INSUFFICIENT_FUNDS	MAKE_SQLSTATE('D', 'X', '0', '0', '4')
+/* a handler that raises this refuses its message for good: it becomes a dead letter */
+#define ERRCODE_DTX_REFUSED				MAKE_SQLSTATE('D', 'X', '0', '0', '5')
+#define DTX_REFUSED_STATE				"DX005"
 
 #endif							/* DTX_ERRORS_H */

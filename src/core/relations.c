@@ -53,6 +53,20 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_LEDGER] = "ledger",
 	[OWN_FROZEN] = "frozen",
 	[OWN_FROZEN_PKEY] = "frozen_pkey",
+	[OWN_MESSAGE_ID] = "message_id",
+	[OWN_MESSAGE_SEGMENT] = "message_segment",
+	[OWN_DELAYED_MESSAGE] = "delayed_message",
+	[OWN_DELAYED_MESSAGE_DELIVER_AT_IDX] = "delayed_message_deliver_at_idx",
+	[OWN_HELD_MESSAGE] = "held_message",
+	[OWN_HELD_MESSAGE_BRANCH_IDX] = "held_message_branch_idx",
+	[OWN_HALF_MESSAGE] = "half_message",
+	[OWN_HALF_MESSAGE_PKEY] = "half_message_pkey",
+	[OWN_HALF_MESSAGE_NEXT_CHECK_IDX] = "half_message_next_check_idx",
+	[OWN_SUBSCRIPTION] = "subscription",
+	[OWN_POSITION] = "position",
+	[OWN_UNDELIVERED] = "undelivered",
+	[OWN_DE_DUPLICATION] = "de_duplication",
+	[OWN_DE_DUPLICATION_PKEY] = "de_duplication_pkey",
 };
 
 static Oid	schema_oid = InvalidOid;
@@ -217,6 +231,10 @@ indexes_of(OwnRelation table)
 	static const OwnRelation resolution[] = {OWN_RESOLUTION_PKEY, OWN_COUNT};
 	static const OwnRelation tcc_action[] = {OWN_TCC_ACTION_PKEY, OWN_COUNT};
 	static const OwnRelation frozen[] = {OWN_FROZEN_PKEY, OWN_COUNT};
+	static const OwnRelation delayed_message[] = {OWN_DELAYED_MESSAGE_DELIVER_AT_IDX, OWN_COUNT};
+	static const OwnRelation held_message[] = {OWN_HELD_MESSAGE_BRANCH_IDX, OWN_COUNT};
+	static const OwnRelation half_message[] = {OWN_HALF_MESSAGE_PKEY, OWN_HALF_MESSAGE_NEXT_CHECK_IDX, OWN_COUNT};
+	static const OwnRelation de_duplication[] = {OWN_DE_DUPLICATION_PKEY, OWN_COUNT};
 	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
 	static const OwnRelation coordinator[] = {OWN_COORDINATOR_PKEY, OWN_COUNT};
 	static const OwnRelation undo_log[] = {OWN_UNDO_LOG_KEY_IDX, OWN_COUNT};
@@ -242,6 +260,14 @@ indexes_of(OwnRelation table)
 			return tcc_action;
 		case OWN_FROZEN:
 			return frozen;
+		case OWN_DELAYED_MESSAGE:
+			return delayed_message;
+		case OWN_HELD_MESSAGE:
+			return held_message;
+		case OWN_HALF_MESSAGE:
+			return half_message;
+		case OWN_DE_DUPLICATION:
+			return de_duplication;
 		case OWN_JOINED_BRANCH:
 			return joined_branch;
 		case OWN_COORDINATOR:

@@ -49,6 +49,20 @@ typedef enum OwnRelation
 	OWN_LEDGER,
 	OWN_FROZEN,
 	OWN_FROZEN_PKEY,
+	OWN_MESSAGE_ID,
+	OWN_MESSAGE_SEGMENT,
+	OWN_DELAYED_MESSAGE,
+	OWN_DELAYED_MESSAGE_DELIVER_AT_IDX,
+	OWN_HELD_MESSAGE,
+	OWN_HELD_MESSAGE_BRANCH_IDX,
+	OWN_HALF_MESSAGE,
+	OWN_HALF_MESSAGE_PKEY,
+	OWN_HALF_MESSAGE_NEXT_CHECK_IDX,
+	OWN_SUBSCRIPTION,
+	OWN_POSITION,
+	OWN_UNDELIVERED,
+	OWN_DE_DUPLICATION,
+	OWN_DE_DUPLICATION_PKEY,
 	OWN_COUNT
 } OwnRelation;
 
@@ -150,6 +164,59 @@ enum
 {
 	Anum_frozen_branch = 1, Anum_frozen_gid, Anum_frozen_account, Anum_frozen_amount, Anum_frozen_role,
 	Anum_frozen_frozen_at, Natts_frozen = 6
+};
+
+/* each segment of dtx.message has these */
+enum
+{
+	Anum_message_id = 1, Anum_message_xid, Anum_message_published_at, Anum_message_topic,
+	Anum_message_key, Anum_message_payload, Anum_message_headers, Natts_message = 7
+};
+enum
+{
+	Anum_message_segment_segment = 1, Anum_message_segment_relation, Anum_message_segment_opened_at,
+	Anum_message_segment_closed_at, Anum_message_segment_closed_xid, Natts_message_segment = 5
+};
+enum
+{
+	Anum_delayed_message_deliver_at = 1, Anum_delayed_message_id, Anum_delayed_message_topic,
+	Anum_delayed_message_key, Anum_delayed_message_payload, Anum_delayed_message_headers,
+	Natts_delayed_message = 6
+};
+enum
+{
+	Anum_held_message_branch = 1, Anum_held_message_id, Anum_held_message_deliver_at,
+	Anum_held_message_topic, Anum_held_message_key, Anum_held_message_payload,
+	Anum_held_message_headers, Natts_held_message = 7
+};
+enum
+{
+	Anum_half_message_id = 1, Anum_half_message_role, Anum_half_message_topic, Anum_half_message_key,
+	Anum_half_message_payload, Anum_half_message_headers, Anum_half_message_checker,
+	Anum_half_message_prepared_at, Anum_half_message_attempts, Anum_half_message_next_check,
+	Anum_half_message_last_error, Natts_half_message = 11
+};
+enum
+{
+	Anum_subscription_id = 1, Anum_subscription_uid, Anum_subscription_name, Anum_subscription_topic,
+	Anum_subscription_server, Anum_subscription_handler, Anum_subscription_role,
+	Anum_subscription_ordered, Anum_subscription_schedule, Anum_subscription_max_attempts,
+	Anum_subscription_batch_size, Anum_subscription_paused, Anum_subscription_generation,
+	Anum_subscription_start, Anum_subscription_since_id, Anum_subscription_since_time,
+	Anum_subscription_created_at, Natts_subscription = 17
+};
+enum
+{
+	Anum_position_subscription = 1, Anum_position_generation, Anum_position_batch,
+	Anum_position_passed, Anum_position_upto, Anum_position_cursor, Anum_position_delivered,
+	Anum_position_delivered_at, Anum_position_rate, Anum_position_attempts, Anum_position_next_attempt,
+	Anum_position_last_error, Natts_position = 12
+};
+enum
+{
+	Anum_de_duplication_subscription = 1, Anum_de_duplication_generation, Anum_de_duplication_batch,
+	Anum_de_duplication_received_at, Anum_de_duplication_role, Anum_de_duplication_ids,
+	Natts_de_duplication = 6
 };
 
 /* Is the extension installed in this database? */

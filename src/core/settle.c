@@ -412,12 +412,23 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 	return true;
 }
 
+static SettleListener listener = NULL;
+
+void
+settle_listen(SettleListener function)
+{
+	Assert(listener == NULL);
+	listener = function;
+}
+
 /* Settle a branch that this transaction has alone with commit; its row too. */
 static void
 settle_with_commit(const JoinedBranch *branch)
 {
 	if (mode_by_letter(branch->mode)->settle_commit)
 		mode_by_letter(branch->mode)->settle_commit(branch);
+	if (listener)
+		listener(branch, true);
 	if (branch->children > 0)
 		children_decide(branch, true);
 	own_delete_tid(OWN_JOINED_BRANCH, (ItemPointer) &branch->tid);
@@ -449,6 +460,8 @@ settle_group(void *arg)
 			settle_with_commit(branch);
 		else
 		{
+			if (listener)
+				listener(branch, false);
 			if (branch->children > 0)
 				children_decide(branch, false);
 			own_delete_tid(OWN_JOINED_BRANCH, &branch->tid);

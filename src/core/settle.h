@@ -80,6 +80,11 @@ extern char *settle_own(List *gids, bool commit);
 /* May the current role settle this branch? */
 extern bool settle_allowed(const JoinedBranch *branch);
 
+/* Have a function called in each transaction that settles a branch here, with its
+ * decision. It may throw. At load time, once. */
+typedef void (*SettleListener) (const JoinedBranch *branch, bool commit);
+extern void settle_listen(SettleListener listener);
+
 /* Is a branch of this global transaction being settled right now, in this session? */
 extern bool settle_is_of(const GlobalXid *xid);
 

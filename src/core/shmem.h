@@ -28,6 +28,7 @@
 #define DTX_ROLLING_BACK		64
 #define DTX_USED_PEERS			8
 #define DTX_RETRY_REQUESTS		8
+#define DTX_RUNNERS				16
 #define DTX_HORIZONS			32
 #define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 
@@ -37,6 +38,7 @@
  *	BRANCH	a branch of this node's own is decided
  *	ROWS	rows of dtx.branch are decided: those of the transaction n
  *	NESTED	a branch of a branch is to be rolled back: it is in the slot's list of those
+ *	SUBSCRIPTIONS	subscriptions, or what is undelivered of them, have changed
  *	ASK		the peer (without a server: any) may have a branch without a row: ask
  */
 typedef enum OutcomeKind
@@ -44,6 +46,7 @@ typedef enum OutcomeKind
 	OUTCOME_BRANCH,
 	OUTCOME_ROWS,
 	OUTCOME_NESTED,
+	OUTCOME_SUBSCRIPTIONS,
 	OUTCOME_ASK
 } OutcomeKind;
 
@@ -93,6 +96,11 @@ typedef enum StatCounter
 	STAT_LOCK_TIMEOUTS,
 	STAT_LOCK_GIVE_UPS,
 	STAT_RECOVERY_PASSES,
+	STAT_MESSAGES_PUBLISHED,
+	STAT_MESSAGES_DELIVERED,
+	STAT_MESSAGES_HANDLED,
+	STAT_MESSAGES_FAILED,
+	STAT_MESSAGES_DEAD,
 	STAT_COUNT
 } StatCounter;
 
@@ -111,6 +119,16 @@ typedef struct RegisterRequest
 	int			process;		/* who joins: is told the branch's number, and woken */
 	uint64		token;			/* of this very request: comes back with the answer */
 } RegisterRequest;
+
+/* A process that runs a role's functions in this database. */
+typedef struct Runner
+{
+	Oid			role;
+	pid_t		pid;			/* 0: the place is free; -1: being started */
+	Latch	   *latch;			/* NULL: not there yet */
+	bool		wanted;			/* there may be work that it has not seen */
+	TimestampTz started_at;
+} Runner;
 
 typedef struct DatabaseSlot
 {
@@ -146,6 +164,10 @@ typedef struct DatabaseSlot
 	RegisterRequest registers[DTX_CONTACT_REQUESTS];
 	int			nretries;		/* dtx_retry; beyond the room: all */
 	uint64		retries[DTX_RETRY_REQUESTS];	/* R of the transactions */
+
+	Runner		runners[DTX_RUNNERS];
+	pg_atomic_uint64 published; /* counts up with messages, and what else the dispatcher has to see */
+	pg_atomic_uint32 segment;	/* of the log that is written; 0: not known */
 
 	ConditionVariable changed;	/* a worker ended, or branches were settled */
 	bool		filter_loaded;	/* the filter counts this database's row locks */

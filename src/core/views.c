@@ -42,6 +42,11 @@ static const char *const stat_names[STAT_COUNT] = {
 	[STAT_LOCK_TIMEOUTS] = "row_lock_timeouts",
 	[STAT_LOCK_GIVE_UPS] = "row_lock_give_ups",
 	[STAT_RECOVERY_PASSES] = "recovery_passes",
+	[STAT_MESSAGES_PUBLISHED] = "messages_published",
+	[STAT_MESSAGES_DELIVERED] = "messages_delivered",
+	[STAT_MESSAGES_HANDLED] = "messages_handled",
+	[STAT_MESSAGES_FAILED] = "messages_failed",
+	[STAT_MESSAGES_DEAD] = "messages_dead",
 };
 
 static bool

@@ -21,11 +21,16 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "ledger/ledger.h"
+#include "miscadmin.h"
+#include "msg/message.h"
+#include "msg/subscription.h"
+#include "net/peer.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
@@ -35,6 +40,7 @@
 PG_FUNCTION_INFO_V1(dtx_ledger);
 PG_FUNCTION_INFO_V1(dtx_transfer);
 PG_FUNCTION_INFO_V1(dtx_ledger_credit);
+PG_FUNCTION_INFO_V1(dtx_ledger_receive);
 
 typedef struct Ledger
 {
@@ -359,11 +365,76 @@ dtx_ledger(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+static JsonbValue
+json_text(const char *text)
+{
+	JsonbValue	v = {.type = jbvString};
+
+	v.val.string.val = (char *) text;
+	v.val.string.len = strlen(text);
+	return v;
+}
+
+static void
+push_member(JsonbParseState **state, const char *name, JsonbValue *value)
+{
+	JsonbValue	key = json_text(name);
+
+	(void) pushJsonbValue(state, WJB_KEY, &key);
+	(void) pushJsonbValue(state, WJB_VALUE, value);
+}
+
+/* {"from": text, "to": text, "amount": number} */
+static Jsonb *
+transfer_payload(const char *from, const char *to, Datum amount)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue	from_value = json_text(from);
+	JsonbValue	to_value = json_text(to);
+	JsonbValue	amount_value = {.type = jbvNumeric};
+
+	amount_value.val.numeric = DatumGetNumeric(amount);
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_member(&state, "from", &from_value);
+	push_member(&state, "to", &to_value);
+	push_member(&state, "amount", &amount_value);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/*
+ * Take the amount here, and have a message credit it at the server, whose id is
+ * returned. Each (server, role) has a topic and a subscription.
+ */
+static int64
+send_by_message(const char *server_name, const char *from, const char *to, Datum amount)
+{
+	Oid			role = GetUserId();
+	Oid			server;
+	Message		message = {0};
+	char	   *topic;
+
+	if (server_name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a transfer by message needs a server"),
+				 errhint("Within this database both accounts change in one transaction, in any other mode.")));
+	server = peer_server_by_name(server_name, role);
+	topic = psprintf(OWN_TOPIC "transfer.%u.%u", server, role);
+	(void) subscription_ensure(psprintf("transfers to %s as %s", server_name, GetUserNameFromId(role, false)),
+							   topic, server, "dtx.ledger_receive(jsonb)");
+	ledger_move(true, from, amount);
+	message.topic = topic;
+	message.key = cstring_to_text(to);
+	message.payload = transfer_payload(from, to, amount);
+	return message_publish(&message, 0);
+}
+
 /* dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text) */
 Datum
 dtx_transfer(PG_FUNCTION_ARGS)
 {
 	const BranchMode *mode;
+	const char *mode_name;
 	char	   *from,
 			   *to;
 	char		xid[DTX_GID_SIZE];
@@ -380,7 +451,12 @@ dtx_transfer(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("cannot transfer from account \"%s\" to itself", from)));
-	mode = mode_by_name(text_to_cstring(PG_GETARG_TEXT_PP(4)));
+	mode_name = text_to_cstring(PG_GETARG_TEXT_PP(4));
+	if (strcmp(mode_name, "message") == 0)
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf(INT64_FORMAT,
+												  send_by_message(PG_ARGISNULL(0) ? NULL : NameStr(*PG_GETARG_NAME(0)),
+																  from, to, PG_GETARG_DATUM(3)))));
+	mode = mode_by_name(mode_name);
 	global_ensure();
 
 	if (mode->runs_user_code)
@@ -398,6 +474,50 @@ dtx_transfer(PG_FUNCTION_ARGS)
 	}
 	xid_format(global_current(), xid);
 	PG_RETURN_TEXT_P(cstring_to_text(xid));
+}
+
+/* dtx.ledger_receive(payload jsonb): the handler of transfers by message */
+Datum
+dtx_ledger_receive(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *payload = PG_GETARG_JSONB_P(0);
+	JsonbValue	to_room,
+				amount_room;
+	JsonbValue *to = NULL,
+			   *amount = NULL;
+	char	   *account;
+	MemoryContext context = CurrentMemoryContext;
+
+	if (JB_ROOT_IS_OBJECT(payload))
+	{
+		to = getKeyJsonValueFromContainer(&payload->root, "to", 2, &to_room);
+		amount = getKeyJsonValueFromContainer(&payload->root, "amount", 6, &amount_room);
+	}
+	if (to == NULL || to->type != jbvString || amount == NULL || amount->type != jbvNumeric)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_REFUSED),
+				 errmsg("message is not a transfer")));
+	account = pnstrdup(to->val.string.val, to->val.string.len);
+	PG_TRY();
+	{
+		ledger_move(false, account, NumericGetDatum(amount->val.numeric));
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_NO_DATA_FOUND)
+			PG_RE_THROW();
+		FlushErrorState();
+		/* to try again would not help */
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_REFUSED),
+				 errmsg_internal("%s", error->message)));
+	}
+	PG_END_TRY();
+	PG_RETURN_VOID();
 }
 
 /* dtx.ledger_credit(account text, amount numeric): the peer's part of a transfer */

@@ -19,13 +19,11 @@ is_position(const char *text)
 bool
 answer_is_sane(Channel *channel)
 {
-	RemoteCall *call = &channel->call;
+	RemoteCall *call = &channel->connection.call;
 	PGresult   *result = call->results[1];
 
 	switch (channel->calling)
 	{
-		case CALL_GREET:
-			return remote_has_rows(call, 0, 1, 4);
 		case CALL_PENDING:
 			return remote_has_rows(call, 0, 0, 3);
 		case CALL_SETTLE:

@@ -10,8 +10,6 @@
  */
 #include "postgres.h"
 
-#include <poll.h>
-
 #include "access/xlog.h"
 #include "common/pg_prng.h"
 #include "core/compat.h"
@@ -29,7 +27,6 @@
 
 #define FLUSH_DELAY			100		/* ms without a call until a flush is sent */
 #define IDLE_CLOSE			5000	/* ms without work until a connection is closed */
-#define CALL_TIMEOUT		30000	/* ms, where dtx.call_timeout sets none */
 #define BUSY_DELAY			5		/* ms until what was busy is tried again, doubling to 640 */
 #define REPLICATION_POLL	20		/* ms between looks at a standby's progress */
 #define MAX_ROLLBACKS		(DTX_ROLLING_BACK / 2)	/* in one call */
@@ -49,7 +46,7 @@ channel_get(Oid server, Oid role)
 	channel = MemoryContextAllocZero(worker.context, sizeof(Channel));
 	channel->server = server;
 	channel->role = role;
-	channel->call_context = AllocSetContextCreate(worker.context, "dtx call", ALLOCSET_SMALL_SIZES);
+	link_init(&channel->connection, server, role);
 	dlist_init(&channel->queue);
 	dlist_init(&channel->called);
 	dlist_init(&channel->answered);
@@ -73,12 +70,7 @@ take_back(Channel *channel)
 void
 channel_close(Channel *channel)
 {
-	remote_free(&channel->call);
-	if (channel->pc != NULL)
-		connection_close(channel->pc);
-	channel->pc = NULL;
-	channel->greeted = false;
-	channel->state = CHANNEL_CLOSED;
+	link_close(&channel->connection);
 	take_back(channel);
 }
 
@@ -170,14 +162,9 @@ channel_due(Channel *channel)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = 0;
 
-	switch (channel->state)
-	{
-		case CHANNEL_CONNECTING:
-		case CHANNEL_CALLING:
-			return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? now : channel->call_deadline;
-		default:
-			break;
-	}
+	next = link_due(&channel->connection);
+	if (next != 0)
+		return next;
 	if (channel->gone)
 		return 0;
 	if (now < channel->not_before)
@@ -194,21 +181,7 @@ channel_due(Channel *channel)
 uint32
 channel_events(Channel *channel)
 {
-	switch (channel->state)
-	{
-		case CHANNEL_CONNECTING:
-			return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? 0 :
-				channel->polling == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
-		case CHANNEL_CALLING:
-			{
-				uint32		wanted = remote_wants(&channel->call);
-
-				/* to flush is to notice that the connection has broken */
-				return PQsocket(channel->pc->conn) == PGINVALID_SOCKET ? 0 : wanted;
-			}
-		default:
-			return 0;
-	}
+	return link_events(&channel->connection);
 }
 
 /* --- calls --- */
@@ -216,52 +189,14 @@ channel_events(Channel *channel)
 static void
 start_call(Channel *channel, ChannelCall kind)
 {
-	int			timeout = guc_call_timeout > 0 ? guc_call_timeout : CALL_TIMEOUT;
-
 	channel->calling = kind;
-	channel->call.pc = channel->pc;
-	channel->state = CHANNEL_CALLING;
-	channel->call_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
-	channel->last_used = GetCurrentTimestamp();
-	remote_start(&channel->call);
-}
-
-/* An empty call; what it needs is allocated in the channel's context. */
-static RemoteCall *
-new_call(Channel *channel, int nstatements)
-{
-	remote_free(&channel->call);
-	MemoryContextReset(channel->call_context);
-	memset(&channel->call, 0, sizeof(channel->call));
-	channel->call.nstatements = nstatements;
-	return &channel->call;
-}
-
-static void
-set_statement(RemoteCall *call, int i, const char *sql, int nparams, const char *const *values)
-{
-	call->statements[i].sql = sql;
-	call->statements[i].nparams = nparams;
-	call->statements[i].values = values;
-}
-
-static void
-start_greeting(Channel *channel)
-{
-	RemoteCall *call = new_call(channel, 1);
-	const char **values = MemoryContextAlloc(channel->call_context, sizeof(char *));
-
-	values[0] = CppAsString2(DTX_PROTOCOL_VERSION);
-	set_statement(call, 0, HELLO_SQL,
-				  1, values);
-	call->statements[0].once = true;
-	start_call(channel, CALL_GREET);
+	link_start_call(&channel->connection, 0);
 }
 
 static void
 start_pending(Channel *channel)
 {
-	RemoteCall *call = new_call(channel, 1);
+	Link	   *link = &channel->connection;
 	MemoryContext old;
 	List	   *ids;
 	const char **items;
@@ -269,8 +204,9 @@ start_pending(Channel *channel)
 	ListCell   *cell;
 	int			n = 0;
 
+	(void) link_new_call(link, 1);
 	worker_begin();
-	old = MemoryContextSwitchTo(channel->call_context);
+	old = MemoryContextSwitchTo(link->call_context);
 	ids = node_all_ids();
 	items = palloc(list_length(ids) * sizeof(char *));
 	foreach(cell, ids)
@@ -280,7 +216,7 @@ start_pending(Channel *channel)
 	values[1] = psprintf("%u", node_timeline());
 	MemoryContextSwitchTo(old);
 	worker_commit(false);
-	set_statement(call, 0, "SELECT gid, n, node FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
+	link_set_statement(link, 0, "SELECT gid, n, node FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
 	start_call(channel, CALL_PENDING);
 }
 
@@ -328,8 +264,8 @@ call_siblings(Channel *channel, int most)
 static void
 start_settle(Channel *channel)
 {
-	RemoteCall *call = new_call(channel, 3);
-	MemoryContext old = MemoryContextSwitchTo(channel->call_context);
+	Link	   *link = &channel->connection;
+	MemoryContext old = MemoryContextSwitchTo(link->call_context);
 	SettleRequest *requests;
 	const char **values;
 	TimestampTz now = GetCurrentTimestamp();
@@ -338,6 +274,7 @@ start_settle(Channel *channel)
 	bool		gated = false;
 	dlist_mutable_iter iter;
 
+	(void) link_new_call(link, 3);
 	dlist_foreach_modify(iter, &channel->queue)
 	{
 		SettleItem *item = dlist_container(SettleItem, link, iter.cur);
@@ -367,13 +304,13 @@ start_settle(Channel *channel)
 		requests[n++].n = item->nested ? item->key.n : 0;
 	}
 	worker_begin();
-	MemoryContextSwitchTo(channel->call_context);
+	MemoryContextSwitchTo(link->call_context);
 	values = settle_parameters(node_all_ids(), outcomes_horizon(channel), requests, n);
 	worker_commit(false);
 	MemoryContextSwitchTo(old);
-	set_statement(call, 0, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", 0, NULL);
-	set_statement(call, 1, SETTLE_SQL, SETTLE_PARAMS, values);
-	set_statement(call, 2, "COMMIT", 0, NULL);
+	link_set_statement(link, 0, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", 0, NULL);
+	link_set_statement(link, 1, SETTLE_SQL, SETTLE_PARAMS, values);
+	link_set_statement(link, 2, "COMMIT", 0, NULL);
 	channel->settle_due = TimestampTzPlusMilliseconds(now, guc_settle_delay);
 	DTX_FAULT_POINT("worker-before-settle");
 	start_call(channel, CALL_SETTLE);
@@ -382,9 +319,10 @@ start_settle(Channel *channel)
 static void
 start_flush(Channel *channel)
 {
-	RemoteCall *call = new_call(channel, 1);
+	Link	   *link = &channel->connection;
 
-	set_statement(call, 0, "SELECT dtx.branch_flush()", 0, NULL);
+	(void) link_new_call(link, 1);
+	link_set_statement(link, 0, "SELECT dtx.branch_flush()", 0, NULL);
 	start_call(channel, CALL_FLUSH);
 }
 
@@ -424,7 +362,7 @@ give_up(Channel *channel, SettleItem *item)
 static void
 settle_answered(Channel *channel)
 {
-	PGresult   *result = channel->call.results[1];
+	PGresult   *result = channel->connection.call.results[1];
 	int			row = 0;
 	int			last = PQntuples(result) - 1;
 	XLogRecPtr	written,
@@ -510,30 +448,6 @@ settle_answered(Channel *channel)
 	stat_add(STAT_SETTLE_CALLS, 1);
 }
 
-static void
-greeting_answered(Channel *channel)
-{
-	PGresult   *result = channel->call.results[0];
-
-	if (atoi(PQgetvalue(result, 0, 1)) != DTX_PROTOCOL_VERSION)
-	{
-		channel_failed(channel, "the peer speaks another version of dtx's protocol");
-		return;
-	}
-	if (PQgetvalue(result, 0, 3)[0] == 't')
-	{
-		channel_failed(channel, "the peer is in recovery");
-		return;
-	}
-	strlcpy(channel->pc->peer_node, remote_text(PQgetvalue(result, 0, 0), sizeof(channel->pc->peer_node) - 1),
-			sizeof(channel->pc->peer_node));
-	strlcpy(channel->pc->peer_version, remote_text(PQgetvalue(result, 0, 2), sizeof(channel->pc->peer_version) - 1),
-			sizeof(channel->pc->peer_version));
-	strlcpy(channel->node, channel->pc->peer_node, sizeof(channel->node));
-	channel->greeted = true;
-	channel->state = CHANNEL_IDLE;
-}
-
 /* A call beyond the greeting succeeded: the peer is well. */
 static void
 note_success(Channel *channel)
@@ -548,7 +462,7 @@ note_success(Channel *channel)
 static void
 pending_answered(Channel *channel)
 {
-	recovery_decide(channel, channel->call.results[0]);
+	recovery_decide(channel, channel->connection.call.results[0]);
 	channel->recovered = true;
 	channel->asked_at = GetCurrentTimestamp();
 	channel->jitter = 0.9 + 0.2 * pg_prng_double(&pg_global_prng_state);
@@ -598,8 +512,8 @@ call_timed_out(Channel *channel)
 static bool
 isolate_failure(Channel *channel, const char *why)
 {
-	const char *state = channel->call.error == NULL ? NULL :
-		PQresultErrorField(channel->call.error, PG_DIAG_SQLSTATE);
+	const char *state = channel->connection.call.error == NULL ? NULL :
+		PQresultErrorField(channel->connection.call.error, PG_DIAG_SQLSTATE);
 	int			n = count_called(channel);
 
 	/* a server that shuts down, or a lost connection, is no branch's fault */
@@ -618,24 +532,22 @@ isolate_failure(Channel *channel, const char *why)
 static void
 call_ended(Channel *channel)
 {
-	channel->state = CHANNEL_IDLE;
-	channel->last_used = GetCurrentTimestamp();
-	if (channel->call.broken || channel->call.error != NULL)
+	if (channel->connection.call.broken || channel->connection.call.error != NULL)
 	{
-		if (channel->call.error != NULL && remote_failed_on_statement(&channel->call))
+		if (channel->connection.call.error != NULL && remote_failed_on_statement(&channel->connection.call))
 		{
 			/* nothing was done; say it again, but not for ever */
 			if (++channel->lost_statements > 3)
 			{
-				channel_failed(channel, remote_error_text(&channel->call));
+				channel_failed(channel, remote_error_text(&channel->connection.call));
 				return;
 			}
-			remote_free(&channel->call);
+			remote_free(&channel->connection.call);
 			take_back(channel);
 			return;
 		}
-		if (!isolate_failure(channel, remote_error_text(&channel->call)))
-			channel_failed(channel, remote_error_text(&channel->call));
+		if (!isolate_failure(channel, remote_error_text(&channel->connection.call)))
+			channel_failed(channel, remote_error_text(&channel->connection.call));
 		return;
 	}
 	if (!answer_is_sane(channel))
@@ -645,9 +557,6 @@ call_ended(Channel *channel)
 	}
 	switch (channel->calling)
 	{
-		case CALL_GREET:
-			greeting_answered(channel);
-			break;
 		case CALL_PENDING:
 			note_success(channel);
 			pending_answered(channel);
@@ -661,7 +570,7 @@ call_ended(Channel *channel)
 			confirm(channel, channel->answers);
 			break;
 	}
-	remote_free(&channel->call);
+	remote_free(&channel->connection.call);
 }
 
 /* --- steps --- */
@@ -669,8 +578,7 @@ call_ended(Channel *channel)
 static void
 start_connecting(Channel *channel)
 {
-	MemoryContext context = CurrentMemoryContext;
-	char	   *volatile error = NULL;
+	char	   *why;
 
 	worker_begin();
 	/* nothing of it can be pending: that would have kept it from being dropped */
@@ -681,66 +589,10 @@ start_connecting(Channel *channel)
 		channel->gone = channel->recovered = true;
 		return;
 	}
-	PG_TRY();
-	{
-		channel->pc = connection_start(channel->server, channel->role);
-		worker_commit(false);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		MemoryContextSwitchTo(context);
-		error = edata->message;
-	}
-	PG_END_TRY();
-	if (error != NULL)
-	{
-		channel_failed(channel, error);
-		return;
-	}
-	if (channel->pc->conn == NULL || PQstatus(channel->pc->conn) == CONNECTION_BAD)
-	{
-		channel_failed(channel, channel->pc->conn == NULL ? "out of memory" :
-					   pchomp(PQerrorMessage(channel->pc->conn)));
-		return;
-	}
-	channel->state = CHANNEL_CONNECTING;
-	channel->polling = PGRES_POLLING_WRITING;
-	channel->call_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
-}
-
-static void
-go_on_connecting(Channel *channel)
-{
-	struct pollfd fd = {0};
-
-	/* libpq wants to be called only when the socket is ready */
-	fd.fd = PQsocket(channel->pc->conn);
-	fd.events = channel->polling == PGRES_POLLING_READING ? POLLIN : POLLOUT;
-	if (poll(&fd, 1, 0) <= 0)
-	{
-		if (GetCurrentTimestamp() >= channel->call_deadline)
-			channel_failed(channel, "could not connect within dtx.connect_timeout");
-		return;
-	}
-	channel->polling = connection_poll(channel->pc);
-	if (channel->polling == PGRES_POLLING_FAILED)
-		channel_failed(channel, pchomp(PQerrorMessage(channel->pc->conn)));
-	else if (channel->polling == PGRES_POLLING_OK)
-	{
-		if (!connection_password_ok(channel->pc))
-		{
-			channel_failed(channel, "password is required: the server did not ask for the user mapping's");
-			return;
-		}
-		channel->pc->in_flight = false;
-		channel->state = CHANNEL_IDLE;
-	}
+	worker_commit(false);
+	why = link_connect(&channel->connection);
+	if (why != NULL)
+		channel_failed(channel, why);
 }
 
 static void
@@ -750,50 +602,58 @@ start_next_call(Channel *channel)
 	TimestampTz next = 0;
 	bool		settle = has_due_item(channel, now, &next);
 
-	if (!channel->greeted)
-		start_greeting(channel);
-	else if (now >= recovery_due(channel))
+	if (now >= recovery_due(channel))
 		start_pending(channel);
 	else if (settle)
 		start_settle(channel);
 	else if (!dlist_is_empty(&channel->answered) && now >= flush_due(channel))
 		start_flush(channel);
 	else if (dlist_is_empty(&channel->answered) &&
-			 now >= TimestampTzPlusMilliseconds(channel->last_used, IDLE_CLOSE))
+			 now >= TimestampTzPlusMilliseconds(channel->connection.last_used, IDLE_CLOSE))
 		channel_close(channel);
 }
 
 void
 channel_step(Channel *channel)
 {
-	ChannelState before;
+	LinkState	before;
 
 	/* as long as a step leads somewhere, take the next */
 	do
 	{
-		before = channel->state;
-		switch (channel->state)
+		char	   *why;
+
+		before = channel->connection.state;
+		if (before == LINK_CLOSED)
 		{
-			case CHANNEL_CLOSED:
-				if (!channel->gone && GetCurrentTimestamp() >= channel->not_before &&
-					wants_connection(channel, GetCurrentTimestamp()))
-					start_connecting(channel);
-				break;
-			case CHANNEL_CONNECTING:
-				go_on_connecting(channel);
-				break;
-			case CHANNEL_IDLE:
-				if (channel->pc->invalidated || connection_is_dead(channel->pc))
-					channel_close(channel);
-				else
-					start_next_call(channel);
-				break;
-			case CHANNEL_CALLING:
-				if (remote_advance(&channel->call))
-					call_ended(channel);
-				else if (GetCurrentTimestamp() >= channel->call_deadline)
-					call_timed_out(channel);
-				break;
+			if (!channel->gone && GetCurrentTimestamp() >= channel->not_before &&
+				wants_connection(channel, GetCurrentTimestamp()))
+				start_connecting(channel);
 		}
-	} while (channel->state != before);
+		else if (before == LINK_IDLE)
+		{
+			if (link_is_stale(&channel->connection))
+				channel_close(channel);
+			else
+				start_next_call(channel);
+		}
+		else
+			switch (link_step(&channel->connection, &why))
+			{
+				case LINK_READY:
+					strlcpy(channel->node, channel->connection.pc->peer_node, sizeof(channel->node));
+					break;
+				case LINK_ANSWERED:
+					call_ended(channel);
+					break;
+				case LINK_TIMED_OUT:
+					call_timed_out(channel);
+					break;
+				case LINK_FAILED:
+					channel_failed(channel, why);
+					break;
+				case LINK_NOTHING:
+					break;
+			}
+	} while (channel->connection.state != before);
 }

@@ -52,6 +52,23 @@ worker_control_xact_end(bool commit)
 		worker_wake(slot);
 }
 
+/* Are there processes that run functions? They are told to leave. */
+static bool
+runners_remain(DatabaseSlot *slot)
+{
+	bool		any = false;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+	{
+		any |= slot->runners[i].pid > 0;
+		if (slot->runners[i].latch != NULL)
+			SetLatch(slot->runners[i].latch);
+	}
+	SpinLockRelease(&slot->mutex);
+	return any;
+}
+
 /* The database that a utility command needs for itself. */
 static Oid
 database_of(Node *node)
@@ -128,7 +145,7 @@ worker_hold_for(PlannedStmt *statement)
 	PG_ENSURE_ERROR_CLEANUP(release_at_exit, ObjectIdGetDatum(database));
 	{
 		ConditionVariablePrepareToSleep(&slot->changed);
-		while (slot->worker_pid != 0)
+		while (slot->worker_pid != 0 || runners_remain(slot))
 			(void) ConditionVariableTimedSleep(&slot->changed, 1000, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 	}
@@ -232,6 +249,32 @@ server_of_mapping(Oid mapping)
 	return server;
 }
 
+/* Refuse while there is a subscription of the server, or of the role; or, of neither,
+ * any. */
+static void
+refuse_while_subscribed(const char *what, Oid server, Oid role)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	/* DROP EXTENSION may have got to it already */
+	if (!own_table_exists(OWN_SUBSCRIPTION))
+		return;
+	own_scan_dirty(&scan, OWN_SUBSCRIPTION, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = (!OidIsValid(server) ||
+				 DatumGetObjectId(own_column(&scan, tuple, Anum_subscription_server, NULL)) == server) &&
+			(!OidIsValid(role) ||
+			 DatumGetObjectId(own_column(&scan, tuple, Anum_subscription_role, NULL)) == role);
+	own_scan_end(&scan);
+	if (found)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot drop %s: there are subscriptions that need it", what),
+				 errhint("End them with dtx_unsubscribe; see the view dtx_subscriptions.")));
+}
+
 static bool
 server_is_needed(Oid server)
 {
@@ -253,6 +296,8 @@ worker_guard_drop(Oid class_id, Oid object_id)
 			(object_id == own_relid_if_any(OWN_JOINED_BRANCH) &&
 			 own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here(InvalidOid)))
 			refuse_drop("extension dtx");
+		if (object_id == own_relid_if_any(OWN_SUBSCRIPTION))
+			refuse_while_subscribed("extension dtx", InvalidOid, InvalidOid);
 		wake_at_commit |= object_id == own_relid_if_any(OWN_BRANCH);
 		return;
 	}
@@ -270,10 +315,16 @@ worker_guard_drop(Oid class_id, Oid object_id)
 		 (own_table_exists(OWN_BRANCH) && branches_need(Anum_branch_role, object_id)) ||
 		 (own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here(object_id))))
 		refuse_drop("the role");
+	if (class_id == AuthIdRelationId)
+		refuse_while_subscribed("the role", InvalidOid, object_id);
 	if (!own_table_exists(OWN_BRANCH))
 		return;
 	if (class_id == ForeignServerRelationId && server_is_needed(object_id))
 		refuse_drop("the server");
+	if (class_id == ForeignServerRelationId)
+		refuse_while_subscribed("the server", object_id, InvalidOid);
 	if (class_id == UserMappingRelationId && server_is_needed(server_of_mapping(object_id)))
 		refuse_drop("the user mapping");
+	if (class_id == UserMappingRelationId)
+		refuse_while_subscribed("the user mapping", server_of_mapping(object_id), InvalidOid);
 }

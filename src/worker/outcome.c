@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/timestamp.h"
+#include "worker/dispatch.h"
 #include "worker/worker.h"
 
 /* Branches of unreachable peers wait in dtx.branch, not all in memory. */
@@ -309,6 +310,9 @@ take_outcome(const Outcome *outcome, const char *self)
 			break;
 		case OUTCOME_NESTED:
 			take_nested_rollbacks();
+			break;
+		case OUTCOME_SUBSCRIPTIONS:
+			dispatch_reload();
 			break;
 		case OUTCOME_ASK:
 			if (OidIsValid(outcome->server))

@@ -299,12 +299,12 @@ contact_record(Channel *channel, const char *error, TimestampTz next_attempt)
 		replace[Anum_contact_next_attempt - 1] = true;
 		values[Anum_contact_next_attempt - 1] = TimestampTzGetDatum(next_attempt);
 		nulls[Anum_contact_next_attempt - 1] = error == NULL;
-		if (error == NULL && channel->pc != NULL)
+		if (error == NULL && channel->connection.pc != NULL)
 		{
 			replace[Anum_contact_node - 1] = replace[Anum_contact_version - 1] = true;
 			replace[Anum_contact_last_at - 1] = true;
-			values[Anum_contact_node - 1] = CStringGetTextDatum(channel->pc->peer_node);
-			values[Anum_contact_version - 1] = CStringGetTextDatum(channel->pc->peer_version);
+			values[Anum_contact_node - 1] = CStringGetTextDatum(channel->connection.pc->peer_node);
+			values[Anum_contact_version - 1] = CStringGetTextDatum(channel->connection.pc->peer_version);
 			values[Anum_contact_last_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 		}
 		own_update(&scan, tuple, values, nulls, replace);

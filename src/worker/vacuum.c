@@ -79,7 +79,8 @@ void
 worker_vacuum(void)
 {
 	static const OwnRelation tables[] = {OWN_BRANCH, OWN_GLOBAL, OWN_JOINED_BRANCH, OWN_SETTLED,
-		OWN_UNDO_LOG, OWN_TRY_LOG, OWN_CONFIRM_LOG, OWN_CANCEL_LOG, OWN_FROZEN};
+		OWN_UNDO_LOG, OWN_TRY_LOG, OWN_CONFIRM_LOG, OWN_CANCEL_LOG, OWN_FROZEN,
+	OWN_POSITION, OWN_DE_DUPLICATION, OWN_DELAYED_MESSAGE, OWN_HELD_MESSAGE, OWN_UNDELIVERED};
 	MemoryContext context;
 
 	if (pg_atomic_read_u64(&worker.slot->garbage) < GARBAGE_ROWS || !snapshots_have_moved())

@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "worker/dispatch.h"
 #include "worker/worker.h"
 
 #define HOUSEKEEPING_INTERVAL	1000	/* ms */
@@ -186,6 +187,8 @@ wait_for_work(TimestampTz due)
 	int			n = 2;
 	long		timeout = deadline_remaining(due);
 	bool		doze = may_doze(GetCurrentTimestamp());
+	void	   *iterator = NULL;
+	Link	   *link;
 
 	if (doze)
 		timeout = Min(timeout, guc_settle_delay);
@@ -193,6 +196,8 @@ wait_for_work(TimestampTz due)
 
 	/* sockets come and go, and so does what is waited for at them: build anew */
 	dlist_foreach(iter, &worker.channels)
+		n++;
+	while (dispatch_next_link(&iterator) != NULL)
 		n++;
 	worker.waits = dtx_create_wait_event_set(n);
 	AddWaitEventToSet(worker.waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
@@ -203,7 +208,15 @@ wait_for_work(TimestampTz due)
 		uint32		wanted = channel_events(channel);
 
 		if (wanted != 0)
-			AddWaitEventToSet(worker.waits, wanted, PQsocket(channel->pc->conn), NULL, NULL);
+			AddWaitEventToSet(worker.waits, wanted, PQsocket(channel->connection.pc->conn), NULL, NULL);
+	}
+	iterator = NULL;
+	while ((link = dispatch_next_link(&iterator)) != NULL)
+	{
+		uint32		wanted = link_events(link);
+
+		if (wanted != 0)
+			AddWaitEventToSet(worker.waits, wanted, PQsocket(link->pc->conn), NULL, NULL);
 	}
 	(void) WaitEventSetWait(worker.waits, timeout, events, lengthof(events), PG_WAIT_EXTENSION);
 	FreeWaitEventSet(worker.waits);
@@ -222,7 +235,7 @@ earlier(TimestampTz a, TimestampTz b)
 static bool
 is_idle(TimestampTz now)
 {
-	return hash_get_num_entries(worker.items) == 0 && worker.nshared == 0 && worker.slot->recovered &&
+	return hash_get_num_entries(worker.items) == 0 && worker.nshared == 0 && dispatch_is_idle() && worker.slot->recovered &&
 		worker.slot->nrequests == 0 && worker.slot->nregisters == 0 && worker.slot->tail == worker.slot->head &&
 		guc_worker_idle_timeout > 0 &&
 		(worker.slot->yield ||
@@ -256,6 +269,7 @@ work(TimestampTz *next_housekeeping)
 	dlist_foreach(iter, &worker.channels)
 		channel_step(dlist_container(Channel, link, iter.cur));
 	outcomes_finish();
+	dispatch_step();
 	if (worker.shared_due)
 		outcomes_end_shared();
 	note_recovered();
@@ -268,8 +282,10 @@ work(TimestampTz *next_housekeeping)
 		outcomes_advance_horizon();
 		outcomes_prune();
 		worker_vacuum();
+		dispatch_housekeeping();
+		dispatch_step();
 	}
-	due = *next_housekeeping;
+	due = earlier(*next_housekeeping, dispatch_due());
 	dlist_foreach(iter, &worker.channels)
 		due = earlier(due, channel_due(dlist_container(Channel, link, iter.cur)));
 	return due;

@@ -13,6 +13,7 @@
 #include "lib/ilist.h"
 #include "net/remote.h"
 #include "utils/hsearch.h"
+#include "worker/link.h"
 
 /* Register the launcher; at load time only. */
 extern void launcher_register(void);
@@ -65,17 +66,8 @@ typedef struct SettleItem
 	dlist_node	link;			/* in its channel's queue, or in one of the lists */
 } SettleItem;
 
-typedef enum ChannelState
-{
-	CHANNEL_CLOSED,
-	CHANNEL_CONNECTING,
-	CHANNEL_IDLE,
-	CHANNEL_CALLING
-} ChannelState;
-
 typedef enum ChannelCall
 {
-	CALL_GREET,
 	CALL_PENDING,
 	CALL_SETTLE,
 	CALL_FLUSH
@@ -87,14 +79,8 @@ typedef struct Channel
 	dlist_node	link;
 	Oid			server;
 	Oid			role;
-	ChannelState state;
+	Link		connection;
 	ChannelCall calling;
-	PeerConnection *pc;
-	PostgresPollingStatusType polling;
-	bool		greeted;
-	RemoteCall	call;
-	TimestampTz call_deadline;
-	MemoryContext call_context; /* what the call's parameters live in */
 	dlist_head	queue;			/* QUEUED, in no order; due by next_attempt */
 	int			nqueued;
 	dlist_head	called;			/* CALLED */
@@ -117,7 +103,6 @@ typedef struct Channel
 	uint64		unread_n;		/* least N of rows of dtx.branch left for later; 0: none */
 	uint64		removed_n[2];	/* least N of rows removed, not durably yet; 0: none */
 	XLogRecPtr	removed_lsn[2]; /* durable when this is; [0] before [1] */
-	TimestampTz last_used;
 } Channel;
 
 typedef struct Worker

@@ -1,0 +1,275 @@
+/*
+ * handler.c
+ *		Calling handlers.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_collation_d.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "core/compat.h"
+#include "core/errors.h"
+#include "core/subxact.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "msg/handler.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+static const struct
+{
+	const char *name;
+	Oid			type;
+	bool		nullable;
+}			fields[] = {
+	{"id", INT8OID, false},
+	{"topic", TEXTOID, false},
+	{"key", TEXTOID, true},
+	{"payload", JSONBOID, false},
+	{"headers", JSONBOID, true},
+	{"published_at", TIMESTAMPTZOID, false},
+	{"attempt", INT4OID, false},
+};
+#define FIELD_PAYLOAD	3
+
+static void
+refuse_handler(Oid function, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+			 errmsg("%s cannot be a handler of messages", format_procedure(function)),
+			 errdetail_internal("%s", why),
+			 errhint("Its arguments are among id bigint, topic text, key text, payload jsonb, headers jsonb, published_at timestamptz and attempt integer.")));
+}
+
+static Oid
+function_by_name(const char *name)
+{
+	if (strchr(name, '(') != NULL)
+		return DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(name)));
+	return DatumGetObjectId(DirectFunctionCall1(regprocin, CStringGetDatum(name)));
+}
+
+Handler *
+handler_lookup(const char *name)
+{
+	Handler    *handler = palloc0(sizeof(Handler));
+	HeapTuple	tuple;
+	Form_pg_proc form;
+	Oid		   *types;
+	char	  **names;
+	char	   *modes;
+	bool		strict;
+
+	handler->name = pstrdup(name);
+	handler->function = function_by_name(name);
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(handler->function));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function \"%s\" does not exist", name)));
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	strict = form->proisstrict;
+	if (form->prokind != PROKIND_FUNCTION || form->proretset)
+		refuse_handler(handler->function, "It must be a plain function that does not return a set.");
+	handler->nargs = get_func_arg_info(tuple, &types, &names, &modes);
+	if (handler->nargs > lengthof(handler->fields))
+		refuse_handler(handler->function, "It has too many arguments.");
+	for (int i = 0; i < handler->nargs; i++)
+	{
+		int			field;
+
+		if (modes != NULL && modes[i] != PROARGMODE_IN)
+			refuse_handler(handler->function, "It must have plain IN arguments only.");
+		for (field = 0; field < lengthof(fields); field++)
+			if (names != NULL && names[i] != NULL && strcmp(names[i], fields[field].name) == 0)
+				break;
+		if (field == lengthof(fields) && handler->nargs == 1 && types[i] == JSONBOID)
+			field = FIELD_PAYLOAD;
+		if (field == lengthof(fields))
+			refuse_handler(handler->function, names == NULL || names[i] == NULL || names[i][0] == '\0' ?
+						   "Its arguments must have names." :
+						   psprintf("A message has no \"%s\".", names[i]));
+		if (types[i] != fields[field].type)
+			refuse_handler(handler->function, psprintf("Argument \"%s\" must be of type %s.", fields[field].name,
+													   format_type_be(fields[field].type)));
+		if (strict && fields[field].nullable)
+			refuse_handler(handler->function, psprintf("It is STRICT, and would not be called where there is no %s.",
+													   fields[field].name));
+		handler->fields[i] = field;
+	}
+	ReleaseSysCache(tuple);
+	if (dtx_function_aclcheck(handler->function, GetUserId()) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, get_func_name(handler->function));
+	fmgr_info(handler->function, &handler->flinfo);
+	return handler;
+}
+
+void
+handler_check_role(Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		may_log_in = HeapTupleIsValid(tuple) && ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (!may_log_in)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("role \"%s\" cannot log in", GetUserNameFromId(role, true)),
+				 errdetail("Functions are called in this database by a process that runs as the role.")));
+}
+
+static void
+set_field(NullableDatum *arg, int field, const Message *message)
+{
+	arg->isnull = false;
+	switch (field)
+	{
+		case 0:
+			arg->value = Int64GetDatum(message->id);
+			break;
+		case 1:
+			arg->value = CStringGetTextDatum(message->topic);
+			break;
+		case 2:
+			arg->isnull = message->key == NULL;
+			arg->value = PointerGetDatum(message->key);
+			break;
+		case FIELD_PAYLOAD:
+			arg->value = PointerGetDatum(message->payload);
+			break;
+		case 4:
+			arg->isnull = message->headers == NULL;
+			arg->value = PointerGetDatum(message->headers);
+			break;
+		case 5:
+			arg->value = TimestampTzGetDatum(message->published_at);
+			break;
+		default:
+			arg->value = Int32GetDatum(message->attempts + 1);
+			break;
+	}
+}
+
+static void
+call_handler(Handler *handler, const Message *message)
+{
+	LOCAL_FCINFO(fcinfo, lengthof(handler->fields));
+
+	InitFunctionCallInfoData(*fcinfo, &handler->flinfo, handler->nargs, DEFAULT_COLLATION_OID, NULL, NULL);
+	for (int i = 0; i < handler->nargs; i++)
+		set_field(&fcinfo->args[i], handler->fields[i], message);
+	(void) FunctionCallInvoke(fcinfo);
+}
+
+typedef struct HandleWork
+{
+	Handler    *handler;
+	List	   *messages;
+	MemoryContext context;		/* reset after each message */
+	int64		retry_after;
+} HandleWork;
+
+static void
+run_handler(void *arg)
+{
+	HandleWork *work = arg;
+	ListCell   *cell;
+
+	work->retry_after = -1;
+	PG_TRY();
+	{
+		foreach(cell, work->messages)
+		{
+			MemoryContext old = MemoryContextSwitchTo(work->context);
+
+			CHECK_FOR_INTERRUPTS();
+			PushActiveSnapshot(GetTransactionSnapshot());
+			call_handler(work->handler, lfirst(cell));
+			PopActiveSnapshot();
+			CommandCounterIncrement();
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(work->context);
+		}
+	}
+	PG_CATCH();
+	{
+		/* what it has set goes with the subtransaction */
+		work->retry_after = guc_retry_after;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+static bool
+same_key(const Message *a, const Message *b)
+{
+	return a->key != NULL && b->key != NULL &&
+		VARSIZE_ANY_EXHDR(a->key) == VARSIZE_ANY_EXHDR(b->key) &&
+		memcmp(VARDATA_ANY(a->key), VARDATA_ANY(b->key), VARSIZE_ANY_EXHDR(a->key)) == 0;
+}
+
+static void
+handle_one(HandleWork *work, Message *message, Handled *handled)
+{
+	ErrorData  *error;
+
+	work->messages = list_make1(message);
+	error = subxact_run(run_handler, work);
+	MemoryContextReset(work->context);
+	handled->done = error == NULL;
+	handled->retry_after = -1;
+	if (error == NULL)
+		return;
+	handled->retry_after = work->retry_after;
+	handled->state = pstrdup(unpack_sql_state(error->sqlerrcode));
+	handled->message = error->detail == NULL ? error->message :
+		psprintf("%s: %s", error->message, error->detail);
+}
+
+Handled *
+handle_messages(Handler *handler, List *messages, bool ordered)
+{
+	Handled    *handled = palloc0(Max(list_length(messages), 1) * sizeof(Handled));
+	HandleWork	work = {.handler = handler, .messages = messages};
+	List	   *failed = NIL;
+	ListCell   *cell;
+	int			i = 0;
+
+	work.context = AllocSetContextCreate(CurrentMemoryContext, "dtx handler", ALLOCSET_DEFAULT_SIZES);
+	if (list_length(messages) > 1 && subxact_run(run_handler, &work) == NULL)
+	{
+		for (i = 0; i < list_length(messages); i++)
+			handled[i].done = true;
+		MemoryContextDelete(work.context);
+		return handled;
+	}
+	foreach(cell, messages)
+	{
+		Message    *message = lfirst(cell);
+		ListCell   *other;
+
+		foreach(other, failed)
+			handled[i].skipped |= ordered && same_key(lfirst(other), message);
+		if (!handled[i].skipped)
+			handle_one(&work, message, &handled[i]);
+		if (!handled[i].done && !handled[i].skipped)
+			failed = lappend(failed, message);
+		i++;
+	}
+	MemoryContextDelete(work.context);
+	return handled;
+}

@@ -1,0 +1,51 @@
+/*
+ * handler.h
+ *		Handlers: the functions that messages are handled by.
+ */
+#ifndef DTX_HANDLER_H
+#define DTX_HANDLER_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "msg/message.h"
+
+typedef struct Handler
+{
+	const char *name;			/* as it was given */
+	Oid			function;
+	FmgrInfo	flinfo;
+	int			nargs;
+	int			fields[8];		/* what each argument gets */
+} Handler;
+
+/* What became of a message. */
+typedef struct Handled
+{
+	bool		done;
+	bool		skipped;		/* not called: an earlier one of its key has failed */
+	const char *state;			/* SQLSTATE, unless done */
+	const char *message;		/* and text */
+	int64		retry_after;	/* ms that the handler asked for; -1: it did not */
+} Handled;
+
+/*
+ * A handler by name, name with schema, or signature, palloc'd, for the current role.
+ * Its arguments get what their names say: id, topic, key, payload, headers,
+ * published_at, attempt; a single one of type jsonb gets the payload whatever its
+ * name. ERROR 42883 when there is none, 42P13 when it cannot be a handler, 42501
+ * without EXECUTE.
+ */
+extern Handler *handler_lookup(const char *name);
+
+/* ERROR 55000 when no process could run as this role by itself. */
+extern void handler_check_role(Oid role);
+
+/*
+ * Handle messages, each once, in the current transaction: all in one subtransaction,
+ * or, when that fails, each in one of its own. ordered: what comes after one of the
+ * same key that failed is skipped. Returns one Handled a message.
+ */
+extern Handled *handle_messages(Handler *handler, List *messages, bool ordered);
+
+#endif							/* DTX_HANDLER_H */

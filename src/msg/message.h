@@ -1,0 +1,92 @@
+/*
+ * message.h
+ *		Messages, and the log that they are published to.
+ */
+#ifndef DTX_MESSAGE_H
+#define DTX_MESSAGE_H
+
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "core/shmem.h"
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+typedef struct Message
+{
+	int64		id;				/* 0: not numbered yet */
+	const char *topic;
+	text	   *key;			/* NULL: none */
+	Jsonb	   *payload;
+	Jsonb	   *headers;		/* NULL: none */
+	TimestampTz published_at;
+	int			attempts;		/* that were made, when it is delivered */
+} Message;
+
+/* Load time. */
+extern void msg_register(void);
+
+/* ERROR 22023 unless it can be a topic; with a pattern, '*' may stand for any text. */
+extern void topic_check(const char *topic, bool pattern);
+
+/* Topics of dtx's own begin with this: ERROR 42939 for those. */
+#define OWN_TOPIC	"dtx."
+extern void topic_check_foreign(const char *topic);
+
+/* Does a topic match a topic or pattern? */
+extern bool topic_matches(const char *pattern, const char *topic);
+
+/*
+ * Publish in the current transaction: into the log; into dtx.held_message inside
+ * a branch; into dtx.delayed_message when deliver_at (0: none) is to come. Gives
+ * it an id, unless it has one, and returns it. ERROR 22023, 54000.
+ */
+extern int64 message_publish(Message *message, TimestampTz deliver_at);
+
+/* Append to the log, as it is. durable: the transaction has to commit synchronously,
+ * as nothing else could bring the message back. */
+extern void message_append(const Message *message, bool durable);
+
+/* ERROR 54000 when it is larger than dtx.max_message_size. */
+extern void message_check_size(const Message *message);
+
+/* Callbacks of the transaction. The latter never throws. */
+extern void message_pre_commit(void);
+extern void message_xact_end(XactEvent event);
+
+/* This transaction changes what the worker has to do, and when: it is told at commit. */
+extern void message_changed(void);
+
+/* A prepared transaction was committed that may have published. Never throws. */
+extern void message_committed_elsewhere(void);
+
+/* In the worker: messages whose time has come enter the log. Returns when the next
+ * is due; 0: there is none. */
+extern TimestampTz message_release_delayed(void);
+
+/* --- segments: segment.c --- */
+
+typedef struct Segment
+{
+	int			number;
+	Oid			relation;
+	TimestampTz opened_at;
+	uint64		closed_xid;		/* 0: it may be written still */
+} Segment;
+
+/* All segments, oldest first: a List of Segment *. */
+extern List *segments_read(void);
+
+/* The one to write to, its relation and that of its index. */
+extern void segment_current(Oid *relation, Oid *index);
+
+/*
+ * In the worker: begin a new segment when the last is old or large enough, and
+ * drop those that all positions have passed. passed_below: transactions below it
+ * have been passed by all of them. False: there is nothing to come back for until
+ * more is published.
+ */
+extern bool segments_rotate(uint64 passed_below);
+
+#endif							/* DTX_MESSAGE_H */

@@ -1,0 +1,649 @@
+/*
+ * position.c
+ *		Snapshots as positions, and reading the window between two of them.
+ *
+ * The window from S1 to S2 has the messages that S2 sees, of transactions that
+ * were not over in S1: those whose xid is S1's xmax or later, and those that S1
+ * names as running. An index on the xid finds both. A window is read in the
+ * order of ids, which were drawn when the messages were published: what one
+ * transaction did because it saw what another had committed comes after it.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "core/compat.h"
+#include "core/relations.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "msg/position.h"
+#include "storage/bufmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(dtx_backlog);
+
+/* A window's messages beyond these are read when they are done: memory is bounded. */
+#define MAX_ENTRIES		1000000
+
+static int
+compare_xids(const void *a, const void *b)
+{
+	uint64		xa = *(const uint64 *) a;
+	uint64		xb = *(const uint64 *) b;
+
+	return xa < xb ? -1 : xa > xb ? 1 : 0;
+}
+
+Passed *
+passed_nothing(void)
+{
+	Passed	   *passed = palloc0(sizeof(Passed));
+
+	passed->xmin = passed->xmax = FirstNormalTransactionId;
+	return passed;
+}
+
+Passed *
+passed_from_datum(Datum snapshot)
+{
+	/* xmin:xmax:xip,xip,... */
+	char	   *text = OidOutputFunctionCall(F_PG_SNAPSHOT_OUT, snapshot);
+	Passed	   *passed = palloc0(sizeof(Passed));
+	char	   *p;
+
+	passed->xmin = strtoull(text, &p, 10);
+	passed->xmax = strtoull(p + 1, &p, 10);
+	passed->xip = palloc((strlen(p) + 1) * sizeof(uint64));
+	while (p[0] != '\0' && p[1] != '\0')
+		passed->xip[passed->nxip++] = strtoull(p + 1, &p, 10);
+	pfree(text);
+	return passed;
+}
+
+Datum
+passed_to_datum(const Passed *passed)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, UINT64_FORMAT ":" UINT64_FORMAT ":", passed->xmin, passed->xmax);
+	for (int i = 0; i < passed->nxip; i++)
+		appendStringInfo(&text, "%s" UINT64_FORMAT, i > 0 ? "," : "", passed->xip[i]);
+	return DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.data));
+}
+
+/* A transaction id of a snapshot, which is not older than two billion, in full. */
+static uint64
+widen(TransactionId xid, uint64 next)
+{
+	return next - (uint32) ((uint32) next - xid);
+}
+
+Passed *
+passed_now(Snapshot snapshot)
+{
+	Passed	   *passed = palloc0(sizeof(Passed));
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
+	/* not before the snapshot's xmax */
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	passed->xmin = widen(snapshot->xmin, next);
+	passed->xmax = widen(snapshot->xmax, next);
+	passed->xip = palloc((snapshot->xcnt + 1) * sizeof(uint64));
+	for (uint32 i = 0; i < snapshot->xcnt; i++)
+		passed->xip[passed->nxip++] = widen(snapshot->xip[i], next);
+	/* a snapshot does not name the transaction that takes it, which is not over */
+	if (FullTransactionIdIsValid(own) && U64FromFullTransactionId(own) < passed->xmax)
+	{
+		passed->xip[passed->nxip++] = U64FromFullTransactionId(own);
+		passed->xmin = Min(passed->xmin, U64FromFullTransactionId(own));
+	}
+	qsort(passed->xip, passed->nxip, sizeof(uint64), compare_xids);
+	return passed;
+}
+
+static bool
+is_over(const Passed *passed, uint64 xid)
+{
+	return xid < passed->xmax &&
+		bsearch(&xid, passed->xip, passed->nxip, sizeof(uint64), compare_xids) == NULL;
+}
+
+Passed *
+passed_copy(const Passed *passed)
+{
+	Passed	   *copy = palloc(sizeof(Passed));
+
+	*copy = *passed;
+	copy->xip = palloc(Max(passed->nxip, 1) * sizeof(uint64));
+	if (passed->nxip > 0)
+		memcpy(copy->xip, passed->xip, passed->nxip * sizeof(uint64));
+	return copy;
+}
+
+void
+passed_free(Passed *passed)
+{
+	pfree(passed->xip);
+	pfree(passed);
+}
+
+/* --- reading --- */
+
+Reader *
+reader_open(const Subscription *subscription, const Position *position, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Reader	   *reader = palloc0(sizeof(Reader));
+
+	reader->subscription = subscription;
+	reader->context = context;
+	reader->window = AllocSetContextCreate(context, "dtx window", ALLOCSET_DEFAULT_SIZES);
+	reader->passed = passed_copy(position->passed);
+	reader->cursor = position->cursor;
+	if (position->upto != NULL)
+	{
+		MemoryContextSwitchTo(reader->window);
+		reader->upto = passed_copy(position->upto);
+		reader->cut_off = true;	/* entries are to be read */
+	}
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+void
+reader_close(Reader *reader)
+{
+	MemoryContextDelete(reader->window);
+	passed_free(reader->passed);
+	pfree(reader);
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		ia = ((const Entry *) a)->id;
+	int64		ib = ((const Entry *) b)->id;
+
+	return ia < ib ? -1 : ia > ib ? 1 : 0;
+}
+
+typedef struct Collector
+{
+	Reader	   *reader;
+	int			room;
+	uint64		own_xid;		/* of the current transaction */
+} Collector;
+
+static void
+collect(Collector *collector, const Entry *entry)
+{
+	Reader	   *reader = collector->reader;
+
+	if (reader->nentries == collector->room)
+	{
+		if (collector->room == 2 * MAX_ENTRIES)
+		{
+			/* keep the first ones */
+			qsort(reader->entries, reader->nentries, sizeof(Entry), compare_ids);
+			reader->nentries = MAX_ENTRIES;
+			reader->cut_off = true;
+		}
+		else
+		{
+			collector->room = collector->room == 0 ? 256 : Min(collector->room * 2, 2 * MAX_ENTRIES);
+			reader->entries = reader->entries == NULL ?
+				MemoryContextAlloc(reader->window, collector->room * sizeof(Entry)) :
+				repalloc_huge(reader->entries, collector->room * sizeof(Entry));
+		}
+	}
+	reader->entries[reader->nentries++] = *entry;
+}
+
+/* Is a row of the log for this subscription, as far as position and topic go? */
+static bool
+is_wanted(const Collector *collector, TupleDesc desc, HeapTuple tuple, int64 *id)
+{
+	const Reader *reader = collector->reader;
+	const Subscription *subscription = reader->subscription;
+	bool		isnull;
+	uint64		xid = (uint64) DatumGetInt64(heap_getattr(tuple, Anum_message_xid, desc, &isnull));
+	text	   *topic;
+	char		buffer[256];
+
+	*id = DatumGetInt64(heap_getattr(tuple, Anum_message_id, desc, &isnull));
+	if (*id <= reader->cursor || *id < subscription->since_id || xid == collector->own_xid ||
+		!is_over(reader->upto, xid))
+		return false;
+	if (!TIMESTAMP_IS_NOBEGIN(subscription->since_time) &&
+		DatumGetTimestampTz(heap_getattr(tuple, Anum_message_published_at, desc, &isnull)) < subscription->since_time)
+		return false;
+	topic = DatumGetTextPP(heap_getattr(tuple, Anum_message_topic, desc, &isnull));
+	text_to_cstring_buffer(topic, buffer, sizeof(buffer));
+	return topic_matches(subscription->topic, buffer);
+}
+
+/* The messages of transactions in a range of xids, of one segment. */
+static void
+collect_range(Collector *collector, Relation rel, Relation index, Snapshot snapshot,
+			  uint16 segment, uint64 from, bool only)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Entry		entry;
+
+	ScanKeyInit(&key, Anum_message_xid, only ? BTEqualStrategyNumber : BTGreaterEqualStrategyNumber,
+				only ? F_INT8EQ : F_INT8GE, Int64GetDatum((int64) from));
+	scan = systable_beginscan(rel, RelationGetRelid(index), true, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (!is_wanted(collector, RelationGetDescr(rel), tuple, &entry.id))
+			continue;
+		entry.tid = tuple->t_self;
+		entry.segment = segment;
+		collect(collector, &entry);
+	}
+	systable_endscan(scan);
+}
+
+static void
+collect_segment(Collector *collector, Relation rel, Snapshot snapshot, const Segment *segment, uint16 number)
+{
+	Reader	   *reader = collector->reader;
+	List	   *indexes = RelationGetIndexList(rel);
+	Relation	index;
+
+	if (indexes == NIL)
+		return;
+	index = index_open(linitial_oid(indexes), AccessShareLock);
+	list_free(indexes);
+	for (int i = 0; i < reader->passed->nxip; i++)
+		if ((segment->closed_xid == 0 || reader->passed->xip[i] < segment->closed_xid) &&
+			is_over(reader->upto, reader->passed->xip[i]))
+			collect_range(collector, rel, index, snapshot, number, reader->passed->xip[i], true);
+	if (segment->closed_xid == 0 || reader->passed->xmax < segment->closed_xid)
+		collect_range(collector, rel, index, snapshot, number, reader->passed->xmax, false);
+	index_close(index, AccessShareLock);
+}
+
+/*
+ * Find the entries of the window: of a new one up to now, or, when it was found
+ * before but not all of it was kept, of the rest of it.
+ */
+static void
+find_entries(Reader *reader)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Collector	collector = {.reader = reader};
+	MemoryContext old = MemoryContextSwitchTo(reader->window);
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
+	uint16		number = 0;
+	ListCell   *cell;
+
+	collector.own_xid = FullTransactionIdIsValid(own) ? U64FromFullTransactionId(own) : 0;
+	if (reader->upto == NULL)
+	{
+		reader->upto = passed_now(snapshot);
+		reader->cursor = 0;
+	}
+	reader->cut_off = false;
+	reader->segments = segments_read();
+	MemoryContextSwitchTo(old);
+	foreach(cell, reader->segments)
+	{
+		Segment    *segment = lfirst(cell);
+		Relation	rel;
+
+		if (segment->closed_xid == 0 || segment->closed_xid > reader->passed->xmin)
+		{
+			rel = try_relation_open(segment->relation, AccessShareLock);
+			if (rel != NULL)
+			{
+				collect_segment(&collector, rel, snapshot, segment, number);
+				table_close(rel, AccessShareLock);
+			}
+		}
+		number++;
+	}
+	qsort(reader->entries, reader->nentries, sizeof(Entry), compare_ids);
+	if (reader->nentries > MAX_ENTRIES)
+	{
+		reader->nentries = MAX_ENTRIES;
+		reader->cut_off = true;
+	}
+	UnregisterSnapshot(snapshot);
+}
+
+/* The window is read: what follows comes after it. */
+static void
+end_window(Reader *reader)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->context);
+	Passed	   *passed = passed_copy(reader->upto);
+
+	passed_free(reader->passed);
+	reader->passed = passed;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reader->window);
+	reader->upto = NULL;
+	reader->entries = NULL;
+	reader->nentries = reader->next = 0;
+	reader->segments = NIL;
+	reader->cursor = 0;
+}
+
+static text *
+copy_text(Datum value, bool isnull)
+{
+	return isnull ? NULL : DatumGetTextPCopy(value);
+}
+
+static Jsonb *
+copy_jsonb(Datum value, bool isnull)
+{
+	return isnull ? NULL : DatumGetJsonbPCopy(value);
+}
+
+static Message *
+form_message(TupleDesc desc, HeapTuple tuple)
+{
+	Message    *message = palloc0(sizeof(Message));
+	Datum		value;
+	bool		isnull;
+
+	message->id = DatumGetInt64(heap_getattr(tuple, Anum_message_id, desc, &isnull));
+	message->published_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_message_published_at, desc, &isnull));
+	message->topic = TextDatumGetCString(heap_getattr(tuple, Anum_message_topic, desc, &isnull));
+	value = heap_getattr(tuple, Anum_message_key, desc, &isnull);
+	message->key = copy_text(value, isnull);
+	value = heap_getattr(tuple, Anum_message_payload, desc, &isnull);
+	message->payload = copy_jsonb(value, isnull);
+	value = heap_getattr(tuple, Anum_message_headers, desc, &isnull);
+	message->headers = copy_jsonb(value, isnull);
+	return message;
+}
+
+/* The row of an entry. It is there: nothing deletes rows of the log. */
+static Message *
+fetch_message(Relation rel, const Entry *entry)
+{
+	HeapTupleData tuple = {0};
+	Buffer		buffer;
+	Message    *message;
+
+	tuple.t_self = entry->tid;
+	if (!heap_fetch(rel, SnapshotAny, &tuple, &buffer, false))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("message " INT64_FORMAT " is not in the log any more", entry->id)));
+	message = form_message(RelationGetDescr(rel), &tuple);
+	ReleaseBuffer(buffer);
+	return message;
+}
+
+List *
+reader_next(Reader *reader, int most, Size max_bytes)
+{
+	List	   *messages = NIL;
+	Relation	rel = NULL;
+	int			open_segment = -1;
+	Size		bytes = 0;
+
+	if (reader->next == reader->nentries)
+	{
+		if (reader->upto != NULL && !reader->cut_off)
+			end_window(reader);
+		reader->nentries = reader->next = 0;
+		if (reader->entries != NULL)
+			pfree(reader->entries);
+		reader->entries = NULL;
+		find_entries(reader);
+		if (reader->nentries == 0)
+		{
+			end_window(reader);
+			return NIL;
+		}
+	}
+	while (reader->next < reader->nentries && list_length(messages) < most && bytes < max_bytes)
+	{
+		const Entry *entry = &reader->entries[reader->next];
+		Message    *message;
+
+		if (entry->segment != open_segment)
+		{
+			if (rel != NULL)
+				table_close(rel, AccessShareLock);
+			rel = table_open(((Segment *) list_nth(reader->segments, entry->segment))->relation, AccessShareLock);
+			open_segment = entry->segment;
+		}
+		message = fetch_message(rel, entry);
+		bytes += VARSIZE_ANY(message->payload);
+		messages = lappend(messages, message);
+		reader->next++;
+		reader->cursor = entry->id;
+	}
+	if (rel != NULL)
+		table_close(rel, AccessShareLock);
+	return messages;
+}
+
+bool
+reader_at_end(const Reader *reader)
+{
+	return reader->next == reader->nentries && !reader->cut_off;
+}
+
+void
+reader_window(const Reader *reader, Position *position)
+{
+	position->passed = passed_copy(reader->passed);
+	position->upto = passed_copy(reader->upto);
+}
+
+void
+reader_position(const Reader *reader, Position *position)
+{
+	/* a window that is read whole is passed */
+	bool		whole = reader->upto == NULL || reader_at_end(reader);
+
+	position->passed = passed_copy(whole && reader->upto != NULL ? reader->upto : reader->passed);
+	position->upto = whole ? NULL : passed_copy(reader->upto);
+	position->cursor = whole ? 0 : reader->cursor;
+}
+
+/* --- rows --- */
+
+static Position *
+form_position(OwnScan *scan, HeapTuple tuple)
+{
+	Position   *position = palloc0(sizeof(Position));
+	Datum		value;
+	bool		isnull;
+
+	position->tid = tuple->t_self;
+	position->subscription = DatumGetInt32(own_column(scan, tuple, Anum_position_subscription, NULL));
+	position->generation = DatumGetInt32(own_column(scan, tuple, Anum_position_generation, NULL));
+	position->batch = DatumGetInt64(own_column(scan, tuple, Anum_position_batch, NULL));
+	position->passed = passed_from_datum(own_column(scan, tuple, Anum_position_passed, NULL));
+	value = own_column(scan, tuple, Anum_position_upto, &isnull);
+	position->upto = isnull ? NULL : passed_from_datum(value);
+	position->cursor = DatumGetInt64(own_column(scan, tuple, Anum_position_cursor, NULL));
+	position->delivered = DatumGetInt64(own_column(scan, tuple, Anum_position_delivered, NULL));
+	value = own_column(scan, tuple, Anum_position_delivered_at, &isnull);
+	position->delivered_at = isnull ? 0 : DatumGetTimestampTz(value);
+	position->rate = DatumGetFloat8(own_column(scan, tuple, Anum_position_rate, NULL));
+	position->attempts = DatumGetInt32(own_column(scan, tuple, Anum_position_attempts, NULL));
+	value = own_column(scan, tuple, Anum_position_next_attempt, &isnull);
+	position->next_attempt = isnull ? 0 : DatumGetTimestampTz(value);
+	value = own_column(scan, tuple, Anum_position_last_error, &isnull);
+	position->last_error = isnull ? NULL : TextDatumGetCString(value);
+	return position;
+}
+
+List *
+positions_read(void)
+{
+	List	   *positions = NIL;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_all(&scan, OWN_POSITION, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		positions = lappend(positions, form_position(&scan, tuple));
+	own_scan_end(&scan);
+	return positions;
+}
+
+Position *
+position_read(int subscription)
+{
+	ListCell   *cell;
+
+	foreach(cell, positions_read())
+		if (((Position *) lfirst(cell))->subscription == subscription)
+			return lfirst(cell);
+	return NULL;
+}
+
+static HeapTuple
+form_row(Relation rel, const Position *position)
+{
+	Datum		values[Natts_position] = {0};
+	bool		nulls[Natts_position] = {0};
+
+	values[Anum_position_subscription - 1] = Int32GetDatum(position->subscription);
+	values[Anum_position_generation - 1] = Int32GetDatum(position->generation);
+	values[Anum_position_batch - 1] = Int64GetDatum(position->batch);
+	values[Anum_position_passed - 1] = passed_to_datum(position->passed);
+	nulls[Anum_position_upto - 1] = position->upto == NULL;
+	if (position->upto != NULL)
+		values[Anum_position_upto - 1] = passed_to_datum(position->upto);
+	values[Anum_position_cursor - 1] = Int64GetDatum(position->cursor);
+	values[Anum_position_delivered - 1] = Int64GetDatum(position->delivered);
+	values[Anum_position_delivered_at - 1] = TimestampTzGetDatum(position->delivered_at);
+	nulls[Anum_position_delivered_at - 1] = position->delivered_at == 0;
+	values[Anum_position_rate - 1] = Float8GetDatum(position->rate);
+	values[Anum_position_attempts - 1] = Int32GetDatum(position->attempts);
+	values[Anum_position_next_attempt - 1] = TimestampTzGetDatum(position->next_attempt);
+	nulls[Anum_position_next_attempt - 1] = position->next_attempt == 0;
+	nulls[Anum_position_last_error - 1] = position->last_error == NULL;
+	if (position->last_error != NULL)
+		values[Anum_position_last_error - 1] = CStringGetTextDatum(position->last_error);
+	return heap_form_tuple(RelationGetDescr(rel), values, nulls);
+}
+
+void
+position_insert(Position *position)
+{
+	Relation	rel = table_open(own_relid(OWN_POSITION), RowExclusiveLock);
+	HeapTuple	tuple = form_row(rel, position);
+
+	simple_heap_insert(rel, tuple);
+	position->tid = tuple->t_self;
+	table_close(rel, NoLock);
+}
+
+void
+position_update(Position *position)
+{
+	Relation	rel = table_open(own_relid(OWN_POSITION), RowExclusiveLock);
+	HeapTuple	tuple = form_row(rel, position);
+
+	dtx_simple_heap_update(rel, &position->tid, tuple);
+	position->tid = tuple->t_self;
+	table_close(rel, NoLock);
+}
+
+#define RATE_TIME	5000.0		/* ms over which the rate is an average */
+
+void
+position_count(Position *position, int64 messages)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	double		time = position->delivered_at == 0 ? RATE_TIME : (now - position->delivered_at) / 1000.0;
+
+	position->rate = position->rate * exp(-time / RATE_TIME) + messages * 1000.0 / RATE_TIME;
+	position->delivered += messages;
+	position->delivered_at = now;
+}
+
+Position *
+position_at_start(const Subscription *subscription)
+{
+	Position   *position = palloc0(sizeof(Position));
+
+	position->subscription = subscription->id;
+	position->generation = subscription->generation;
+	position->passed = passed_from_datum(subscription->start);
+	return position;
+}
+
+/* dtx.backlog(subscription int4, most int8): what is still in the log for it */
+Datum
+dtx_backlog(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			id = PG_GETARG_INT32(0);
+	int64		most = PG_GETARG_INT64(1);
+	Subscription *subscription = NULL;
+	Position   *position;
+	Reader	   *reader;
+	ListCell   *cell;
+	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "dtx backlog", ALLOCSET_DEFAULT_SIZES);
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(cell, subscriptions_read())
+		if (((Subscription *) lfirst(cell))->id == id)
+			subscription = lfirst(cell);
+	if (subscription == NULL || !has_privs_of_role(GetUserId(), subscription->role))
+		return (Datum) 0;
+	position = position_read(id);
+	if (position == NULL || position->generation != subscription->generation)
+		position = position_at_start(subscription);
+	reader = reader_open(subscription, position, CurrentMemoryContext);
+	while (most > 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(batch);
+		List	   *messages = reader_next(reader, (int) Min(most, 1000), 1024 * 1024);
+
+		MemoryContextSwitchTo(old);
+		foreach(cell, messages)
+		{
+			Message    *message = lfirst(cell);
+			Datum		values[6] = {0};
+			bool		nulls[6] = {0};
+
+			values[0] = Int64GetDatum(message->id);
+			values[1] = TimestampTzGetDatum(message->published_at);
+			values[2] = CStringGetTextDatum(message->topic);
+			nulls[3] = message->key == NULL;
+			values[3] = PointerGetDatum(message->key);
+			values[4] = PointerGetDatum(message->payload);
+			nulls[5] = message->headers == NULL;
+			values[5] = PointerGetDatum(message->headers);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+		most -= list_length(messages);
+		MemoryContextReset(batch);
+		if (messages == NIL || reader_at_end(reader))
+			break;
+		CHECK_FOR_INTERRUPTS();
+	}
+	reader_close(reader);
+	return (Datum) 0;
+}

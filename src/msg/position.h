@@ -1,0 +1,117 @@
+/*
+ * position.h
+ *		Where a subscription stands in the log, and reading on from there.
+ *
+ * Ids do not commit in their order, so "all up to id 17" is no position. A
+ * snapshot is: all messages of transactions that are over in it. What came later
+ * is what a newer snapshot sees and this one does not: each message once, however
+ * late it committed, and no transaction that is still open delays another one's.
+ */
+#ifndef DTX_POSITION_H
+#define DTX_POSITION_H
+
+#include "postgres.h"
+
+#include "msg/message.h"
+#include "msg/subscription.h"
+#include "utils/snapshot.h"
+
+/* Which transactions are over: those below xmax, but for xip. */
+typedef struct Passed
+{
+	uint64		xmin;
+	uint64		xmax;
+	int			nxip;
+	uint64	   *xip;			/* sorted */
+} Passed;
+
+/* To and from the type pg_snapshot; palloc'd. */
+extern Passed *passed_from_datum(Datum snapshot);
+extern Datum passed_to_datum(const Passed *passed);
+
+/* What is over now, as a registered snapshot sees it; the current transaction is not. */
+extern Passed *passed_now(Snapshot snapshot);
+
+/* Copies in the current context. */
+extern Passed *passed_copy(const Passed *passed);
+extern void passed_free(Passed *passed);
+
+/* The beginning of the log. */
+extern Passed *passed_nothing(void);
+
+typedef struct Position
+{
+	int			subscription;
+	int			generation;
+	int64		batch;			/* number of the last one */
+	Passed	   *passed;
+	Passed	   *upto;			/* NULL, or: of this window, ids up to cursor have passed */
+	int64		cursor;
+	int64		delivered;
+	TimestampTz delivered_at;
+	double		rate;			/* messages a second, of late */
+	int			attempts;
+	TimestampTz next_attempt;
+	const char *last_error;		/* NULL: none */
+	ItemPointerData tid;		/* of its row */
+} Position;
+
+/* Messages of a window that are still to be read. */
+typedef struct Entry
+{
+	int64		id;
+	ItemPointerData tid;
+	uint16		segment;		/* number in the reader's list */
+} Entry;
+
+/* Reads a subscription's messages, batch by batch. */
+typedef struct Reader
+{
+	const Subscription *subscription;
+	MemoryContext context;		/* of all below; the caller's */
+	MemoryContext window;		/* child: of upto and entries */
+	Passed	   *passed;
+	Passed	   *upto;			/* NULL: between windows */
+	int64		cursor;
+	List	   *segments;		/* of the window */
+	Entry	   *entries;		/* sorted by id */
+	int			nentries;
+	int			next;			/* first one not read yet */
+	bool		cut_off;		/* the window has more than entries */
+} Reader;
+
+/* A reader that starts where a position is. */
+extern Reader *reader_open(const Subscription *subscription, const Position *position, MemoryContext context);
+extern void reader_close(Reader *reader);
+
+/*
+ * The next messages, in the order of their ids within a window: a List of Message *,
+ * palloc'd in the current context, at most `most` and about max_bytes; NIL: there
+ * are none now. In a transaction.
+ */
+extern List *reader_next(Reader *reader, int most, Size max_bytes);
+
+/* Where that leaves the reader, into a position: passed, upto and cursor, palloc'd
+ * in the current context. */
+extern void reader_position(const Reader *reader, Position *position);
+
+/* The window that the messages read last are from: its passed and upto, palloc'd. */
+extern void reader_window(const Reader *reader, Position *position);
+
+/* Is it at the end of what there was when it looked last? */
+extern bool reader_at_end(const Reader *reader);
+
+/* Rows of dtx.position: read all into a List of Position *; insert; update by TID,
+ * which is set anew. */
+extern List *positions_read(void);
+extern Position *position_read(int subscription);
+extern void position_insert(Position *position);
+extern void position_update(Position *position);
+
+/* So many messages were delivered just now. */
+extern void position_count(Position *position, int64 messages);
+
+/* A position at the start of its subscription's present generation. */
+extern Position *position_at_start(const Subscription *subscription);
+
+#endif							/* DTX_POSITION_H */

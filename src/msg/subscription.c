@@ -1,0 +1,555 @@
+/*
+ * subscription.c
+ *		Subscriptions: their rows, and the functions that change them.
+ *
+ * A subscription's row says what is wanted; where it stands is in dtx.position,
+ * which the process that delivers writes alone. So a position is moved by asking:
+ * a new generation, with a place to start from.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "common/pg_prng.h"
+#include "core/compat.h"
+#include "core/global.h"
+#include "core/own_sql.h"
+#include "core/participant.h"
+#include "core/peer_use.h"
+#include "core/relations.h"
+#include "core/tell.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "msg/handler.h"
+#include "msg/position.h"
+#include "msg/subscription.h"
+#include "net/peer.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/jsonb.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/control.h"
+
+PG_FUNCTION_INFO_V1(dtx_subscribe);
+PG_FUNCTION_INFO_V1(dtx_unsubscribe);
+PG_FUNCTION_INFO_V1(dtx_pause);
+PG_FUNCTION_INFO_V1(dtx_resume);
+PG_FUNCTION_INFO_V1(dtx_seek_time);
+PG_FUNCTION_INFO_V1(dtx_seek_message);
+PG_FUNCTION_INFO_V1(dtx_redeliver_ids);
+PG_FUNCTION_INFO_V1(dtx_redeliver_where);
+PG_FUNCTION_INFO_V1(dtx_discard);
+
+/* where dtx_subscribe is told none: attempts follow for about a day and a half */
+#define DEFAULT_SCHEDULE		"{1s,5s,15s,1min,5min,15min,1h,2h,4h,8h}"
+#define DEFAULT_MAX_ATTEMPTS	15
+#define DEFAULT_BATCH_SIZE		500
+#define MAX_BATCH_SIZE			10000
+
+static int64
+interval_ms(const Interval *interval)
+{
+	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+
+	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
+}
+
+static void
+read_schedule(Subscription *subscription, Datum array)
+{
+	Datum	   *items;
+	bool	   *nulls;
+
+	deconstruct_array(DatumGetArrayTypeP(array), INTERVALOID, sizeof(Interval), false, TYPALIGN_DOUBLE,
+					  &items, &nulls, &subscription->nschedule);
+	subscription->schedule = palloc(Max(subscription->nschedule, 1) * sizeof(int64));
+	for (int i = 0; i < subscription->nschedule; i++)
+	{
+		subscription->schedule[i] = nulls[i] ? -1 : interval_ms(DatumGetIntervalP(items[i]));
+		if (subscription->schedule[i] < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("intervals of a schedule must not be null or negative")));
+	}
+	if (subscription->nschedule == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a schedule must have an interval")));
+}
+
+static Subscription *
+form_subscription(OwnScan *scan, HeapTuple tuple)
+{
+	Subscription *s = palloc0(sizeof(Subscription));
+	Datum		value;
+	bool		isnull;
+
+	s->id = DatumGetInt32(own_column(scan, tuple, Anum_subscription_id, NULL));
+	s->uid = DatumGetInt64(own_column(scan, tuple, Anum_subscription_uid, NULL));
+	s->name = TextDatumGetCString(own_column(scan, tuple, Anum_subscription_name, NULL));
+	s->topic = TextDatumGetCString(own_column(scan, tuple, Anum_subscription_topic, NULL));
+	s->server = DatumGetObjectId(own_column(scan, tuple, Anum_subscription_server, NULL));
+	value = own_column(scan, tuple, Anum_subscription_handler, &isnull);
+	s->handler = isnull ? NULL : TextDatumGetCString(value);
+	s->role = DatumGetObjectId(own_column(scan, tuple, Anum_subscription_role, NULL));
+	s->ordered = DatumGetBool(own_column(scan, tuple, Anum_subscription_ordered, NULL));
+	read_schedule(s, own_column(scan, tuple, Anum_subscription_schedule, NULL));
+	s->max_attempts = DatumGetInt32(own_column(scan, tuple, Anum_subscription_max_attempts, NULL));
+	s->batch_size = DatumGetInt32(own_column(scan, tuple, Anum_subscription_batch_size, NULL));
+	s->paused = DatumGetBool(own_column(scan, tuple, Anum_subscription_paused, NULL));
+	s->generation = DatumGetInt32(own_column(scan, tuple, Anum_subscription_generation, NULL));
+	value = own_column(scan, tuple, Anum_subscription_start, NULL);
+	s->start = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	value = own_column(scan, tuple, Anum_subscription_since_id, &isnull);
+	s->since_id = isnull ? 0 : DatumGetInt64(value);
+	value = own_column(scan, tuple, Anum_subscription_since_time, &isnull);
+	s->since_time = isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
+	return s;
+}
+
+List *
+subscriptions_read(void)
+{
+	List	   *subscriptions = NIL;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_all(&scan, OWN_SUBSCRIPTION, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		subscriptions = lappend(subscriptions, form_subscription(&scan, tuple));
+	own_scan_end(&scan);
+	return subscriptions;
+}
+
+Subscription *
+subscription_copy(const Subscription *subscription)
+{
+	Subscription *copy = palloc(sizeof(Subscription));
+
+	*copy = *subscription;
+	copy->name = pstrdup(subscription->name);
+	copy->topic = pstrdup(subscription->topic);
+	copy->handler = subscription->handler == NULL ? NULL : pstrdup(subscription->handler);
+	copy->schedule = palloc(subscription->nschedule * sizeof(int64));
+	memcpy(copy->schedule, subscription->schedule, subscription->nschedule * sizeof(int64));
+	copy->start = PointerGetDatum(PG_DETOAST_DATUM_COPY(subscription->start));
+	return copy;
+}
+
+static Subscription *
+find_subscription(const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, subscriptions_read())
+		if (strcmp(((Subscription *) lfirst(cell))->name, name) == 0)
+			return lfirst(cell);
+	return NULL;
+}
+
+Subscription *
+subscription_get(const char *name)
+{
+	Subscription *subscription;
+
+	shmem_require();
+	subscription = find_subscription(name);
+	if (subscription == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("subscription \"%s\" does not exist", name)));
+	if (!has_privs_of_role(GetUserId(), subscription->role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must have the rights of the role of subscription \"%s\"", name)));
+	return subscription;
+}
+
+int64
+subscription_delay(const Subscription *subscription, int attempts)
+{
+	int64		delay = subscription->schedule[Min(Max(attempts, 1), subscription->nschedule) - 1];
+
+	/* a tenth more or less, so that what failed together does not come together */
+	return delay - delay / 10 + (int64) (pg_prng_double(&pg_global_prng_state) * (delay / 5));
+}
+
+/* What delivers has to look at the subscriptions again when this commits. */
+static void
+subscriptions_changed(void)
+{
+	Outcome		changed = {.kind = OUTCOME_SUBSCRIPTIONS, .commit = true};
+
+	tell_worker_at_commit(&changed);
+}
+
+static void
+refuse_in_branch(void)
+{
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("subscriptions cannot be changed inside a branch")));
+	PreventCommandDuringRecovery("changing a subscription");
+	PreventCommandIfReadOnly("changing a subscription");
+}
+
+/* The present end of the log, as a position. */
+static Datum
+position_of_now(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Datum		now = passed_to_datum(passed_now(snapshot));
+
+	UnregisterSnapshot(snapshot);
+	return now;
+}
+
+static void
+insert_subscription(const Subscription *s, Datum schedule)
+{
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, OIDOID, TEXTOID, OIDOID, BOOLOID, INTERVALARRAYOID,
+	INT4OID, INT4OID, PG_SNAPSHOTOID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types) + 1];
+	OwnSql		sql;
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = Int64GetDatum(s->uid);
+	values[1] = s->name != NULL ? CStringGetTextDatum(s->name) : (Datum) 0;
+	values[2] = CStringGetTextDatum(s->topic);
+	values[3] = ObjectIdGetDatum(s->server);
+	values[4] = s->handler != NULL ? CStringGetTextDatum(s->handler) : (Datum) 0;
+	nulls[4] = s->handler != NULL ? ' ' : 'n';
+	values[5] = ObjectIdGetDatum(s->role);
+	values[6] = BoolGetDatum(s->ordered);
+	values[7] = schedule;
+	values[8] = Int32GetDatum(s->max_attempts);
+	values[9] = Int32GetDatum(s->batch_size);
+	values[10] = s->start;
+	own_sql_begin(&sql);
+	if (own_sql("INSERT INTO dtx.subscription (uid, name, topic, server, handler, role, ordered, schedule,"
+				" max_attempts, batch_size, paused, generation, start, created_at)"
+				" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, false, 1, $11, clock_timestamp())"
+				" ON CONFLICT (name) DO NOTHING", lengthof(types), types, values, nulls) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" already exists", s->name)));
+	own_sql_end(&sql);
+	subscriptions_changed();
+}
+
+/* A name that is not taken: topic at server, and a number where that is. */
+static const char *
+make_up_name(const Subscription *s, const char *server)
+{
+	char	   *base = server != NULL ? psprintf("%s at %s", s->topic, server) : pstrdup(s->topic);
+	char	   *name = base;
+
+	for (int i = 2; find_subscription(name) != NULL; i++)
+		name = psprintf("%s %d", base, i);
+	return name;
+}
+
+static int
+positive(FunctionCallInfo fcinfo, int arg, int standard, int most, const char *what)
+{
+	int			value = PG_ARGISNULL(arg) ? standard : PG_GETARG_INT32(arg);
+
+	if (value < 1 || value > most)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 1 and %d", what, most)));
+	return value;
+}
+
+static Datum
+default_schedule(void)
+{
+	return OidInputFunctionCall(F_ARRAY_IN, DEFAULT_SCHEDULE, INTERVALOID, -1);
+}
+
+/* Record the server's use, as branches do: it is not dropped meanwhile. */
+static Oid
+server_to_deliver_to(const char *name)
+{
+	Oid			server = peer_server_by_name(name, GetUserId());
+
+	if (!peer_mapping_exists(server, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("user mapping not found for \"%s\"", GetUserNameFromId(GetUserId(), false)),
+				 errhint("CREATE USER MAPPING FOR CURRENT_USER SERVER %s ...", quote_identifier(name))));
+	peer_use(server, GetUserId());
+	return server;
+}
+
+/* dtx_subscribe(topic, server, handler, name, ordered, schedule, max_attempts, batch_size, from_start) */
+Datum
+dtx_subscribe(PG_FUNCTION_ARGS)
+{
+	Subscription s = {0};
+	const char *server = PG_ARGISNULL(1) ? NULL : NameStr(*PG_GETARG_NAME(1));
+	Datum		schedule;
+
+	shmem_require();
+	refuse_in_branch();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("topic of a subscription must not be null")));
+	s.topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	topic_check(s.topic, true);
+	topic_check_foreign(s.topic);
+	s.handler = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	if (server != NULL && s.handler == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a subscription of server \"%s\" needs a handler", server),
+				 errdetail("Without a handler, messages are fetched here with dtx_receive.")));
+	s.role = GetUserId();
+	if (server != NULL)
+		s.server = server_to_deliver_to(server);
+	else if (s.handler != NULL)
+	{
+		handler_lookup(s.handler);
+		handler_check_role(s.role);
+	}
+	s.ordered = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	schedule = PG_ARGISNULL(5) ?
+		default_schedule() : PG_GETARG_DATUM(5);
+	read_schedule(&s, schedule);
+	s.max_attempts = positive(fcinfo, 6, DEFAULT_MAX_ATTEMPTS, INT_MAX, "max_attempts");
+	s.batch_size = positive(fcinfo, 7, DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, "batch_size");
+	s.start = !PG_ARGISNULL(8) && PG_GETARG_BOOL(8) ? passed_to_datum(passed_nothing()) : position_of_now();
+	s.uid = (int64) global_draw_r();
+	s.name = PG_ARGISNULL(3) ? make_up_name(&s, server) : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	if (s.name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name of a subscription must not be empty")));
+	insert_subscription(&s, schedule);
+	PG_RETURN_TEXT_P(cstring_to_text(s.name));
+}
+
+const char *
+subscription_ensure(const char *name, const char *topic, Oid server, const char *handler)
+{
+	Subscription s = {0};
+	Datum		schedule;
+
+	if (find_subscription(name) != NULL)
+		return name;
+	refuse_in_branch();
+	schedule = default_schedule();
+	s.name = name;
+	s.topic = topic;
+	s.server = server;
+	s.handler = handler;
+	s.role = GetUserId();
+	s.max_attempts = DEFAULT_MAX_ATTEMPTS;
+	s.batch_size = DEFAULT_BATCH_SIZE;
+	s.start = position_of_now();
+	s.uid = (int64) global_draw_r();
+	insert_subscription(&s, schedule);
+	return name;
+}
+
+/* A statement on one subscription, whose id is $1. */
+static void
+change_subscription(const Subscription *subscription, const char *statement, Oid type, Datum value)
+{
+	Oid			types[2] = {INT4OID, type};
+	Datum		values[2] = {Int32GetDatum(subscription->id), value};
+	OwnSql		sql;
+
+	own_sql_begin(&sql);
+	(void) own_sql(statement, OidIsValid(type) ? 2 : 1, types, values, NULL);
+	own_sql_end(&sql);
+	subscriptions_changed();
+}
+
+/* dtx_unsubscribe(name text) */
+Datum
+dtx_unsubscribe(PG_FUNCTION_ARGS)
+{
+	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	refuse_in_branch();
+	change_subscription(subscription, "DELETE FROM dtx.subscription WHERE id = $1", InvalidOid, (Datum) 0);
+	change_subscription(subscription, "DELETE FROM dtx.undelivered WHERE subscription = $1", InvalidOid, (Datum) 0);
+	change_subscription(subscription, "DELETE FROM dtx.position WHERE subscription = $1", InvalidOid, (Datum) 0);
+	PG_RETURN_VOID();
+}
+
+/* dtx_pause(name text) */
+Datum
+dtx_pause(PG_FUNCTION_ARGS)
+{
+	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	refuse_in_branch();
+	change_subscription(subscription, "UPDATE dtx.subscription SET paused = true WHERE id = $1", InvalidOid, (Datum) 0);
+	PG_RETURN_VOID();
+}
+
+/* dtx_resume(name text) */
+Datum
+dtx_resume(PG_FUNCTION_ARGS)
+{
+	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	refuse_in_branch();
+	change_subscription(subscription, "UPDATE dtx.subscription SET paused = false WHERE id = $1", InvalidOid, (Datum) 0);
+	PG_RETURN_VOID();
+}
+
+/* A new generation, that starts anew with what the statement sets. */
+static void
+move_subscription(const Subscription *subscription, const char *statement, Oid type, Datum value)
+{
+	refuse_in_branch();
+	change_subscription(subscription, statement, type, value);
+	change_subscription(subscription, "DELETE FROM dtx.undelivered WHERE subscription = $1", InvalidOid, (Datum) 0);
+}
+
+/* dtx_seek(name text, to_time timestamptz) */
+Datum
+dtx_seek_time(PG_FUNCTION_ARGS)
+{
+	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	if (TIMESTAMP_IS_NOEND(PG_GETARG_TIMESTAMPTZ(1)))
+		move_subscription(subscription,
+						  "UPDATE dtx.subscription SET generation = generation + 1, start = $2,"
+						  " since_id = NULL, since_time = NULL WHERE id = $1", PG_SNAPSHOTOID, position_of_now());
+	else
+		move_subscription(subscription,
+						  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
+						  " since_id = NULL, since_time = $2 WHERE id = $1", TIMESTAMPTZOID, PG_GETARG_DATUM(1));
+	PG_RETURN_VOID();
+}
+
+/* dtx_seek(name text, to_message int8) */
+Datum
+dtx_seek_message(PG_FUNCTION_ARGS)
+{
+	move_subscription(subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0))),
+					  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
+					  " since_id = $2, since_time = NULL WHERE id = $1", INT8OID, PG_GETARG_DATUM(1));
+	PG_RETURN_VOID();
+}
+
+/* --- dead letters --- */
+
+/* Dead letters become due, or go; those that the caller may see. A key's next one
+ * is due when its first is gone. */
+#define DEAD_LETTERS \
+	" WHERE u.subscription IN (SELECT s.id FROM dtx.subscription s" \
+	" WHERE pg_has_role($1, s.role, 'USAGE') AND ($2::text IS NULL OR s.name = $2)) AND u.state = 'd'"
+#define REVIVE \
+	"UPDATE dtx.undelivered u SET state = 'r', attempts = 0, next_attempt = clock_timestamp()," \
+	" changed_at = clock_timestamp()"
+
+/* dtx_redeliver(ids int8[], subscription text) */
+Datum
+dtx_redeliver_ids(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {OIDOID, TEXTOID, INT8ARRAYOID};
+	Datum		values[] = {ObjectIdGetDatum(GetUserId()), 0, 0};
+	char		nulls[] = "   ";
+	uint64		count;
+	OwnSql		sql;
+
+	shmem_require();
+	refuse_in_branch();
+	if (PG_ARGISNULL(0))
+		PG_RETURN_INT64(0);
+	if (PG_ARGISNULL(1))
+		nulls[1] = 'n';
+	else
+	{
+		values[1] = PG_GETARG_DATUM(1);
+		(void) subscription_get(TextDatumGetCString(values[1]));
+	}
+	values[2] = PG_GETARG_DATUM(0);
+	own_sql_begin(&sql);
+	count = own_sql(REVIVE DEAD_LETTERS " AND u.id = ANY ($3)", lengthof(types), types, values, nulls);
+	own_sql_end(&sql);
+	subscriptions_changed();
+	PG_RETURN_INT64((int64) count);
+}
+
+/* dtx_redeliver(subscription text, topic text, since timestamptz, error text) */
+Datum
+dtx_redeliver_where(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(GetUserId()), 0, 0, 0, 0};
+	char		nulls[] = "     ";
+	uint64		count;
+	OwnSql		sql;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("subscription must not be null")));
+	(void) subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	refuse_in_branch();
+	for (int i = 0; i < 4; i++)
+	{
+		nulls[i + 1] = PG_ARGISNULL(i) ? 'n' : ' ';
+		if (!PG_ARGISNULL(i))
+			values[i + 1] = PG_GETARG_DATUM(i);
+	}
+	own_sql_begin(&sql);
+	count = own_sql(REVIVE DEAD_LETTERS
+					" AND ($3::text IS NULL OR dtx.topic_matches($3, u.topic))"
+					" AND ($4::timestamptz IS NULL OR u.changed_at >= $4)"
+					" AND ($5::text IS NULL OR u.last_error LIKE $5)",
+					lengthof(types), types, values, nulls);
+	own_sql_end(&sql);
+	subscriptions_changed();
+	PG_RETURN_INT64((int64) count);
+}
+
+/* dtx_discard(ids int8[], subscription text) */
+Datum
+dtx_discard(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {OIDOID, TEXTOID, INT8ARRAYOID};
+	Datum		values[] = {ObjectIdGetDatum(GetUserId()), 0, 0};
+	char		nulls[] = "   ";
+	uint64		count;
+	OwnSql		sql;
+
+	shmem_require();
+	refuse_in_branch();
+	if (PG_ARGISNULL(0))
+		PG_RETURN_INT64(0);
+	if (PG_ARGISNULL(1))
+		nulls[1] = 'n';
+	else
+	{
+		values[1] = PG_GETARG_DATUM(1);
+		(void) subscription_get(TextDatumGetCString(values[1]));
+	}
+	values[2] = PG_GETARG_DATUM(0);
+	own_sql_begin(&sql);
+	count = own_sql("DELETE FROM dtx.undelivered u" DEAD_LETTERS " AND u.id = ANY ($3)",
+					lengthof(types), types, values, nulls);
+	/* whose predecessors are all gone is next */
+	(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp()"
+				   " WHERE u.state = 'w' AND $1 IS NOT NULL AND $2 IS NOT DISTINCT FROM $2 AND $3 IS NOT NULL"
+				   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = u.subscription"
+				   " AND p.key = u.key AND p.id < u.id)",
+				   lengthof(types), types, values, nulls);
+	own_sql_end(&sql);
+	subscriptions_changed();
+	PG_RETURN_INT64((int64) count);
+}

@@ -1,0 +1,35 @@
+/*
+ * dispatch.h
+ *		The part of the worker that delivers messages.
+ */
+#ifndef DTX_DISPATCH_H
+#define DTX_DISPATCH_H
+
+#include "worker/link.h"
+
+/* Subscriptions have changed: read them again at the next turn. */
+extern void dispatch_reload(void);
+
+/* Do what can be done without waiting. */
+extern void dispatch_step(void);
+
+/* Once a second: positions, segments, what nobody has told of. */
+extern void dispatch_housekeeping(void);
+
+/* When it next has something to do by itself; 0: never. */
+extern TimestampTz dispatch_due(void);
+
+/* Is there nothing to deliver, now or later, as far as is known? */
+extern bool dispatch_is_idle(void);
+
+/* Its connections that are in use: call for each, from *iterator = NULL on. */
+extern Link *dispatch_next_link(void **iterator);
+
+/* --- runner.c: what runs as a role in this very database --- */
+
+extern PGDLLEXPORT void dtx_runner_main(Datum arg);
+
+/* See to it that a process for the role looks for work. */
+extern void runner_wake(Oid role);
+
+#endif							/* DTX_DISPATCH_H */

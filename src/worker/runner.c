@@ -1,0 +1,453 @@
+/*
+ * runner.c
+ *		Processes that run a role's functions in this database.
+ *
+ * Handlers of subscriptions without a server, and check functions of half messages,
+ * are user code: the worker, which is a superuser's, must not call them. A process
+ * of the role's own does, started when there is work and gone when there has been
+ * none for a while. What a handler does and the position behind its messages commit
+ * together.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "core/compat.h"
+#include "core/fault.h"
+#include "core/relations.h"
+#include "core/shmem.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "msg/deliver.h"
+#include "msg/half.h"
+#include "msg/position.h"
+#include "msg/undelivered.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/dispatch.h"
+#include "worker/worker.h"
+
+#define BATCH_BYTES		(4 * 1024 * 1024)
+#define START_TIMEOUT	10000	/* ms until one that has not come up is started anew */
+
+typedef struct RunnerArgs
+{
+	Oid			database;
+	Oid			role;
+} RunnerArgs;
+
+/* --- in the worker --- */
+
+static bool
+start_runner(Oid role)
+{
+	BackgroundWorker bgw = {0};
+	RunnerArgs	args = {MyDatabaseId, role};
+
+	bgw.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	bgw.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	bgw.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(bgw.bgw_library_name, "dtx", sizeof(bgw.bgw_library_name));
+	strlcpy(bgw.bgw_function_name, "dtx_runner_main", sizeof(bgw.bgw_function_name));
+	snprintf(bgw.bgw_name, sizeof(bgw.bgw_name), "dtx runner for role %u in database %u", role, MyDatabaseId);
+	strlcpy(bgw.bgw_type, "dtx runner", sizeof(bgw.bgw_type));
+	memcpy(bgw.bgw_extra, &args, sizeof(args));
+	return RegisterDynamicBackgroundWorker(&bgw, NULL);
+}
+
+void
+runner_wake(Oid role)
+{
+	DatabaseSlot *slot = worker.slot;
+	TimestampTz now = GetCurrentTimestamp();
+	Runner	   *runner = NULL;
+	bool		start = false;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS && runner == NULL; i++)
+		if (slot->runners[i].role == role)
+			runner = &slot->runners[i];
+	for (int i = 0; i < DTX_RUNNERS && runner == NULL; i++)
+		if (slot->runners[i].pid == 0)
+			runner = &slot->runners[i];
+	if (runner != NULL)
+	{
+		runner->role = role;
+		runner->wanted = true;
+		if (runner->latch != NULL)
+			SetLatch(runner->latch);
+		else if (runner->pid == 0 || now >= TimestampTzPlusMilliseconds(runner->started_at, START_TIMEOUT))
+		{
+			start = true;
+			runner->pid = -1;
+			runner->started_at = now;
+		}
+	}
+	SpinLockRelease(&slot->mutex);
+	if (start && !start_runner(role))
+	{
+		SpinLockAcquire(&slot->mutex);
+		runner->pid = 0;
+		SpinLockRelease(&slot->mutex);
+	}
+}
+
+/* --- in the runner --- */
+
+/* A subscription whose messages are handled here. */
+typedef struct Local
+{
+	MemoryContext context;
+	Subscription *subscription;
+	Position   *position;
+	Reader	   *reader;
+	int			failures;
+	TimestampTz not_before;
+	bool		retry_next;
+} Local;
+
+static List *locals = NIL;		/* in TopMemoryContext */
+static Runner *mine = NULL;
+static MemoryContext turn;
+
+/* The role's subscriptions as they are now; those that have not changed keep their
+ * reader. */
+static void
+load_locals(Oid role)
+{
+	List	   *former = locals;
+	ListCell   *cell;
+	MemoryContext old;
+
+	locals = NIL;
+	foreach(cell, subscriptions_read())
+	{
+		Subscription *s = lfirst(cell);
+		Local	   *local = NULL;
+		ListCell   *other;
+
+		if (OidIsValid(s->server) || s->handler == NULL || s->role != role || s->paused)
+			continue;
+		foreach(other, former)
+			if (((Local *) lfirst(other))->subscription->id == s->id &&
+				((Local *) lfirst(other))->subscription->generation == s->generation)
+				local = lfirst(other);
+		if (local == NULL)
+		{
+			MemoryContext context = AllocSetContextCreate(TopMemoryContext, "dtx subscription", ALLOCSET_DEFAULT_SIZES);
+
+			old = MemoryContextSwitchTo(context);
+			local = palloc0(sizeof(Local));
+			local->context = context;
+			local->subscription = subscription_copy(s);
+			MemoryContextSwitchTo(old);
+		}
+		else
+			former = list_delete_ptr(former, local);
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		locals = lappend(locals, local);
+		MemoryContextSwitchTo(old);
+	}
+	foreach(cell, former)
+		MemoryContextDelete(((Local *) lfirst(cell))->context);
+	list_free(former);
+}
+
+/* Where it stands, with a row to write that to. */
+static void
+find_position(Local *local)
+{
+	MemoryContext old = MemoryContextSwitchTo(local->context);
+	Position   *position = position_read(local->subscription->id);
+
+	if (position == NULL)
+	{
+		position = position_at_start(local->subscription);
+		position_insert(position);
+	}
+	else if (position->generation != local->subscription->generation)
+	{
+		Position   *start = position_at_start(local->subscription);
+
+		start->tid = position->tid;
+		position = start;
+		position_update(position);
+	}
+	local->position = position;
+	local->reader = reader_open(local->subscription, position, local->context);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * One batch: messages, what the handler does, and the position, in one transaction.
+ * True: there may be more.
+ */
+static bool
+run_batch(Local *local)
+{
+	Subscription *s = local->subscription;
+	List	   *messages;
+	Handled    *handled;
+	bool		retried = true;
+	int			i = 0;
+	ListCell   *cell;
+
+	if (!subscription_try_lock(s->uid))
+		return false;
+	messages = undelivered_due(s, s->batch_size);
+	if (messages == NIL)
+	{
+		retried = false;
+		messages = reader_next(local->reader, s->batch_size, BATCH_BYTES);
+	}
+	if (messages == NIL)
+		return false;
+	handled = palloc0(list_length(messages) * sizeof(Handled));
+	if (s->ordered && !retried)
+		undelivered_mark_waiting(s, messages, handled);
+	{
+		List	   *callable = NIL;
+		Handled    *outcomes;
+		int			n = 0;
+
+		foreach(cell, messages)
+			if (!handled[i++].skipped)
+				callable = lappend(callable, lfirst(cell));
+		DTX_FAULT_POINT("runner-before-handling");
+		outcomes = handle_messages(handler_lookup(s->handler), callable, s->ordered);
+		DTX_FAULT_POINT("runner-after-handling");
+		for (i = 0; i < list_length(messages); i++)
+			if (!handled[i].skipped)
+				handled[i] = outcomes[n++];
+	}
+	position_count(local->position, undelivered_record(s, messages, handled, retried));
+	local->position->attempts = 0;
+	local->position->next_attempt = 0;
+	local->position->last_error = NULL;
+	stat_add(STAT_MESSAGES_HANDLED, list_length(messages));
+	if (!retried)
+	{
+		MemoryContext old = MemoryContextSwitchTo(local->context);
+
+		passed_free(local->position->passed);
+		if (local->position->upto != NULL)
+			passed_free(local->position->upto);
+		reader_position(local->reader, local->position);
+		MemoryContextSwitchTo(old);
+	}
+	position_update(local->position);
+	return true;
+}
+
+/* It failed as a whole: for a deferred constraint, or since the handler is gone. The
+ * position's row says why. */
+static void
+record_failure(Local *local, const char *why)
+{
+	local->failures++;
+	local->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(local->failures));
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (local->position != NULL)
+		reader_close(local->reader);
+	find_position(local);
+	local->position->attempts = local->failures;
+	local->position->next_attempt = local->not_before;
+	local->position->last_error = MemoryContextStrdup(local->context, why);
+	position_update(local->position);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+static bool
+run_local(Local *local)
+{
+	char	   *volatile why = NULL;
+	volatile bool more = false;
+
+	if (GetCurrentTimestamp() < local->not_before)
+		return false;
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		MemoryContextSwitchTo(turn);
+		if (local->position == NULL)
+			find_position(local);
+		more = run_batch(local);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		local->failures = 0;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(turn);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(turn);
+		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		why = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
+	}
+	PG_END_TRY();
+	if (why != NULL)
+		record_failure(local, why);
+	MemoryContextReset(turn);
+	return more;
+}
+
+static TimestampTz
+earlier(TimestampTz a, TimestampTz b)
+{
+	return a == 0 ? b : b == 0 ? a : Min(a, b);
+}
+
+/* Everything there is to do. Returns when there will be more; 0: not by itself. */
+static TimestampTz
+run_all(Oid role)
+{
+	TimestampTz due = 0;
+	TimestampTz next;
+	ListCell   *cell;
+	bool		more;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	load_locals(role);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	do
+	{
+		more = false;
+		foreach(cell, locals)
+			more |= run_local(lfirst(cell));
+		while (half_message_check(role, &next))
+			CHECK_FOR_INTERRUPTS();
+		CHECK_FOR_INTERRUPTS();
+	} while (more);
+	due = next;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(cell, locals)
+	{
+		Local	   *local = lfirst(cell);
+
+		next = undelivered_next(local->subscription);
+		if (next != 0)
+			due = earlier(due, Max(next, local->not_before));
+		if (local->failures > 0)
+			due = earlier(due, local->not_before);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	return due;
+}
+
+static void
+runner_exit(int code, Datum arg)
+{
+	DatabaseSlot *slot = (DatabaseSlot *) DatumGetPointer(arg);
+
+	SpinLockAcquire(&slot->mutex);
+	mine->latch = NULL;
+	mine->pid = 0;
+	mine->role = InvalidOid;
+	SpinLockRelease(&slot->mutex);
+	ConditionVariableBroadcast(&slot->changed);
+}
+
+/* Take the place that the worker has made for this role's runner. */
+static void
+take_place(DatabaseSlot *slot, Oid role)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+		if (slot->runners[i].role == role && slot->runners[i].latch == NULL)
+			mine = &slot->runners[i];
+	if (mine != NULL)
+	{
+		mine->pid = MyProcPid;
+		mine->latch = &MyProc->procLatch;
+	}
+	SpinLockRelease(&slot->mutex);
+	if (mine == NULL)
+		proc_exit(0);
+	before_shmem_exit(runner_exit, PointerGetDatum(slot));
+}
+
+/* Leave, unless somebody has just asked for more. */
+static void
+leave_if_idle(DatabaseSlot *slot)
+{
+	bool		wanted;
+
+	SpinLockAcquire(&slot->mutex);
+	wanted = mine->wanted && slot->holds == 0;
+	if (!wanted)
+		mine->latch = NULL;
+	SpinLockRelease(&slot->mutex);
+	if (!wanted)
+		proc_exit(0);
+}
+
+void
+dtx_runner_main(Datum arg)
+{
+	RunnerArgs	args;
+	DatabaseSlot *slot;
+	TimestampTz last_work = GetCurrentTimestamp();
+
+	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(args.database, args.role, 0);
+	slot = database_slot_find(args.database, false);
+	if (slot == NULL)
+		proc_exit(0);
+	take_place(slot, args.role);
+	turn = AllocSetContextCreate(TopMemoryContext, "dtx runner's turn", ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		TimestampTz due;
+		long		timeout;
+		bool		worked;
+
+		SpinLockAcquire(&slot->mutex);
+		worked = mine->wanted;
+		mine->wanted = false;
+		SpinLockRelease(&slot->mutex);
+		MemoryContextSwitchTo(turn);
+		due = run_all(args.role);
+		MemoryContextReset(turn);
+		if (worked)
+			last_work = GetCurrentTimestamp();
+		if (slot->holds > 0 ||
+			(due == 0 && guc_worker_idle_timeout > 0 &&
+			 GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(last_work, guc_worker_idle_timeout)))
+			leave_if_idle(slot);
+		timeout = due != 0 ? deadline_remaining(due) : guc_worker_idle_timeout > 0 ? guc_worker_idle_timeout : -1;
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
+						 timeout, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}
