@@ -84,9 +84,9 @@ extern void segment_current(Oid *relation, Oid *index);
 /*
  * In the worker: begin a new segment when the last is old or large enough, and
  * drop those that all positions have passed. passed_below: transactions below it
- * have been passed by all of them. False: there is nothing to come back for until
- * more is published.
+ * have been passed by all of them. Returns how many segments there are; 0: there is nothing to come
+ * back for until more is published.
  */
-extern bool segments_rotate(uint64 passed_below);
+extern int	segments_rotate(uint64 passed_below);
 
 #endif							/* DTX_MESSAGE_H */

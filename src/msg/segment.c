@@ -204,7 +204,7 @@ drop_segment(const Segment *segment)
 	return true;
 }
 
-bool
+int
 segments_rotate(uint64 passed_below)
 {
 	TimestampTz now = GetCurrentTimestamp();
@@ -220,7 +220,7 @@ segments_rotate(uint64 passed_below)
 	if (segments == NIL)
 	{
 		worker_commit(false);
-		return false;
+		return 0;
 	}
 	last = llast(segments);
 	if (is_full(last, now, &written))
@@ -233,7 +233,7 @@ segments_rotate(uint64 passed_below)
 		worker_begin();
 		close_segments(last->number + 1);
 		worker_commit(true);
-		return true;
+		return list_length(segments) + 1;
 	}
 	foreach(cell, segments)
 		unclosed |= ((Segment *) lfirst(cell))->closed_xid == 0 && lfirst(cell) != last;
@@ -260,5 +260,5 @@ segments_rotate(uint64 passed_below)
 			break;
 		DTX_FAULT_POINT("segment-after-drop");
 	}
-	return list_length(segments) > 1 || written;
+	return list_length(segments) > 1 || written ? list_length(segments) : 0;
 }

@@ -87,7 +87,8 @@ static TimestampTz delayed_at = 0;	/* when the next delayed message is due; 0: n
 static bool look_delayed = true;
 static TimestampTz checks_at = 0;	/* when the next half message is to be checked */
 static bool look_checks = true;
-static bool rotate = true;
+static bool rotate = true;		/* segments are to be looked at */
+static int	nsegments = 0;		/* as of the last look */
 
 /* --- subscriptions --- */
 
@@ -884,6 +885,26 @@ passed_below(void)
 	return least;
 }
 
+int64
+dispatch_refresh_delay(void)
+{
+	return Min(REFRESH_DELAY, guc_message_retention * INT64CONST(500));
+}
+
+/* Positions of subscriptions in this database are written by their roles' processes. */
+static void
+refresh_local(TimestampTz now)
+{
+	static TimestampTz last = 0;
+	ListCell   *cell;
+
+	if (nsegments < 2 || now < TimestampTzPlusMilliseconds(last, dispatch_refresh_delay()))
+		return;
+	last = now;
+	foreach(cell, local_roles)
+		runner_wake(lfirst_oid(cell));
+}
+
 void
 dispatch_housekeeping(void)
 {
@@ -900,7 +921,7 @@ dispatch_housekeeping(void)
 		delivery->look = true;
 		if (batches[0].messages == NIL && batches[1].messages == NIL && delivery->changed_at == 0 &&
 			delivery->reader->passed->xmin > delivery->position->passed->xmin &&
-			now >= TimestampTzPlusMilliseconds(delivery->saved_at, Min(REFRESH_DELAY, guc_message_retention * 500L)))
+			now >= TimestampTzPlusMilliseconds(delivery->saved_at, dispatch_refresh_delay()))
 		{
 			Position	now_at = {0};
 
@@ -910,11 +931,13 @@ dispatch_housekeeping(void)
 	}
 	if (!rotate)
 		return;
+	refresh_local(now);
 	worker_begin();
 	MemoryContextSwitchTo(worker.turn);
 	below = passed_below();
 	worker_commit(false);
-	rotate = segments_rotate(below);
+	nsegments = segments_rotate(below);
+	rotate = nsegments > 0;
 }
 
 static TimestampTz

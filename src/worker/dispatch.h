@@ -16,6 +16,9 @@ extern void dispatch_step(void);
 /* Once a second: positions, segments, what nobody has told of. */
 extern void dispatch_housekeeping(void);
 
+/* ms after which the position of a subscription that gets no messages is written. */
+extern int64 dispatch_refresh_delay(void);
+
 /* When it next has something to do by itself; 0: never. */
 extern TimestampTz dispatch_due(void);
 

@@ -110,7 +110,7 @@ typedef struct Local
 	Reader	   *reader;
 	int			failures;
 	TimestampTz not_before;
-	bool		retry_next;
+	TimestampTz saved_at;		/* when the position was written last */
 } Local;
 
 static List *locals = NIL;		/* in TopMemoryContext */
@@ -185,6 +185,26 @@ find_position(Local *local)
 	MemoryContextSwitchTo(old);
 }
 
+/* Only other messages went by: that is written down once in a while, or the log
+ * would be kept for this one. */
+static void
+refresh_position(Local *local)
+{
+	MemoryContext old;
+
+	if (local->reader->passed->xmin <= local->position->passed->xmin ||
+		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(local->saved_at, dispatch_refresh_delay()))
+		return;
+	old = MemoryContextSwitchTo(local->context);
+	passed_free(local->position->passed);
+	if (local->position->upto != NULL)
+		passed_free(local->position->upto);
+	reader_position(local->reader, local->position);
+	MemoryContextSwitchTo(old);
+	position_update(local->position);
+	local->saved_at = GetCurrentTimestamp();
+}
+
 /*
  * One batch: messages, what the handler does, and the position, in one transaction.
  * True: there may be more.
@@ -208,7 +228,10 @@ run_batch(Local *local)
 		messages = reader_next(local->reader, s->batch_size, BATCH_BYTES);
 	}
 	if (messages == NIL)
+	{
+		refresh_position(local);
 		return false;
+	}
 	handled = palloc0(list_length(messages) * sizeof(Handled));
 	if (s->ordered && !retried)
 		undelivered_mark_waiting(s, messages, handled);
@@ -243,6 +266,7 @@ run_batch(Local *local)
 		MemoryContextSwitchTo(old);
 	}
 	position_update(local->position);
+	local->saved_at = GetCurrentTimestamp();
 	return true;
 }
 
