@@ -215,8 +215,8 @@ enum
 enum
 {
 	Anum_de_duplication_subscription = 1, Anum_de_duplication_generation, Anum_de_duplication_batch,
-	Anum_de_duplication_received_at, Anum_de_duplication_role, Anum_de_duplication_ids,
-	Natts_de_duplication = 6
+	Anum_de_duplication_received_at, Anum_de_duplication_role, Anum_de_duplication_forgotten,
+	Anum_de_duplication_ids, Natts_de_duplication = 7
 };
 
 /* Is the extension installed in this database? */

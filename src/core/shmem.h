@@ -166,7 +166,9 @@ typedef struct DatabaseSlot
 	uint64		retries[DTX_RETRY_REQUESTS];	/* R of the transactions */
 
 	Runner		runners[DTX_RUNNERS];
-	pg_atomic_uint64 published; /* counts up with messages, and what else the dispatcher has to see */
+	pg_atomic_uint64 published; /* counts messages in the log */
+	pg_atomic_uint64 timed;		/* counts changes of when something is due */
+	pg_atomic_uint32 listening; /* is the worker to be woken for messages? */
 	pg_atomic_uint32 segment;	/* of the log that is written; 0: not known */
 
 	ConditionVariable changed;	/* a worker ended, or branches were settled */

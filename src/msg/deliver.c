@@ -58,6 +58,7 @@ typedef struct Known
 	bool		any;
 	int			generation;		/* the newest one */
 	int64		batch;			/* its last batch */
+	int64		forgotten;		/* what was in batches up to this is not known */
 	Oid			role;
 } Known;
 
@@ -102,6 +103,7 @@ find_newest(int64 subscription)
 		known.any = true;
 		known.generation = DatumGetInt32(slot_getattr(slot, Anum_de_duplication_generation, &isnull));
 		known.batch = DatumGetInt64(slot_getattr(slot, Anum_de_duplication_batch, &isnull));
+		known.forgotten = DatumGetInt64(slot_getattr(slot, Anum_de_duplication_forgotten, &isnull));
 		known.role = DatumGetObjectId(slot_getattr(slot, Anum_de_duplication_role, &isnull));
 	}
 	index_endscan(scan);
@@ -239,6 +241,7 @@ remember(const Delivery *delivery, List *messages, const Handled *handled)
 	values[Anum_de_duplication_batch - 1] = Int64GetDatum(delivery->batch);
 	values[Anum_de_duplication_received_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[Anum_de_duplication_role - 1] = ObjectIdGetDatum(GetUserId());
+	values[Anum_de_duplication_forgotten - 1] = Int64GetDatum(delivery->forget);
 	values[Anum_de_duplication_ids - 1] =
 		PointerGetDatum(construct_array(ids, nids, INT8OID, 8, true, TYPALIGN_DOUBLE));
 	own_insert(OWN_DE_DUPLICATION, values, nulls);
@@ -415,6 +418,16 @@ dtx_deliver(PG_FUNCTION_ARGS)
 					  (delivery.generation == known.generation && delivery.batch <= known.batch)))
 	{
 		put_row(rsinfo, known.batch, DELIVER_OLD, NULL, psprintf("%d", known.generation), -1);
+		return (Datum) 0;
+	}
+	/* a sender that was replaced by a standby that lagged, or restored from a backup,
+	 * sends again what nobody could tell from something new */
+	if (known.any && delivery.generation == known.generation && delivery.forget < known.forgotten)
+	{
+		put_row(rsinfo, 0, DELIVER_REFUSED, unpack_sql_state(ERRCODE_DTX_BRANCH_STATE),
+				psprintf("the sender has fallen back to batch " INT64_FORMAT ", and this receiver has forgotten up to batch "
+						 INT64_FORMAT " what it has handled; dtx_seek there says from where to go on",
+						 delivery.forget, known.forgotten), -1);
 		return (Datum) 0;
 	}
 	messages = parse_messages(PG_GETARG_JSONB_P(8));

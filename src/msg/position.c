@@ -564,6 +564,7 @@ position_update(Position *position)
 	HeapTuple	tuple = form_row(rel, position);
 
 	dtx_simple_heap_update(rel, &position->tid, tuple);
+	note_garbage(1);
 	position->tid = tuple->t_self;
 	table_close(rel, NoLock);
 }

@@ -327,15 +327,26 @@ message_changed(void)
 	changed = true;
 }
 
+/* So many messages without a listener until the worker looks after the segments. */
+#define UNHEARD		10000
+
+/* There are more messages in the log. */
+static void
+tell_published(DatabaseSlot *slot, uint64 count)
+{
+	uint64		former = pg_atomic_fetch_add_u64(&slot->published, count);
+
+	if (pg_atomic_read_u32(&slot->listening) != 0 || former / UNHEARD != (former + count) / UNHEARD)
+		worker_wake(slot);
+}
+
 void
 message_committed_elsewhere(void)
 {
 	DatabaseSlot *slot = my_database_slot();
 
-	if (slot == NULL)
-		return;
-	pg_atomic_fetch_add_u64(&slot->published, 1);
-	worker_wake(slot);
+	if (slot != NULL)
+		tell_published(slot, 1);
 }
 
 void
@@ -345,9 +356,16 @@ message_xact_end(XactEvent event)
 
 	if ((appended > 0 || changed) && event == XACT_EVENT_COMMIT && (slot = my_database_slot()) != NULL)
 	{
-		stat_add(STAT_MESSAGES_PUBLISHED, appended);
-		pg_atomic_fetch_add_u64(&slot->published, appended + 1);
-		worker_wake(slot);
+		if (appended > 0)
+		{
+			stat_add(STAT_MESSAGES_PUBLISHED, appended);
+			tell_published(slot, appended);
+		}
+		if (changed)
+		{
+			pg_atomic_fetch_add_u64(&slot->timed, 1);
+			worker_wake(slot);
+		}
 	}
 	appended = 0;
 	must_be_durable = changed = false;

@@ -81,6 +81,8 @@ deadline_remaining(TimestampTz deadline)
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 }
 
+static uint64 last_serial = 0;
+
 PeerConnection *
 connection_start(Oid server, Oid role)
 {
@@ -110,6 +112,7 @@ connection_start(Oid server, Oid role)
 	pc->needs_password = params->needs_password;
 	pc->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(server));
 	pc->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID, ObjectIdGetDatum(params->mapping));
+	pc->serial = ++last_serial;
 	pc->in_flight = true;		/* not to be used before it is ready */
 	pc->conn = PQconnectStartParams(params->keywords, params->values, false);
 	if (pc->conn != NULL)

@@ -27,6 +27,7 @@ typedef struct PeerConnection
 {
 	dlist_node	node;			/* in the session's cache, or unused */
 	dlist_node	all_node;		/* among all connections of this process */
+	uint64		serial;			/* never used twice in a process */
 	Oid			server;
 	Oid			role;			/* whose user mapping it uses */
 	Oid			mapping;		/* that mapping */

@@ -178,12 +178,6 @@ channel_due(Channel *channel)
 	return next;
 }
 
-uint32
-channel_events(Channel *channel)
-{
-	return link_events(&channel->connection);
-}
-
 /* --- calls --- */
 
 static void

@@ -36,6 +36,7 @@
 #define BATCH_BYTES		(4 * 1024 * 1024)
 #define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define ANSWER_GRACE	10000	/* ms beyond that until the connection is given up */
+#define REPLICATION_POLL 20		/* ms between looks at a standby's progress */
 #define BUSY_DELAY		5		/* ms until what was busy is tried again, doubling to 640 */
 
 /* Messages that were read together, and where the position is after each. */
@@ -68,6 +69,7 @@ typedef struct Delivery
 	Batch		batches[2];
 	int			current;		/* of these two */
 	int			called;			/* messages of the current one in the call: a prefix */
+	bool		certain;		/* what was written when this process started is durable */
 	bool		again;			/* they may have been delivered before */
 	bool		catching_up;	/* what is read was there when this process started */
 	int			singles;		/* so many are to be sent one by one */
@@ -83,6 +85,7 @@ static dlist_head deliveries = DLIST_STATIC_INIT(deliveries);
 static List *local_roles = NIL; /* Oids of those with subscriptions in this database */
 static bool loaded = false;
 static uint64 seen = 0;			/* of the slot's count of published messages */
+static uint64 seen_timed = 0;	/* and of its count of changes of due times */
 static TimestampTz delayed_at = 0;	/* when the next delayed message is due; 0: none */
 static bool look_delayed = true;
 static TimestampTz checks_at = 0;	/* when the next half message is to be checked */
@@ -229,6 +232,9 @@ load(void)
 		add_delivery(s, position);
 	}
 	worker_commit(false);
+	/* before the log is looked at: who publishes from here on sees it */
+	pg_atomic_write_u32(&worker.slot->listening, !dlist_is_empty(&deliveries) || local_roles != NIL);
+	pg_memory_barrier();
 	foreach(cell, local_roles)
 		runner_wake(lfirst_oid(cell));
 }
@@ -738,10 +744,31 @@ send_batch(Delivery *delivery)
 
 /* --- steps --- */
 
+/* What the row of dtx.position said when it was read: only when that is durable is it
+ * certain from where on batches may be sent again. */
+static bool
+position_is_certain(Delivery *delivery)
+{
+	if (delivery->certain)
+		return true;
+	if (GetFlushRecPtr(NULL) < delivery->saved_lsn)
+		XLogFlush(delivery->saved_lsn);
+	if (durable_position() < delivery->saved_lsn)
+	{
+		/* a standby has to get there */
+		delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REPLICATION_POLL);
+		return false;
+	}
+	delivery->forget = delivery->saved_batch;
+	delivery->certain = true;
+	return true;
+}
+
 static bool
 may_start(Delivery *delivery)
 {
-	return !delivery->subscription->paused && GetCurrentTimestamp() >= delivery->not_before;
+	return !delivery->subscription->paused && GetCurrentTimestamp() >= delivery->not_before &&
+		position_is_certain(delivery);
 }
 
 static void
@@ -830,6 +857,7 @@ void
 dispatch_step(void)
 {
 	uint64		published = pg_atomic_read_u64(&worker.slot->published);
+	uint64		timed = pg_atomic_read_u64(&worker.slot->timed);
 	dlist_iter	iter;
 	TimestampTz now;
 
@@ -840,12 +868,17 @@ dispatch_step(void)
 		ListCell   *cell;
 
 		seen = published;
-		look_delayed = look_checks = rotate = true;
+		rotate = true;
 		dlist_foreach(iter, &deliveries)
 			dlist_container(Delivery, node, iter.cur)->look = true;
 		foreach(cell, local_roles)
 			runner_wake(lfirst_oid(cell));
 		worker.last_work = GetCurrentTimestamp();
+	}
+	if (timed != seen_timed)
+	{
+		seen_timed = timed;
+		look_delayed = look_checks = true;
 	}
 	now = GetCurrentTimestamp();
 	step_time(now);
@@ -961,7 +994,8 @@ dispatch_due(void)
 		due = earlier(due, link_due(&delivery->connection));
 		if (delivery->changed_at != 0)
 			due = earlier(due, TimestampTzPlusMilliseconds(delivery->changed_at, SAVE_DELAY));
-		if (delivery->called > 0 || delivery->subscription->paused)
+		if (delivery->subscription->paused ||
+			(delivery->connection.state != LINK_CLOSED && delivery->connection.state != LINK_IDLE))
 			continue;
 		if (delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL ||
 			delivery->look || delivery->look_retries)

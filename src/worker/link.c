@@ -40,7 +40,8 @@ link_close(Link *link)
 bool
 link_is_stale(Link *link)
 {
-	return link->pc->invalidated || connection_is_dead(link->pc);
+	/* whatever comes unasked for is read: the socket is waited at */
+	return link->pc->invalidated || !PQconsumeInput(link->pc->conn) || connection_is_dead(link->pc);
 }
 
 /* --- calls --- */
@@ -232,6 +233,9 @@ link_events(Link *link)
 		case LINK_CALLING:
 			/* to flush is to notice that the connection has broken */
 			wanted = remote_wants(&link->call);
+			break;
+		case LINK_IDLE:
+			wanted = WL_SOCKET_READABLE;
 			break;
 		default:
 			return 0;

@@ -76,7 +76,8 @@ extern void link_set_statement(Link *link, int i, const char *sql, int nparams,
 /* Start it. timeout in ms, 0: dtx.call_timeout, or half a minute. */
 extern void link_start_call(Link *link, int timeout);
 
-/* What to wait for at its socket, 0: nothing; and until when, 0: nothing is under way. */
+/* What to wait for at its socket, 0: it has none; and until when something that is
+ * under way may take, 0: nothing is. */
 extern uint32 link_events(Link *link);
 extern TimestampTz link_due(Link *link);
 

@@ -352,6 +352,8 @@ outcomes_drain(void)
 	ask = worker.slot->ask_peers;
 	worker.slot->rescan = worker.slot->ask_peers = false;
 	SpinLockRelease(&worker.slot->mutex);
+	if (ask || rescan)
+		dispatch_reload();
 	if (ask)
 	{
 		dlist_iter	iter;

@@ -178,13 +178,79 @@ may_doze(TimestampTz now)
 	return true;
 }
 
+/* A socket that is waited at. */
+typedef struct Waited
+{
+	uint64		connection;		/* its serial number; 0: its socket may change any time */
+	pgsocket	socket;
+	uint32		events;
+	int			position;		/* in the wait event set */
+} Waited;
+
+static Waited *waited = NULL;	/* what the wait event set has */
+static int	nwaited = 0;
+static Waited *wanted = NULL;	/* what it should have */
+static int	nwanted = 0;
+static int	room = 0;			/* of both */
+
+static void
+want(Link *link)
+{
+	uint32		events = link_events(link);
+
+	if (events == 0)
+		return;
+	if (nwanted == room)
+	{
+		room = Max(16, room * 2);
+		waited = waited == NULL ? MemoryContextAllocZero(worker.context, room * sizeof(Waited)) :
+			repalloc(waited, room * sizeof(Waited));
+		wanted = wanted == NULL ? MemoryContextAllocZero(worker.context, room * sizeof(Waited)) :
+			repalloc(wanted, room * sizeof(Waited));
+	}
+	wanted[nwanted].connection = link->state == LINK_CONNECTING ? 0 : link->pc->serial;
+	wanted[nwanted].socket = PQsocket(link->pc->conn);
+	wanted[nwanted++].events = events;
+}
+
+/* Have the wait event set wait for what is wanted: mostly it does already. */
+static void
+adapt_waits(void)
+{
+	bool		same = worker.waits != NULL && nwanted == nwaited;
+
+	for (int i = 0; i < nwanted && same; i++)
+		same = wanted[i].connection != 0 && wanted[i].connection == waited[i].connection &&
+			wanted[i].socket == waited[i].socket;
+	if (same)
+	{
+		for (int i = 0; i < nwanted; i++)
+			if (wanted[i].events != waited[i].events)
+			{
+				ModifyWaitEvent(worker.waits, waited[i].position, wanted[i].events, NULL);
+				waited[i].events = wanted[i].events;
+			}
+		return;
+	}
+	if (worker.waits != NULL)
+		FreeWaitEventSet(worker.waits);
+	worker.waits = dtx_create_wait_event_set(nwanted + 2);
+	AddWaitEventToSet(worker.waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(worker.waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < nwanted; i++)
+	{
+		waited[i] = wanted[i];
+		waited[i].position = AddWaitEventToSet(worker.waits, wanted[i].events, wanted[i].socket, NULL, NULL);
+	}
+	nwaited = nwanted;
+}
+
 /* Wait for the latch, any socket, or the next due time. */
 static void
 wait_for_work(TimestampTz due)
 {
 	WaitEvent	events[16];
 	dlist_iter	iter;
-	int			n = 2;
 	long		timeout = deadline_remaining(due);
 	bool		doze = may_doze(GetCurrentTimestamp());
 	void	   *iterator = NULL;
@@ -193,34 +259,13 @@ wait_for_work(TimestampTz due)
 	if (doze)
 		timeout = Min(timeout, guc_settle_delay);
 	worker.slot->dozing = doze;
-
-	/* sockets come and go, and so does what is waited for at them: build anew */
+	nwanted = 0;
 	dlist_foreach(iter, &worker.channels)
-		n++;
-	while (dispatch_next_link(&iterator) != NULL)
-		n++;
-	worker.waits = dtx_create_wait_event_set(n);
-	AddWaitEventToSet(worker.waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(worker.waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	dlist_foreach(iter, &worker.channels)
-	{
-		Channel    *channel = dlist_container(Channel, link, iter.cur);
-		uint32		wanted = channel_events(channel);
-
-		if (wanted != 0)
-			AddWaitEventToSet(worker.waits, wanted, PQsocket(channel->connection.pc->conn), NULL, NULL);
-	}
-	iterator = NULL;
+		want(&dlist_container(Channel, link, iter.cur)->connection);
 	while ((link = dispatch_next_link(&iterator)) != NULL)
-	{
-		uint32		wanted = link_events(link);
-
-		if (wanted != 0)
-			AddWaitEventToSet(worker.waits, wanted, PQsocket(link->pc->conn), NULL, NULL);
-	}
+		want(link);
+	adapt_waits();
 	(void) WaitEventSetWait(worker.waits, timeout, events, lengthof(events), PG_WAIT_EXTENSION);
-	FreeWaitEventSet(worker.waits);
-	worker.waits = NULL;
 	worker.slot->dozing = false;
 	ResetLatch(MyLatch);
 }

@@ -180,9 +180,6 @@ extern void channel_step(Channel *channel);
 /* When does it next have something to do by itself? 0: never. */
 extern TimestampTz channel_due(Channel *channel);
 
-/* What to wait for at its socket; 0: nothing. */
-extern uint32 channel_events(Channel *channel);
-
 extern void channel_close(Channel *channel);
 
 /* Has the answer to the channel's call the rows and values that one must have? */
