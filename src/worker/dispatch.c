@@ -232,9 +232,6 @@ load(void)
 		add_delivery(s, position);
 	}
 	worker_commit(false);
-	/* before the log is looked at: who publishes from here on sees it */
-	pg_atomic_write_u32(&worker.slot->listening, !dlist_is_empty(&deliveries) || local_roles != NIL);
-	pg_memory_barrier();
 	foreach(cell, local_roles)
 		runner_wake(lfirst_oid(cell));
 }
@@ -384,13 +381,14 @@ have_batch(Delivery *delivery)
 	return true;
 }
 
-/* While the peer is busy: the one after this. */
+/* While the peer is busy: the one after this, if it is known to be there. What is
+ * published meanwhile goes with what comes until it is answered. */
 static void
 read_ahead(Delivery *delivery)
 {
 	Batch	   *next = &delivery->batches[1 - delivery->current];
 
-	if (next->messages != NIL || !delivery->look || retries_are_due(delivery, GetCurrentTimestamp()))
+	if (next->messages != NIL || reader_at_end(delivery->reader) || retries_are_due(delivery, GetCurrentTimestamp()))
 		return;
 	empty_batch(next);
 	(void) read_batch(delivery, next);
@@ -891,6 +889,33 @@ dispatch_step(void)
 			GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(delivery->changed_at, SAVE_DELAY))
 			save_position(delivery);
 	}
+}
+
+/* Could it do something about a new message now? */
+static bool
+is_listening(void)
+{
+	dlist_iter	iter;
+
+	if (local_roles != NIL || !loaded)
+		return true;
+	dlist_foreach(iter, &deliveries)
+	{
+		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
+
+		if (!delivery->subscription->paused && delivery->connection.state != LINK_CALLING)
+			return true;
+	}
+	return false;
+}
+
+bool
+dispatch_listen(void)
+{
+	pg_atomic_write_u32(&worker.slot->listening, is_listening());
+	/* who publishes after this sees it; what was published before is seen here */
+	pg_memory_barrier();
+	return is_listening() && pg_atomic_read_u64(&worker.slot->published) != seen;
 }
 
 /* Every transaction below it has been passed by all subscriptions. */

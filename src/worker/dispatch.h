@@ -19,6 +19,10 @@ extern void dispatch_housekeeping(void);
 /* ms after which the position of a subscription that gets no messages is written. */
 extern int64 dispatch_refresh_delay(void);
 
+/* The worker is about to wait: say whether it is to be woken for new messages. True:
+ * there are some already. */
+extern bool dispatch_listen(void);
+
 /* When it next has something to do by itself; 0: never. */
 extern TimestampTz dispatch_due(void);
 

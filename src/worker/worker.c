@@ -265,6 +265,8 @@ wait_for_work(TimestampTz due)
 	while ((link = dispatch_next_link(&iterator)) != NULL)
 		want(link);
 	adapt_waits();
+	if (dispatch_listen())
+		timeout = 0;
 	(void) WaitEventSetWait(worker.waits, timeout, events, lengthof(events), PG_WAIT_EXTENSION);
 	worker.slot->dozing = false;
 	ResetLatch(MyLatch);
