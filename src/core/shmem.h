@@ -124,9 +124,10 @@ typedef struct RegisterRequest
 typedef struct Runner
 {
 	Oid			role;
-	pid_t		pid;			/* 0: the place is free; -1: being started */
+	pid_t		pid;			/* 0: none; -1: being started */
 	Latch	   *latch;			/* NULL: not there yet */
 	bool		wanted;			/* there may be work that it has not seen */
+	TimestampTz due_at;			/* it left with something to do at that time; 0: it did not */
 	TimestampTz started_at;
 } Runner;
 
@@ -166,6 +167,7 @@ typedef struct DatabaseSlot
 	uint64		retries[DTX_RETRY_REQUESTS];	/* R of the transactions */
 
 	Runner		runners[DTX_RUNNERS];
+	bool		runners_yield;	/* others need the process slots of those that are idle */
 	pg_atomic_uint64 published; /* counts messages in the log */
 	pg_atomic_uint64 timed;		/* counts changes of when something is due */
 	pg_atomic_uint32 listening; /* is the worker to be woken for messages? */

@@ -229,11 +229,10 @@ segments_rotate(uint64 passed_below)
 		(void) create_segment(last->number + 1);
 		worker_commit(true);
 		DTX_FAULT_POINT("segment-after-create");
-		pg_atomic_write_u32(&worker.slot->segment, last->number + 1);
 		worker_begin();
-		close_segments(last->number + 1);
-		worker_commit(true);
-		return list_length(segments) + 1;
+		MemoryContextSwitchTo(worker.turn);
+		segments = segments_read();
+		last = llast(segments);
 	}
 	foreach(cell, segments)
 		unclosed |= ((Segment *) lfirst(cell))->closed_xid == 0 && lfirst(cell) != last;

@@ -5,6 +5,7 @@
 #ifndef DTX_DISPATCH_H
 #define DTX_DISPATCH_H
 
+#include "core/shmem.h"
 #include "worker/link.h"
 
 /* Subscriptions have changed: read them again at the next turn. */
@@ -36,7 +37,14 @@ extern Link *dispatch_next_link(void **iterator);
 
 extern PGDLLEXPORT void dtx_runner_main(Datum arg);
 
-/* See to it that a process for the role looks for work. */
+/* In the worker: see to it that a process for the role looks for work. */
 extern void runner_wake(Oid role);
+
+/* In the launcher: the role of a process that is to be started for a database, marked
+ * as being started, or InvalidOid; start it, false when there is no process slot; then
+ * take the mark back. */
+extern Oid	runner_to_start(DatabaseSlot *slot, TimestampTz now);
+extern bool runner_start(Oid database, Oid role);
+extern void runner_not_started(DatabaseSlot *slot, Oid role);
 
 #endif							/* DTX_DISPATCH_H */

@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "worker/dispatch.h"
 #include "worker/worker.h"
 
 #define LIST_INTERVAL	60000	/* ms between looks at pg_database */
@@ -236,6 +237,27 @@ start_worker(Database *db)
 	ConditionVariableBroadcast(&slot->changed);
 }
 
+/* Start the processes that run roles' functions. */
+static void
+start_runners(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < shared->ndatabases && !starved; i++)
+	{
+		DatabaseSlot *slot = database_slot_number(i);
+		Oid			role;
+
+		while (!starved && OidIsValid(slot->database) && OidIsValid(role = runner_to_start(slot, now)))
+		{
+			if (runner_start(slot->database, role))
+				continue;
+			runner_not_started(slot, role);
+			starved = true;
+		}
+	}
+}
+
 /* Start workers, the database first that has waited longest. */
 static void
 start_workers(void)
@@ -243,6 +265,7 @@ start_workers(void)
 	TimestampTz now = GetCurrentTimestamp();
 
 	starved = false;
+	start_runners();
 	for (;;)
 	{
 		Database   *first = NULL;
@@ -262,12 +285,14 @@ start_workers(void)
 			if (first == NULL || db->waiting_since < first->waiting_since)
 				first = db;
 		}
-		if (first == NULL || starved)
+		if (first == NULL)
 			break;
 		start_worker(first);
 		if (first->handle == NULL)
 			break;
 	}
+	for (int i = 0; i < shared->ndatabases; i++)
+		database_slot_number(i)->runners_yield = starved;
 	if (!starved)
 		return;
 
@@ -280,6 +305,9 @@ start_workers(void)
 		slot->yield = slot->worker_pid > 0;
 		if (slot->worker_latch != NULL)
 			SetLatch(slot->worker_latch);
+		for (int j = 0; j < DTX_RUNNERS; j++)
+			if (slot->runners[j].latch != NULL)
+				SetLatch(slot->runners[j].latch);
 		SpinLockRelease(&slot->mutex);
 	}
 }

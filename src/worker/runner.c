@@ -43,22 +43,23 @@ typedef struct RunnerArgs
 	Oid			role;
 } RunnerArgs;
 
-/* --- in the worker --- */
+/* --- in the worker and the launcher --- */
 
-static bool
-start_runner(Oid role)
+bool
+runner_start(Oid database, Oid role)
 {
 	BackgroundWorker bgw = {0};
-	RunnerArgs	args = {MyDatabaseId, role};
+	RunnerArgs	args = {database, role};
 
 	bgw.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	bgw.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	bgw.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(bgw.bgw_library_name, "dtx", sizeof(bgw.bgw_library_name));
 	strlcpy(bgw.bgw_function_name, "dtx_runner_main", sizeof(bgw.bgw_function_name));
-	snprintf(bgw.bgw_name, sizeof(bgw.bgw_name), "dtx runner for role %u in database %u", role, MyDatabaseId);
+	snprintf(bgw.bgw_name, sizeof(bgw.bgw_name), "dtx runner for role %u in database %u", role, database);
 	strlcpy(bgw.bgw_type, "dtx runner", sizeof(bgw.bgw_type));
 	memcpy(bgw.bgw_extra, &args, sizeof(args));
+	bgw.bgw_notify_pid = MyProcPid;
 	return RegisterDynamicBackgroundWorker(&bgw, NULL);
 }
 
@@ -66,7 +67,6 @@ void
 runner_wake(Oid role)
 {
 	DatabaseSlot *slot = worker.slot;
-	TimestampTz now = GetCurrentTimestamp();
 	Runner	   *runner = NULL;
 	bool		start = false;
 
@@ -75,7 +75,7 @@ runner_wake(Oid role)
 		if (slot->runners[i].role == role)
 			runner = &slot->runners[i];
 	for (int i = 0; i < DTX_RUNNERS && runner == NULL; i++)
-		if (slot->runners[i].pid == 0)
+		if (!OidIsValid(slot->runners[i].role))
 			runner = &slot->runners[i];
 	if (runner != NULL)
 	{
@@ -83,20 +83,45 @@ runner_wake(Oid role)
 		runner->wanted = true;
 		if (runner->latch != NULL)
 			SetLatch(runner->latch);
-		else if (runner->pid == 0 || now >= TimestampTzPlusMilliseconds(runner->started_at, START_TIMEOUT))
-		{
-			start = true;
-			runner->pid = -1;
-			runner->started_at = now;
-		}
+		else
+			start = runner->pid == 0;
 	}
 	SpinLockRelease(&slot->mutex);
-	if (start && !start_runner(role))
+	/* it starts processes: some may have to make room first */
+	if (start)
+		launcher_wake();
+}
+
+Oid
+runner_to_start(DatabaseSlot *slot, TimestampTz now)
+{
+	Oid			role = InvalidOid;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS && !OidIsValid(role) && slot->holds == 0; i++)
 	{
-		SpinLockAcquire(&slot->mutex);
-		runner->pid = 0;
-		SpinLockRelease(&slot->mutex);
+		Runner	   *runner = &slot->runners[i];
+
+		if (!OidIsValid(runner->role) || runner->latch != NULL ||
+			!(runner->wanted || (runner->due_at != 0 && now >= runner->due_at)) ||
+			(runner->pid != 0 && now < TimestampTzPlusMilliseconds(runner->started_at, START_TIMEOUT)))
+			continue;
+		role = runner->role;
+		runner->pid = -1;
+		runner->started_at = now;
 	}
+	SpinLockRelease(&slot->mutex);
+	return role;
+}
+
+void
+runner_not_started(DatabaseSlot *slot, Oid role)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+		if (slot->runners[i].role == role && slot->runners[i].pid == -1)
+			slot->runners[i].pid = 0;
+	SpinLockRelease(&slot->mutex);
 }
 
 /* --- in the runner --- */
@@ -386,9 +411,11 @@ runner_exit(int code, Datum arg)
 	SpinLockAcquire(&slot->mutex);
 	mine->latch = NULL;
 	mine->pid = 0;
-	mine->role = InvalidOid;
+	if (!mine->wanted && mine->due_at == 0)
+		mine->role = InvalidOid;
 	SpinLockRelease(&slot->mutex);
 	ConditionVariableBroadcast(&slot->changed);
+	launcher_wake();
 }
 
 /* Take the place that the worker has made for this role's runner. */
@@ -410,16 +437,20 @@ take_place(DatabaseSlot *slot, Oid role)
 	before_shmem_exit(runner_exit, PointerGetDatum(slot));
 }
 
-/* Leave, unless somebody has just asked for more. */
+/* Leave, unless somebody has just asked for more; the launcher starts another one
+ * when something is due. */
 static void
-leave_if_idle(DatabaseSlot *slot)
+leave_if_idle(DatabaseSlot *slot, TimestampTz due)
 {
 	bool		wanted;
 
 	SpinLockAcquire(&slot->mutex);
 	wanted = mine->wanted && slot->holds == 0;
 	if (!wanted)
+	{
 		mine->latch = NULL;
+		mine->due_at = due;
+	}
 	SpinLockRelease(&slot->mutex);
 	if (!wanted)
 		proc_exit(0);
@@ -452,17 +483,20 @@ dtx_runner_main(Datum arg)
 		SpinLockAcquire(&slot->mutex);
 		worked = mine->wanted;
 		mine->wanted = false;
+		mine->due_at = 0;
 		SpinLockRelease(&slot->mutex);
 		MemoryContextSwitchTo(turn);
 		due = run_all(args.role);
 		MemoryContextReset(turn);
 		if (worked)
 			last_work = GetCurrentTimestamp();
-		if (slot->holds > 0 ||
-			(due == 0 && guc_worker_idle_timeout > 0 &&
+		if (slot->holds > 0 || slot->runners_yield ||
+			(guc_worker_idle_timeout > 0 &&
 			 GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(last_work, guc_worker_idle_timeout)))
-			leave_if_idle(slot);
-		timeout = due != 0 ? deadline_remaining(due) : guc_worker_idle_timeout > 0 ? guc_worker_idle_timeout : -1;
+			leave_if_idle(slot, due);
+		timeout = guc_worker_idle_timeout > 0 ? guc_worker_idle_timeout : -1;
+		if (due != 0)
+			timeout = timeout < 0 ? deadline_remaining(due) : Min(timeout, deadline_remaining(due));
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
 						 timeout, PG_WAIT_EXTENSION);
