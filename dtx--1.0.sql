@@ -694,11 +694,13 @@ CREATE TABLE dtx.de_duplication (
     batch        bigint NOT NULL,
     received_at  timestamptz NOT NULL,
     role         oid NOT NULL,
+    forgotten    bigint NOT NULL,
     ids          bigint[] NOT NULL,
     PRIMARY KEY (subscription, generation, batch)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.de_duplication IS 'which messages were handled here, a batch a row, until the sender cannot send them again';
 COMMENT ON COLUMN dtx.de_duplication.subscription IS 'its uid at the sender';
+COMMENT ON COLUMN dtx.de_duplication.forgotten IS 'what was in batches up to this one is not known any more';
 
 CREATE FUNCTION dtx_publish(topic text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL, deliver_at timestamptz DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -710,7 +712,7 @@ CREATE FUNCTION dtx_subscribe(topic text, server name DEFAULT NULL, handler text
                               from_start boolean DEFAULT false) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) IS
-    'has messages of a topic, or of all that match a pattern such as orders.*, handled once by a function at a server (NULL: this database), as the caller; handler NULL: fetched with dtx_receive. ordered: those of a key one after the other. A failed one is tried again by the schedule, its last interval repeating, max_attempts times in all. from_start: those of before too, as far back as there are any. Returns the name, which is made up unless given. ERROR 42710 when the name is taken.';
+    'has messages of a topic, or of all that match a pattern such as orders.*, handled once by a function at a server (NULL: this database), as the caller; handler NULL: fetched with dtx_receive. ordered: those of a key one after the other. A failed one is tried again by the schedule, its last interval repeating, max_attempts times in all. from_start: those of before too, as far back as there are any. Returns the name, which is made up unless given. Needs EXECUTE, which only superusers have until it is granted. ERROR 42710 when the name is taken.';
 CREATE FUNCTION dtx_unsubscribe(name text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_unsubscribe(text) IS
@@ -721,13 +723,10 @@ COMMENT ON FUNCTION dtx_pause(text) IS 'stops delivery of a subscription''s mess
 CREATE FUNCTION dtx_resume(name text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_resume(text) IS 'goes on after dtx_pause, and tries again at once what failed because of the peer';
-CREATE FUNCTION dtx_seek(name text, to_time timestamptz) RETURNS void
-    AS 'MODULE_PATHNAME', 'dtx_seek_time' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_seek(text, timestamptz) IS
-    'moves a subscription: it gets what was published at that time or later, again if need be (replay), as far as it is kept; ''infinity'' skips all there is. Its retries and dead letters are forgotten.';
-CREATE FUNCTION dtx_seek(name text, to_message bigint) RETURNS void
-    AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it';
+CREATE FUNCTION dtx_seek(name text, to_time timestamptz DEFAULT NULL, to_message bigint DEFAULT NULL) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_seek(text, timestamptz, bigint) IS
+    'moves a subscription: it gets what was published at that time or later, or the message with that id and later ones, again if need be (replay), as far as it is kept; time ''infinity'' skips all there is. Its retries and dead letters are forgotten. ERROR 22023 unless one of the two is given.';
 CREATE FUNCTION dtx_redeliver(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_redeliver_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_redeliver(bigint[], text) IS
@@ -741,9 +740,9 @@ CREATE FUNCTION dtx_discard(ids bigint[], subscription text DEFAULT NULL) RETURN
 COMMENT ON FUNCTION dtx_discard(bigint[], text) IS
     'gives dead letters up for good: what waits for them in the order of their key goes on. Returns how many.';
 
-CREATE FUNCTION dtx_message_prepare(topic text, payload jsonb, key text DEFAULT NULL, "check" regprocedure DEFAULT NULL, headers jsonb DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION dtx_message_prepare(topic text, payload jsonb, key text DEFAULT NULL, "check" text DEFAULT NULL, headers jsonb DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_message_prepare(text, jsonb, text, regprocedure, jsonb) IS
+COMMENT ON FUNCTION dtx_message_prepare(text, jsonb, text, text, jsonb) IS
     'keeps a message until dtx_message_commit or dtx_message_rollback; when neither comes, check is asked, a function of the id (bigint) that returns commit, rollback or unknown. Returns the id.';
 CREATE FUNCTION dtx_message_commit(id bigint) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -1008,7 +1007,7 @@ CREATE VIEW dtx_in_flight WITH (security_barrier) AS
         UNION ALL
         SELECT u.id, u.payload, CASE u.state WHEN 'd' THEN 'dead' ELSE 'retrying' END, u.published_at, u.last_error
         FROM dtx.undelivered u WHERE u.subscription OPERATOR(pg_catalog.=) s.id) m
-    WHERE s.topic OPERATOR(pg_catalog.~~) 'dtx.transfer.%' AND dtx.may_see(s.role);
+    WHERE s.topic OPERATOR(pg_catalog.~~) 'dtx.transfer.%' AND pg_catalog.pg_has_role(s.role, 'USAGE');
 COMMENT ON VIEW dtx_in_flight IS
     'transfers by message whose amount has left an account here and has not arrived yet; dead ones are among dtx_dead_letters';
 
@@ -1018,6 +1017,8 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.held_branches(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(tid, "char"), dtx.is_attached(regclass), dtx.topic_matches(text, text), dtx.backlog(integer, bigint) TO PUBLIC;
+-- who subscribes reads what others publish
+REVOKE ALL ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
 -- they run inside a try, confirm or cancel only, with the rights of who transfers
 GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),

@@ -382,6 +382,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	Handled    *handled;
 	ListCell   *cell;
 	int			i = 0;
+	int			done = 0;
 	bool		ordered;
 	bool		timed;
 	FindWork	find;
@@ -455,12 +456,13 @@ dtx_deliver(PG_FUNCTION_ARGS)
 		Handled    *h = &handled[i++];
 		int64		id = ((Message *) lfirst(cell))->id;
 
+		done += h->done;
 		if (h->skipped)
 			put_row(rsinfo, id, DELIVER_SKIPPED, NULL, NULL, -1);
 		else if (!h->done)
 			put_row(rsinfo, id, DELIVER_FAILED, h->state, h->message, h->retry_after);
 	}
 	put_row(rsinfo, delivery.batch, DELIVER_DELIVERED, NULL, NULL, -1);
-	stat_add(STAT_MESSAGES_HANDLED, list_length(messages));
+	stat_add(STAT_MESSAGES_HANDLED, done);
 	return (Datum) 0;
 }

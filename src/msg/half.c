@@ -66,14 +66,14 @@ check_function(Oid function)
 	handler_check_role(GetUserId());
 }
 
-/* dtx_message_prepare(topic text, payload jsonb, key text, check regprocedure, headers jsonb) */
+/* dtx_message_prepare(topic text, payload jsonb, key text, check text, headers jsonb) */
 Datum
 dtx_message_prepare(PG_FUNCTION_ARGS)
 {
 	Message		message = {0};
 	Datum		values[Natts_half_message] = {0};
 	bool		nulls[Natts_half_message] = {0};
-	Oid			function = PG_ARGISNULL(3) ? InvalidOid : PG_GETARG_OID(3);
+	Oid			function = InvalidOid;
 
 	shmem_require();
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
@@ -90,8 +90,11 @@ dtx_message_prepare(PG_FUNCTION_ARGS)
 	topic_check(message.topic, false);
 	topic_check_foreign(message.topic);
 	message_check_size(&message);
-	if (OidIsValid(function))
+	if (!PG_ARGISNULL(3))
+	{
+		function = function_by_name(text_to_cstring(PG_GETARG_TEXT_PP(3)));
 		check_function(function);
+	}
 	message.id = nextval_internal(own_relid(OWN_MESSAGE_ID), false);
 	values[Anum_half_message_id - 1] = Int64GetDatum(message.id);
 	values[Anum_half_message_role - 1] = ObjectIdGetDatum(GetUserId());

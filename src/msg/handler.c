@@ -54,7 +54,7 @@ refuse_handler(Oid function, const char *why)
 			 errhint("Its arguments are among id bigint, topic text, key text, payload jsonb, headers jsonb, published_at timestamptz and attempt integer.")));
 }
 
-static Oid
+Oid
 function_by_name(const char *name)
 {
 	if (strchr(name, '(') != NULL)

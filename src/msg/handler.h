@@ -38,6 +38,9 @@ typedef struct Handled
  */
 extern Handler *handler_lookup(const char *name);
 
+/* A function by name or signature. ERROR 42883, 42725. */
+extern Oid	function_by_name(const char *name);
+
 /* ERROR 55000 when no process could run as this role by itself. */
 extern void handler_check_role(Oid role);
 

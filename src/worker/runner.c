@@ -241,6 +241,7 @@ run_batch(Local *local)
 	List	   *messages;
 	Handled    *handled;
 	bool		retried = true;
+	int			done;
 	int			i = 0;
 	ListCell   *cell;
 
@@ -275,11 +276,13 @@ run_batch(Local *local)
 			if (!handled[i].skipped)
 				handled[i] = outcomes[n++];
 	}
-	position_count(local->position, undelivered_record(s, messages, handled, retried));
+	done = undelivered_record(s, messages, handled, retried);
+	position_count(local->position, done);
 	local->position->attempts = 0;
 	local->position->next_attempt = 0;
 	local->position->last_error = NULL;
-	stat_add(STAT_MESSAGES_HANDLED, list_length(messages));
+	stat_add(STAT_MESSAGES_DELIVERED, done);
+	stat_add(STAT_MESSAGES_HANDLED, done);
 	if (!retried)
 	{
 		MemoryContext old = MemoryContextSwitchTo(local->context);
