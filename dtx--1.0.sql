@@ -723,10 +723,19 @@ COMMENT ON FUNCTION dtx_pause(text) IS 'stops delivery of a subscription''s mess
 CREATE FUNCTION dtx_resume(name text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_resume(text) IS 'goes on after dtx_pause, and tries again at once what failed because of the peer';
-CREATE FUNCTION dtx_seek(name text, to_time timestamptz DEFAULT NULL, to_message bigint DEFAULT NULL) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_seek(text, timestamptz, bigint) IS
-    'moves a subscription: it gets what was published at that time or later, or the message with that id and later ones, again if need be (replay), as far as it is kept; time ''infinity'' skips all there is. Its retries and dead letters are forgotten. ERROR 22023 unless one of the two is given.';
+CREATE FUNCTION dtx_seek(name text, to_time timestamptz) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_seek_time' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_seek(text, timestamptz) IS
+    'moves a subscription: it gets what was published at that time or later, again if need be (replay), as far as it is kept; ''infinity'' skips all there is. Its retries and dead letters are forgotten.';
+CREATE FUNCTION dtx_seek(name text, to_message bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it';
+-- a literal is neither a time nor a number to the parser
+CREATE FUNCTION dtx_seek(name text, to_time text) RETURNS void
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$ SELECT @extschema@.dtx_seek($1, $2::timestamptz) $$;
+COMMENT ON FUNCTION dtx_seek(text, text) IS 'the same, with a time that is written as a literal';
 CREATE FUNCTION dtx_redeliver(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_redeliver_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_redeliver(bigint[], text) IS

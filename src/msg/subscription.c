@@ -39,7 +39,8 @@ PG_FUNCTION_INFO_V1(dtx_subscribe);
 PG_FUNCTION_INFO_V1(dtx_unsubscribe);
 PG_FUNCTION_INFO_V1(dtx_pause);
 PG_FUNCTION_INFO_V1(dtx_resume);
-PG_FUNCTION_INFO_V1(dtx_seek);
+PG_FUNCTION_INFO_V1(dtx_seek_time);
+PG_FUNCTION_INFO_V1(dtx_seek_message);
 PG_FUNCTION_INFO_V1(dtx_redeliver_ids);
 PG_FUNCTION_INFO_V1(dtx_redeliver_where);
 PG_FUNCTION_INFO_V1(dtx_discard);
@@ -417,23 +418,13 @@ move_subscription(const Subscription *subscription, const char *statement, Oid t
 	change_subscription(subscription, "DELETE FROM dtx.undelivered WHERE subscription = $1", InvalidOid, (Datum) 0);
 }
 
-/* dtx_seek(name text, to_time timestamptz, to_message int8) */
+/* dtx_seek(name text, to_time timestamptz) */
 Datum
-dtx_seek(PG_FUNCTION_ARGS)
+dtx_seek_time(PG_FUNCTION_ARGS)
 {
-	Subscription *subscription;
+	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) == PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("dtx_seek needs a subscription, and a time or a message"),
-				 errhint("dtx_seek('name', '2026-01-01'), or dtx_seek('name', to_message => 17).")));
-	subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	if (!PG_ARGISNULL(2))
-		move_subscription(subscription,
-						  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
-						  " since_id = $2, since_time = NULL WHERE id = $1", INT8OID, PG_GETARG_DATUM(2));
-	else if (TIMESTAMP_IS_NOEND(PG_GETARG_TIMESTAMPTZ(1)))
+	if (TIMESTAMP_IS_NOEND(PG_GETARG_TIMESTAMPTZ(1)))
 		move_subscription(subscription,
 						  "UPDATE dtx.subscription SET generation = generation + 1, start = $2,"
 						  " since_id = NULL, since_time = NULL WHERE id = $1", PG_SNAPSHOTOID, position_of_now());
@@ -441,6 +432,16 @@ dtx_seek(PG_FUNCTION_ARGS)
 		move_subscription(subscription,
 						  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
 						  " since_id = NULL, since_time = $2 WHERE id = $1", TIMESTAMPTZOID, PG_GETARG_DATUM(1));
+	PG_RETURN_VOID();
+}
+
+/* dtx_seek(name text, to_message int8) */
+Datum
+dtx_seek_message(PG_FUNCTION_ARGS)
+{
+	move_subscription(subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0))),
+					  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
+					  " since_id = $2, since_time = NULL WHERE id = $1", INT8OID, PG_GETARG_DATUM(1));
 	PG_RETURN_VOID();
 }
 
