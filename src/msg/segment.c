@@ -70,6 +70,32 @@ segments_read(void)
 	return segments;
 }
 
+/* The last segment, by its table. */
+static uint32
+last_number(void)
+{
+	List	   *segments = segments_read();
+
+	if (segments == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the log of messages has no segment")));
+	return ((Segment *) llast(segments))->number;
+}
+
+static bool
+find_relations(uint32 number)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "message_%u", number);
+	cached_relation = get_relname_relid(name, own_schema());
+	strlcat(name, "_xid_idx", sizeof(name));
+	cached_index = get_relname_relid(name, own_schema());
+	cached_number = number;
+	return OidIsValid(cached_relation) && OidIsValid(cached_index);
+}
+
 void
 segment_current(Oid *relation, Oid *index)
 {
@@ -78,29 +104,24 @@ segment_current(Oid *relation, Oid *index)
 
 	if (number == 0)
 	{
-		List	   *segments = segments_read();
 		uint32		expected = 0;
 
-		if (segments == NIL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("the log of messages has no segment")));
-		number = ((Segment *) llast(segments))->number;
+		number = last_number();
 		/* unless the worker has begun another one meanwhile */
 		if (slot != NULL && !pg_atomic_compare_exchange_u32(&slot->segment, &expected, number))
 			number = expected;
 	}
-	if (number != cached_number || !OidIsValid(cached_relation) ||
-		!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(cached_relation)))
+	if ((number != cached_number || !OidIsValid(cached_relation) ||
+		 !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(cached_relation))) &&
+		!find_relations(number))
 	{
-		char		name[NAMEDATALEN];
+		/* the extension was dropped and created anew */
+		uint32		stale = number;
 
-		snprintf(name, sizeof(name), "message_%u", number);
-		cached_relation = get_relname_relid(name, own_schema());
-		strlcat(name, "_xid_idx", sizeof(name));
-		cached_index = get_relname_relid(name, own_schema());
-		cached_number = number;
-		if (!OidIsValid(cached_relation) || !OidIsValid(cached_index))
+		number = last_number();
+		if (slot != NULL)
+			(void) pg_atomic_compare_exchange_u32(&slot->segment, &stale, number);
+		if (!find_relations(number))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_TABLE),
 					 errmsg("segment %u of the log of messages does not exist", number)));
