@@ -129,6 +129,10 @@ typedef struct Runner
 	bool		wanted;			/* there may be work that it has not seen */
 	TimestampTz due_at;			/* it left with something to do at that time; 0: it did not */
 	TimestampTz started_at;
+	TimestampTz not_before;		/* do not start one earlier: the last one has failed */
+	int			batch_of;		/* the subscription whose messages are being handled, or 0 */
+	int			batch_size;		/* how many */
+	int64		message;		/* the only one of them, if it is one; 0: there are more */
 } Runner;
 
 typedef struct DatabaseSlot

@@ -279,6 +279,7 @@ parse_message(JsonbContainer *array)
 {
 	Message    *message = palloc0(sizeof(Message));
 	JsonbValue *v;
+	int64		attempts;
 
 	message->id = integer(item(array, 0, jbvNumeric, false));
 	v = item(array, 1, jbvString, false);
@@ -287,7 +288,10 @@ parse_message(JsonbContainer *array)
 	if (v->type == jbvString)
 		message->key = cstring_to_text_with_len(v->val.string.val, v->val.string.len);
 	message->published_at = integer(item(array, 3, jbvNumeric, false));
-	message->attempts = (int) integer(item(array, 4, jbvNumeric, false));
+	attempts = integer(item(array, 4, jbvNumeric, false));
+	if (attempts < 0 || attempts >= INT_MAX)
+		refuse_format();
+	message->attempts = (int) attempts;
 	v = getIthJsonbValueFromContainer(array, 5);
 	if (v == NULL)
 		refuse_format();
@@ -437,6 +441,16 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");
 	DTX_FAULT_POINT("deliver-before-handling");
+	if (delivery.handler[0] == '\0')
+	{
+		/* only what became of them is asked: batches before this one cannot change that */
+		remember(&delivery, NIL, NULL);
+		foreach(cell, messages)
+			put_row(rsinfo, ((Message *) lfirst(cell))->id, DELIVER_FAILED, unpack_sql_state(ERRCODE_CONNECTION_FAILURE),
+					"the connection was lost whenever it was handled", -1);
+		put_row(rsinfo, delivery.batch, DELIVER_DELIVERED, NULL, NULL, -1);
+		return (Datum) 0;
+	}
 	find.name = delivery.handler;
 	error = subxact_run(find_handler, &find);
 	if (error != NULL)

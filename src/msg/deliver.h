@@ -18,7 +18,8 @@
  *	refused		the batch: there is no such handler, or it may not be called
  *	busy		another connection delivers messages of the subscription
  *
- * timeout: ms until the receiver ends a batch. messages is an array of
+ * timeout: ms until the receiver ends a batch. handler '': none is called, and what
+ * was not handled before has failed. messages is an array of
  * [id, topic, key, published_at in us since 2000, attempts, payload, headers].
  */
 #define DELIVER_FAILED		"failed"

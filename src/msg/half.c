@@ -30,6 +30,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dtx_message_prepare);
@@ -53,8 +54,13 @@ check_function(Oid function)
 {
 	Oid		   *types;
 	int			nargs;
-	Oid			result = get_func_signature(function, &types, &nargs);
+	Oid			result;
 
+	if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("the check function does not exist any more")));
+	result = get_func_signature(function, &types, &nargs);
 	if (nargs != 1 || types[0] != INT8OID || result != TEXTOID || get_func_retset(function) ||
 		get_func_prokind(function) != PROKIND_FUNCTION)
 		ereport(ERROR,

@@ -555,6 +555,8 @@ position_insert(Position *position)
 	simple_heap_insert(rel, tuple);
 	position->tid = tuple->t_self;
 	table_close(rel, NoLock);
+	/* it may be replaced in this very command */
+	CommandCounterIncrement();
 }
 
 void
@@ -567,6 +569,7 @@ position_update(Position *position)
 	note_garbage(1);
 	position->tid = tuple->t_self;
 	table_close(rel, NoLock);
+	CommandCounterIncrement();
 }
 
 #define RATE_TIME	5000.0		/* ms over which the rate is an average */

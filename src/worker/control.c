@@ -275,6 +275,27 @@ refuse_while_subscribed(const char *what, Oid server, Oid role)
 				 errhint("End them with dtx_unsubscribe; see the view dtx_subscriptions.")));
 }
 
+/* Refuse to drop a role while it has half messages. */
+static void
+refuse_while_prepared(Oid role)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (!own_table_exists(OWN_HALF_MESSAGE))
+		return;
+	own_scan_dirty(&scan, OWN_HALF_MESSAGE, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = DatumGetObjectId(own_column(&scan, tuple, Anum_half_message_role, NULL)) == role;
+	own_scan_end(&scan);
+	if (found)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot drop the role: it has half messages"),
+				 errhint("Commit or roll them back; see the view dtx_half_messages.")));
+}
+
 static bool
 server_is_needed(Oid server)
 {
@@ -317,6 +338,8 @@ worker_guard_drop(Oid class_id, Oid object_id)
 		refuse_drop("the role");
 	if (class_id == AuthIdRelationId)
 		refuse_while_subscribed("the role", InvalidOid, object_id);
+	if (class_id == AuthIdRelationId)
+		refuse_while_prepared(object_id);
 	if (!own_table_exists(OWN_BRANCH))
 		return;
 	if (class_id == ForeignServerRelationId && server_is_needed(object_id))

@@ -37,6 +37,9 @@
 #define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define ANSWER_GRACE	10000	/* ms beyond that until the connection is given up */
 #define REPLICATION_POLL 20		/* ms between looks at a standby's progress */
+#define GATHER_DELAY	3		/* ms from one batch to the next where many messages come */
+#define GATHER_MESSAGES	4		/* where a batch has as many */
+#define MAX_BREAKS		2		/* lost connections until a message is suspected */
 #define BUSY_DELAY		5		/* ms until what was busy is tried again, doubling to 640 */
 
 /* Messages that were read together, and where the position is after each. */
@@ -69,6 +72,7 @@ typedef struct Delivery
 	Batch		batches[2];
 	int			current;		/* of these two */
 	int			called;			/* messages of the current one in the call: a prefix */
+	TimestampTz sent_at;		/* when the last one was sent */
 	bool		certain;		/* what was written when this process started is durable */
 	bool		again;			/* they may have been delivered before */
 	bool		catching_up;	/* what is read was there when this process started */
@@ -78,7 +82,10 @@ typedef struct Delivery
 	bool		look_retries;	/* retry_at is not known */
 	int			failures;		/* of the peer, in a row */
 	int			busy;
+	int			breaks;			/* calls in a row in which the connection was lost */
+	bool		asks;			/* the call only asks what became of its message */
 	TimestampTz not_before;
+	TimestampTz gather_until;	/* more is coming than one by one: let it come together */
 } Delivery;
 
 static dlist_head deliveries = DLIST_STATIC_INIT(deliveries);
@@ -375,7 +382,7 @@ have_batch(Delivery *delivery)
 		delivery->current = 1 - delivery->current;
 	else if (retries_are_due(delivery, GetCurrentTimestamp()) && read_retries(delivery, batch))
 		delivery->look_retries = true;	/* there may be more */
-	else if (!delivery->look || !read_batch(delivery, batch))
+	else if (!delivery->look || GetCurrentTimestamp() < delivery->gather_until || !read_batch(delivery, batch))
 		return false;
 	delivery->again = delivery->catching_up || delivery->batches[delivery->current].retried;
 	return true;
@@ -421,7 +428,7 @@ note_success(Delivery *delivery)
 		delivery->position->next_attempt = 0;
 		set_error(delivery, NULL);
 	}
-	delivery->failures = delivery->busy = 0;
+	delivery->failures = delivery->busy = delivery->breaks = 0;
 }
 
 /* --- the outcome of a batch --- */
@@ -473,6 +480,10 @@ messages_over(Delivery *delivery, int n)
 	}
 	if (whole)
 	{
+		int			size = list_length(batch->messages);
+
+		if (!batch->retried && size >= GATHER_MESSAGES && size < delivery->subscription->batch_size)
+			delivery->gather_until = TimestampTzPlusMilliseconds(delivery->sent_at, GATHER_DELAY);
 		empty_batch(batch);
 		return;
 	}
@@ -535,6 +546,32 @@ isolate_failure(Delivery *delivery, const char *state, const char *why)
 	link_close(&delivery->connection);
 }
 
+/*
+ * The connection was lost while messages were handled. Once, that is the peer's
+ * matter; again and again, a message may be to blame that ends the process there:
+ * each is sent alone then, and of one that loses the connection when it is alone
+ * the peer is asked whether it was handled. If not, that was an attempt.
+ */
+static void
+connection_lost(Delivery *delivery, const char *why)
+{
+	int			sent = count_sent(delivery);
+	bool		asked = delivery->asks;
+
+	delivery_failed(delivery, why);
+	delivery->breaks++;
+	delivery->asks = false;
+	if (delivery->breaks < MAX_BREAKS || asked)
+		return;
+	if (sent > 1)
+	{
+		delivery->singles = sent;
+		delivery->breaks = MAX_BREAKS - 1;
+	}
+	else
+		delivery->asks = true;
+}
+
 static void
 call_failed(Delivery *delivery)
 {
@@ -552,7 +589,9 @@ call_failed(Delivery *delivery)
 		delivery->called = 0;
 		return;
 	}
-	if (state == NULL || call->broken || !blames_a_message(state))
+	if (state == NULL || call->broken || strncmp(state, "57P", 3) == 0)
+		connection_lost(delivery, why);
+	else if (!blames_a_message(state))
 		delivery_failed(delivery, why);
 	else
 	{
@@ -631,6 +670,7 @@ batch_answered(Delivery *delivery)
 		int			called = delivery->called;
 
 		note_success(delivery);
+		delivery->asks = false;
 		delivery->called = 0;
 		delivery->singles = Max(delivery->singles - 1, 0);
 		messages_over(delivery, called);
@@ -710,6 +750,8 @@ send_batch(Delivery *delivery)
 		i++;
 	}
 	delivery->called = i;
+	if (sent != 1)
+		delivery->asks = false;
 	if (sent == 0)
 	{
 		/* all wait for others */
@@ -731,10 +773,11 @@ send_batch(Delivery *delivery)
 	values[4] = delivery->again ? "t" : "f";
 	values[5] = subscription->ordered ? "t" : "f";
 	values[6] = psprintf("%d", timeout);
-	values[7] = subscription->handler;
+	values[7] = delivery->asks ? "" : subscription->handler;
 	values[8] = text.data;
 	MemoryContextSwitchTo(old);
 	link_set_statement(&delivery->connection, 0, DELIVER_SQL, DELIVER_PARAMS, values);
+	delivery->sent_at = GetCurrentTimestamp();
 	DTX_FAULT_POINT("dispatch-before-send");
 	/* the peer ends it by itself: then it is certain that nothing was done */
 	link_start_call(&delivery->connection, timeout + ANSWER_GRACE);
@@ -896,6 +939,7 @@ static bool
 is_listening(void)
 {
 	dlist_iter	iter;
+	TimestampTz now = GetCurrentTimestamp();
 
 	if (local_roles != NIL || !loaded)
 		return true;
@@ -903,7 +947,8 @@ is_listening(void)
 	{
 		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
 
-		if (!delivery->subscription->paused && delivery->connection.state != LINK_CALLING)
+		if (!delivery->subscription->paused && delivery->connection.state != LINK_CALLING &&
+			now >= delivery->gather_until)
 			return true;
 	}
 	return false;
@@ -1024,7 +1069,9 @@ dispatch_due(void)
 			continue;
 		if (delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL ||
 			delivery->look || delivery->look_retries)
-			due = earlier(due, Max(delivery->not_before, 1));
+			due = earlier(due, Max(Max(delivery->not_before, delivery->gather_until), 1));
+		else if (delivery->gather_until > GetCurrentTimestamp())
+			due = earlier(due, delivery->gather_until);
 		else if (delivery->retry_at != 0)
 			due = earlier(due, Max(delivery->retry_at, delivery->not_before));
 	}

@@ -36,6 +36,7 @@
 
 #define BATCH_BYTES		(4 * 1024 * 1024)
 #define START_TIMEOUT	10000	/* ms until one that has not come up is started anew */
+#define RESTART_DELAY	500		/* ms until one that has failed is */
 
 typedef struct RunnerArgs
 {
@@ -104,6 +105,7 @@ runner_to_start(DatabaseSlot *slot, TimestampTz now)
 
 		if (!OidIsValid(runner->role) || runner->latch != NULL ||
 			!(runner->wanted || (runner->due_at != 0 && now >= runner->due_at)) ||
+			now < runner->not_before ||
 			(runner->pid != 0 && now < TimestampTzPlusMilliseconds(runner->started_at, START_TIMEOUT)))
 			continue;
 		role = runner->role;
@@ -126,6 +128,11 @@ runner_not_started(DatabaseSlot *slot, Oid role)
 
 /* --- in the runner --- */
 
+/* What the process before this one was at when it ended. */
+static int	died_in = 0;
+static int	died_batch = 0;
+static int64 died_message = 0;
+
 /* A subscription whose messages are handled here. */
 typedef struct Local
 {
@@ -136,11 +143,24 @@ typedef struct Local
 	int			failures;
 	TimestampTz not_before;
 	TimestampTz saved_at;		/* when the position was written last */
+	int			singles;		/* so many messages are to be taken one by one */
+	int64		suspect;		/* the transaction that handled this one alone failed */
+	char		suspect_state[6];
+	const char *suspect_why;
 } Local;
 
 static List *locals = NIL;		/* in TopMemoryContext */
 static Runner *mine = NULL;
+static DatabaseSlot *worker_slot = NULL;
 static MemoryContext turn;
+
+static void
+suspect_message(Local *local, int64 message, const char *state, const char *why)
+{
+	local->suspect = message;
+	strlcpy(local->suspect_state, state, sizeof(local->suspect_state));
+	local->suspect_why = MemoryContextStrdup(local->context, why);
+}
 
 /* The role's subscriptions as they are now; those that have not changed keep their
  * reader. */
@@ -172,6 +192,13 @@ load_locals(Oid role)
 			local = palloc0(sizeof(Local));
 			local->context = context;
 			local->subscription = subscription_copy(s);
+			if (died_in == s->id)
+			{
+				local->singles = died_batch;
+				suspect_message(local, died_message, unpack_sql_state(ERRCODE_CRASH_SHUTDOWN),
+								"the process that handled it has ended");
+				died_in = 0;
+			}
 			MemoryContextSwitchTo(old);
 		}
 		else
@@ -231,6 +258,53 @@ refresh_position(Local *local)
 }
 
 /*
+ * Handle messages so that the next process knows which they were, should this one
+ * end in the middle: it takes them one by one, and one with which it ends alone has
+ * had its attempt.
+ */
+static Handled *
+handle_in_sight(Local *local, List *messages)
+{
+	Subscription *s = local->subscription;
+	int64		only = list_length(messages) == 1 ? ((Message *) linitial(messages))->id : 0;
+	Handler    *handler;
+	Handled    *handled;
+
+	if (only != 0 && only == local->suspect)
+	{
+		handled = palloc0(sizeof(Handled));
+		handled->state = pstrdup(local->suspect_state);
+		handled->message = pstrdup(local->suspect_why);
+		handled->retry_after = -1;
+		local->suspect = 0;
+		return handled;
+	}
+	handler = handler_lookup(s->handler);
+	SpinLockAcquire(&worker_slot->mutex);
+	mine->batch_of = s->id;
+	mine->batch_size = list_length(messages);
+	mine->message = only;
+	SpinLockRelease(&worker_slot->mutex);
+	return handle_messages(handler, messages, s->ordered);
+}
+
+/* The batch is over. state: its transaction failed, with some message to blame; that
+ * one is found by taking them one by one. */
+static void
+out_of_sight(Local *local, const char *state, const char *why)
+{
+	if (state != NULL && mine->batch_of != 0 && mine->message != 0)
+		suspect_message(local, mine->message, state, why);
+	else if (state != NULL && mine->batch_of != 0)
+		local->singles = mine->batch_size + 1;
+	SpinLockAcquire(&worker_slot->mutex);
+	mine->batch_of = 0;
+	SpinLockRelease(&worker_slot->mutex);
+	if (local->singles > 0)
+		local->singles--;
+}
+
+/*
  * One batch: messages, what the handler does, and the position, in one transaction.
  * True: there may be more.
  */
@@ -241,17 +315,20 @@ run_batch(Local *local)
 	List	   *messages;
 	Handled    *handled;
 	bool		retried = true;
+	int			most = s->batch_size;
 	int			done;
 	int			i = 0;
 	ListCell   *cell;
 
 	if (!subscription_try_lock(s->uid))
 		return false;
-	messages = undelivered_due(s, s->batch_size);
+	if (local->singles > 0)
+		most = 1;
+	messages = undelivered_due(s, most);
 	if (messages == NIL)
 	{
 		retried = false;
-		messages = reader_next(local->reader, s->batch_size, BATCH_BYTES);
+		messages = reader_next(local->reader, most, BATCH_BYTES);
 	}
 	if (messages == NIL)
 	{
@@ -270,7 +347,7 @@ run_batch(Local *local)
 			if (!handled[i++].skipped)
 				callable = lappend(callable, lfirst(cell));
 		DTX_FAULT_POINT("runner-before-handling");
-		outcomes = handle_messages(handler_lookup(s->handler), callable, s->ordered);
+		outcomes = handle_in_sight(local, callable);
 		DTX_FAULT_POINT("runner-after-handling");
 		for (i = 0; i < list_length(messages); i++)
 			if (!handled[i].skipped)
@@ -322,6 +399,7 @@ static bool
 run_local(Local *local)
 {
 	char	   *volatile why = NULL;
+	char	   *volatile state = NULL;
 	volatile bool more = false;
 
 	if (GetCurrentTimestamp() < local->not_before)
@@ -349,9 +427,11 @@ run_local(Local *local)
 		MemoryContextSwitchTo(turn);
 		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
-		why = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
+		state = pstrdup(unpack_sql_state(error->sqlerrcode));
+		why = psprintf("%s: %s", state, error->message);
 	}
 	PG_END_TRY();
+	out_of_sight(local, state, why);
 	if (why != NULL)
 		record_failure(local, why);
 	MemoryContextReset(turn);
@@ -414,6 +494,11 @@ runner_exit(int code, Datum arg)
 	SpinLockAcquire(&slot->mutex);
 	mine->latch = NULL;
 	mine->pid = 0;
+	if (code != 0)
+	{
+		mine->wanted = true;
+		mine->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_DELAY);
+	}
 	if (!mine->wanted && mine->due_at == 0)
 		mine->role = InvalidOid;
 	SpinLockRelease(&slot->mutex);
@@ -433,6 +518,10 @@ take_place(DatabaseSlot *slot, Oid role)
 	{
 		mine->pid = MyProcPid;
 		mine->latch = &MyProc->procLatch;
+		died_in = mine->batch_of;
+		died_batch = mine->batch_size;
+		died_message = mine->message;
+		mine->batch_of = 0;
 	}
 	SpinLockRelease(&slot->mutex);
 	if (mine == NULL)
@@ -475,6 +564,7 @@ dtx_runner_main(Datum arg)
 	if (slot == NULL)
 		proc_exit(0);
 	take_place(slot, args.role);
+	worker_slot = slot;
 	turn = AllocSetContextCreate(TopMemoryContext, "dtx runner's turn", ALLOCSET_DEFAULT_SIZES);
 
 	for (;;)
