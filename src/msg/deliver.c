@@ -19,12 +19,14 @@
 #include "core/errors.h"
 #include "core/fault.h"
 #include "core/override.h"
+#include "core/own_sql.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "core/subxact.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "msg/deliver.h"
 #include "msg/handler.h"
@@ -245,6 +247,35 @@ remember(const Delivery *delivery, List *messages, const Handled *handled)
 	values[Anum_de_duplication_ids - 1] =
 		PointerGetDatum(construct_array(ids, nids, INT8OID, 8, true, TYPALIGN_DOUBLE));
 	own_insert(OWN_DE_DUPLICATION, values, nulls);
+}
+
+/*
+ * Of a subscription that was silent for long, one row without ids stays. A sender
+ * that has saved its position, as it does within moments, goes on from there; one
+ * that has not is refused, and not believed.
+ */
+void
+deliver_prune(void)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(guc_history_retention)};
+	OwnSql		sql;
+
+	if (guc_history_retention < 0)
+		return;
+	own_sql_begin(&sql);
+	(void) own_sql("DELETE FROM dtx.de_duplication d USING (SELECT DISTINCT ON (subscription) * FROM dtx.de_duplication"
+				   " ORDER BY subscription, generation DESC, batch DESC) n"
+				   " WHERE d.subscription = n.subscription AND (d.generation, d.batch) < (n.generation, n.batch)"
+				   " AND n.received_at < clock_timestamp() - make_interval(secs => $1)",
+				   lengthof(types), types, values, NULL);
+	note_garbage(SPI_processed);
+	(void) own_sql("UPDATE dtx.de_duplication d SET ids = '{}', forgotten = d.batch"
+				   " WHERE d.ids <> '{}' AND d.received_at < clock_timestamp() - make_interval(secs => $1)"
+				   " AND NOT EXISTS (SELECT FROM dtx.de_duplication n WHERE n.subscription = d.subscription"
+				   " AND (n.generation, n.batch) > (d.generation, d.batch))",
+				   lengthof(types), types, values, NULL);
+	own_sql_end(&sql);
 }
 
 /* --- the messages --- */

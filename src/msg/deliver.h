@@ -35,6 +35,9 @@
 	" $8::pg_catalog.text, $9::pg_catalog.jsonb)"
 #define DELIVER_PARAMS		9
 
+/* In the worker, in a transaction: forget what was received long ago. */
+extern void deliver_prune(void);
+
 /* Have a subscription's delivery for this transaction alone: at once, or false;
  * or wait for it. */
 extern bool subscription_try_lock(int64 uid);

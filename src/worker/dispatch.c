@@ -37,6 +37,7 @@
 #define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define ANSWER_GRACE	10000	/* ms beyond that until the connection is given up */
 #define REPLICATION_POLL 20		/* ms between looks at a standby's progress */
+#define PRUNE_INTERVAL	60000	/* ms */
 #define GATHER_DELAY	3		/* ms from one batch to the next where many messages come */
 #define GATHER_MESSAGES	4		/* where a batch has as many */
 #define MAX_BREAKS		2		/* lost connections until a message is suspected */
@@ -1014,6 +1015,7 @@ dispatch_housekeeping(void)
 	dlist_iter	iter;
 	uint64		below;
 	TimestampTz now = GetCurrentTimestamp();
+	static TimestampTz pruned_at = 0;
 
 	dlist_foreach(iter, &deliveries)
 	{
@@ -1031,6 +1033,13 @@ dispatch_housekeeping(void)
 			reader_position(delivery->reader, &now_at);
 			set_position(delivery, &now_at);
 		}
+	}
+	if (now >= TimestampTzPlusMilliseconds(pruned_at, PRUNE_INTERVAL))
+	{
+		pruned_at = now;
+		worker_begin();
+		deliver_prune();
+		worker_commit(false);
 	}
 	if (!rotate)
 		return;
