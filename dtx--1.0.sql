@@ -373,7 +373,7 @@ BEGIN
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
         ' dtx.branch_register(text, text), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
-        ' dtx.deliver(bigint, integer, bigint, bigint, boolean, boolean, integer, text, jsonb) TO %s', role);
+        ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb) TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION dtx_admit(regrole) IS
@@ -779,7 +779,7 @@ CREATE FUNCTION dtx.topic_matches(pattern text, topic text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'dtx_topic_matches' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 -- what the senders of messages call here
-CREATE FUNCTION dtx.deliver(subscription bigint, generation integer, batch bigint, forget bigint, again boolean, ordered boolean, timeout integer, handler text, messages jsonb,
+CREATE FUNCTION dtx.deliver(subscription bigint, generation integer, batch bigint, forget bigint, again bigint, ordered boolean, timeout integer, handler text, messages jsonb,
                             OUT id bigint, OUT outcome text, OUT state text, OUT detail text, OUT retry_after bigint) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_deliver' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 

@@ -6,8 +6,8 @@
  * batch has a number, larger than those before it: a copy of an old one that comes
  * late does nothing. The sender says up to which batch it will never send again
  * what was in them: those rows go. "again" says that messages of the batch may
- * have come before, in batches whose answer the sender never got: only then are
- * the rows looked at.
+ * have come before, in batches up to that one, whose answer the sender never got:
+ * only then are these rows looked at.
  */
 #include "postgres.h"
 
@@ -49,7 +49,7 @@ typedef struct Delivery
 	int			generation;
 	int64		batch;
 	int64		forget;
-	bool		again;
+	int64		again;			/* 0, or the last batch in which some of it may have come */
 	int			timeout;		/* ms */
 	const char *handler;
 } Delivery;
@@ -151,8 +151,13 @@ take_out_known(const Delivery *delivery, List *messages)
 	scan_batches(&scan, delivery->subscription, delivery->generation, delivery->forget, AccessShareLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		ArrayType  *ids = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_de_duplication_ids, NULL));
-		int			count = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
+		ArrayType  *ids;
+		int			count;
+
+		if (DatumGetInt64(own_column(&scan, tuple, Anum_de_duplication_batch, NULL)) > delivery->again)
+			break;
+		ids = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_de_duplication_ids, NULL));
+		count = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
 
 		if (count == 0)
 			continue;
@@ -404,7 +409,7 @@ put_row(ReturnSetInfo *rsinfo, int64 id, const char *outcome, const char *state,
 }
 
 /*
- * dtx.deliver(subscription int8, generation int4, batch int8, forget int8, again bool,
+ * dtx.deliver(subscription int8, generation int4, batch int8, forget int8, again int8,
  * ordered bool, timeout int4, handler text, messages jsonb); deliver.h has what comes back
  */
 Datum
@@ -434,7 +439,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	delivery.generation = PG_GETARG_INT32(1);
 	delivery.batch = PG_GETARG_INT64(2);
 	delivery.forget = PG_GETARG_INT64(3);
-	delivery.again = PG_GETARG_BOOL(4);
+	delivery.again = PG_GETARG_INT64(4);
 	ordered = PG_GETARG_BOOL(5);
 	delivery.timeout = PG_GETARG_INT32(6);
 	delivery.handler = text_to_cstring(PG_GETARG_TEXT_PP(7));
@@ -467,7 +472,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 	messages = parse_messages(PG_GETARG_JSONB_P(8));
-	if (delivery.again)
+	if (delivery.again != 0)
 		messages = take_out_known(&delivery, messages);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");

@@ -31,7 +31,7 @@
 
 #define DELIVER_SQL \
 	"SELECT id, outcome, state, detail, retry_after FROM dtx.deliver($1::pg_catalog.int8, $2::pg_catalog.int4," \
-	" $3::pg_catalog.int8, $4::pg_catalog.int8, $5::pg_catalog.bool, $6::pg_catalog.bool, $7::pg_catalog.int4," \
+	" $3::pg_catalog.int8, $4::pg_catalog.int8, $5::pg_catalog.int8, $6::pg_catalog.bool, $7::pg_catalog.int4," \
 	" $8::pg_catalog.text, $9::pg_catalog.jsonb)"
 #define DELIVER_PARAMS		9
 

@@ -44,9 +44,9 @@ extern bool topic_matches(const char *pattern, const char *topic);
  */
 extern int64 message_publish(Message *message, TimestampTz deliver_at);
 
-/* Append to the log, as it is. durable: the transaction has to commit synchronously,
- * as nothing else could bring the message back. */
-extern void message_append(const Message *message, bool durable);
+/* Append to the log, as it is. The transaction commits synchronously then: once the
+ * message is out there is no way back. */
+extern void message_append(const Message *message);
 
 /* ERROR 54000 when it is larger than dtx.max_message_size. */
 extern void message_check_size(const Message *message);

@@ -299,6 +299,7 @@ find_entries(Reader *reader)
 	{
 		reader->upto = passed_now(snapshot);
 		reader->cursor = 0;
+		reader->began = true;
 	}
 	reader->cut_off = false;
 	reader->segments = segments_read();
@@ -335,6 +336,7 @@ end_window(Reader *reader)
 	MemoryContext old = MemoryContextSwitchTo(reader->context);
 	Passed	   *passed = passed_copy(reader->upto);
 
+	reader->fresh = reader->began;
 	passed_free(reader->passed);
 	reader->passed = passed;
 	MemoryContextSwitchTo(old);

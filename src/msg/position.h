@@ -78,6 +78,8 @@ typedef struct Reader
 	int			nentries;
 	int			next;			/* first one not read yet */
 	bool		cut_off;		/* the window has more than entries */
+	bool		began;			/* this reader has begun a window, rather than gone on with one */
+	bool		fresh;			/* and what it reads now came after that one */
 } Reader;
 
 /* A reader that starts where a position is. */

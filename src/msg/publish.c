@@ -141,7 +141,7 @@ set_jsonb(Datum *value, bool *isnull, Jsonb *j)
 }
 
 void
-message_append(const Message *message, bool durable)
+message_append(const Message *message)
 {
 	static IndexInfo info = {.type = T_IndexInfo};	/* B-trees do not look at it */
 	Datum		values[Natts_message];
@@ -175,7 +175,7 @@ message_append(const Message *message, bool durable)
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	appended++;
-	must_be_durable |= durable;
+	must_be_durable = true;
 }
 
 static void
@@ -213,15 +213,15 @@ delay_message(const Message *message, TimestampTz deliver_at)
 
 /* Into the log, or where it waits for its time. */
 static void
-enter(const Message *message, TimestampTz deliver_at, bool durable)
+enter(const Message *message, TimestampTz deliver_at)
 {
 	if (deliver_at != 0 && deliver_at > GetCurrentTimestamp())
 	{
 		delay_message(message, deliver_at);
-		must_be_durable |= durable;
+		must_be_durable = true;
 	}
 	else
-		message_append(message, durable);
+		message_append(message);
 }
 
 int64
@@ -238,7 +238,7 @@ message_publish(Message *message, TimestampTz deliver_at)
 	if (current_branch.active && !current_branch.mode->settle_held)
 		hold_message(message, current_branch.key, deliver_at);
 	else
-		enter(message, deliver_at, true);
+		enter(message, deliver_at);
 	return message->id;
 }
 
@@ -304,9 +304,7 @@ settle_held_messages(const JoinedBranch *branch, bool commit)
 			message.headers = isnull ? NULL : DatumGetJsonbP(value);
 			value = own_column(&scan, tuple, Anum_held_message_deliver_at, &isnull);
 			deliver_at = isnull ? 0 : DatumGetTimestampTz(value);
-			/* should this transaction be lost, the branch is settled again, and the
-			 * message has the same id */
-			enter(&message, deliver_at, false);
+			enter(&message, deliver_at);
 		}
 		own_delete(&scan, tuple);
 	}
@@ -405,7 +403,7 @@ release_some(TimestampTz now)
 		message.payload = DatumGetJsonbP(own_column(&scan, tuple, Anum_delayed_message_payload, NULL));
 		value = own_column(&scan, tuple, Anum_delayed_message_headers, &isnull);
 		message.headers = isnull ? NULL : DatumGetJsonbP(value);
-		message_append(&message, false);
+		message_append(&message);
 		own_delete(&scan, tuple);
 		count++;
 	}

@@ -312,6 +312,10 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a subscription of server \"%s\" needs a handler", server),
 				 errdetail("Without a handler, messages are fetched here with dtx_receive.")));
+	if (s.handler != NULL && s.handler[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("handler of a subscription must not be empty")));
 	s.role = GetUserId();
 	if (server != NULL)
 		s.server = server_to_deliver_to(server);

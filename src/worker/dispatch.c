@@ -51,6 +51,7 @@ typedef struct Batch
 	Handled    *handled;		/* one each; skipped: they wait for others of their key */
 	bool		retried;		/* from dtx.undelivered, not from the log */
 	bool		examined;		/* which have to wait */
+	bool		fresh;			/* what was published after this process had begun to read */
 	Position	window;			/* passed and upto of the window they are from */
 	Position	after;			/* where the reader was when it had read them */
 } Batch;
@@ -75,7 +76,8 @@ typedef struct Delivery
 	int			called;			/* messages of the current one in the call: a prefix */
 	TimestampTz sent_at;		/* when the last one was sent */
 	bool		certain;		/* what was written when this process started is durable */
-	bool		again;			/* they may have been delivered before */
+	int64		unknown;		/* 0, or: what was in batches up to this one may have been
+								 * handled, and is sent again */
 	bool		catching_up;	/* what is read was there when this process started */
 	int			singles;		/* so many are to be sent one by one */
 	bool		look;			/* there may be new messages */
@@ -320,6 +322,20 @@ prepare_outcomes(Batch *batch)
 	batch->handled = palloc0(list_length(batch->messages) * sizeof(Handled));
 }
 
+/* What is delivered from here on was published since this process began to read: the
+ * one before it cannot have sent it. */
+static void
+caught_up(Delivery *delivery)
+{
+	if (delivery->catching_up && delivery->unknown != 0)
+	{
+		delivery->unknown = 0;
+		delivery->position->batch = delivery->last_sent;
+		delivery->changed_at = GetCurrentTimestamp();
+	}
+	delivery->catching_up = false;
+}
+
 /* Fill an empty batch from the log. False: there is nothing. */
 static bool
 read_batch(Delivery *delivery, Batch *batch)
@@ -333,6 +349,7 @@ read_batch(Delivery *delivery, Batch *batch)
 	batch->messages = reader_next(reader, delivery->subscription->batch_size, BATCH_BYTES);
 	if (batch->messages != NIL)
 	{
+		batch->fresh = reader->fresh;
 		reader_window(reader, &batch->window);
 		reader_position(reader, &batch->after);
 		prepare_outcomes(batch);
@@ -340,8 +357,7 @@ read_batch(Delivery *delivery, Batch *batch)
 	else
 	{
 		delivery->look = false;
-		/* what is published from here on cannot have been delivered before */
-		delivery->catching_up = false;
+		caught_up(delivery);
 	}
 	worker_commit(false);
 	DTX_FAULT_POINT("dispatch-after-read");
@@ -385,7 +401,9 @@ have_batch(Delivery *delivery)
 		delivery->look_retries = true;	/* there may be more */
 	else if (!delivery->look || GetCurrentTimestamp() < delivery->gather_until || !read_batch(delivery, batch))
 		return false;
-	delivery->again = delivery->catching_up || delivery->batches[delivery->current].retried;
+	batch = &delivery->batches[delivery->current];
+	if (!batch->retried && batch->fresh)
+		caught_up(delivery);
 	return true;
 }
 
@@ -410,8 +428,10 @@ delivery_failed(Delivery *delivery, const char *why)
 	char	   *message = MemoryContextStrdup(worker.turn, remote_text(why, 900));
 
 	link_close(&delivery->connection);
+	/* what became of the call is not known */
+	if (delivery->called > 0)
+		delivery->unknown = delivery->last_sent;
 	delivery->called = 0;
-	delivery->again = true;
 	delivery->failures++;
 	delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(delivery->failures));
 	delivery->position->attempts = delivery->failures;
@@ -462,8 +482,13 @@ messages_over(Delivery *delivery, int n)
 	}
 	else if (delivery->changed_at == 0)
 		delivery->changed_at = GetCurrentTimestamp();
+	/* what was lost with an answer is in this batch; what was sent before this process
+	 * started, in what it reads until it has caught up */
+	if (whole && !delivery->catching_up)
+		delivery->unknown = 0;
 	/* nothing of what was in batches up to the last one is sent again from here on */
-	delivery->position->batch = delivery->last_sent;
+	if (delivery->unknown == 0)
+		delivery->position->batch = delivery->last_sent;
 	position_count(delivery->position, done);
 	stat_add(STAT_MESSAGES_DELIVERED, done);
 	if (recorded)
@@ -542,7 +567,6 @@ isolate_failure(Delivery *delivery, const char *state, const char *why)
 	else
 		delivery->singles = sent;
 	delivery->called = 0;
-	delivery->again = true;
 	/* the failed transaction may be open at the peer: a new connection is simpler */
 	link_close(&delivery->connection);
 }
@@ -652,14 +676,13 @@ batch_answered(Delivery *delivery)
 	{
 		delivery->busy = Min(delivery->busy + 1, 8);
 		delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_DELAY << (delivery->busy - 1));
-		delivery->again = true;
 	}
 	else if (strcmp(outcome, DELIVER_OLD) == 0 &&
 			 atoi(PQgetvalue(result, last, 3)) == delivery->position->generation)
 	{
 		/* it has got further than is known here */
-		delivery->last_sent = Max(delivery->last_sent, strtoll(PQgetvalue(result, last, 0), NULL, 10));
-		delivery->again = true;
+		delivery->unknown = strtoll(PQgetvalue(result, last, 0), NULL, 10);
+		delivery->last_sent = Max(delivery->last_sent, delivery->unknown);
 	}
 	else if (strcmp(outcome, DELIVER_OLD) == 0)
 		delivery_failed(delivery, "the peer has received a later generation of this subscription; dtx_seek begins a new one");
@@ -771,7 +794,7 @@ send_batch(Delivery *delivery)
 	values[1] = psprintf("%d", position->generation);
 	values[2] = psprintf(INT64_FORMAT, delivery->last_sent);
 	values[3] = psprintf(INT64_FORMAT, delivery->forget);
-	values[4] = delivery->again ? "t" : "f";
+	values[4] = psprintf(INT64_FORMAT, delivery->unknown);
 	values[5] = subscription->ordered ? "t" : "f";
 	values[6] = psprintf("%d", timeout);
 	values[7] = delivery->asks ? "" : subscription->handler;
