@@ -52,6 +52,7 @@ sub new
 		from => $option{from},
 		as   => [],
 		more => {},
+		daemons => [],
 		user => scalar getpwuid($>),
 		dir  => tempdir('dtx-bench-XXXXXX', TMPDIR => 1),
 		pid  => $$,
@@ -68,7 +69,7 @@ sub new
 	chmod 0755, $self->{dir};
 	mkdir "$self->{dir}/scripts";
 	copy($_, "$self->{dir}/scripts/") for glob("$self->{from}/scripts/*.sql");
-	copy("$self->{from}/$_", "$self->{dir}/") for qw(setup.sql capture.sql participant.sql);
+	copy("$self->{from}/$_", "$self->{dir}/") for qw(setup.sql capture.sql participant.sql messages.sql);
 	$self->_create($_) for sort keys %PORT;
 	$self->psql_file($_, "$self->{dir}/setup.sql", peer => $PEER{$_}, host => $self->{dir},
 		port => $PORT{ $PEER{$_} }, accounts => ACCOUNTS)
@@ -152,6 +153,26 @@ sub psql
 	return $answer;
 }
 
+# The same in the background: one statement, until psql_wait.
+sub psql_start
+{
+	my ($self, $bank, $statement) = @_;
+	my $log = "$self->{dir}/psql-" . ++$self->{started} . '.log';
+	my $pid = $self->_spawn($log, "$self->{bin}/psql", '-XAtq', '-v', 'ON_ERROR_STOP=1', $self->_where($bank), '-d', $bank,
+		'-c', $statement);
+
+	return { pid => $pid, log => $log };
+}
+
+sub psql_wait
+{
+	my ($self, $run) = @_;
+
+	waitpid($run->{pid}, 0);
+	die "bench: a statement failed:\n" . slurp($run->{log}) if $? != 0;
+	unlink $run->{log};
+}
+
 sub psql_file
 {
 	my ($self, $bank, $file, %variable) = @_;
@@ -172,6 +193,7 @@ sub pgbench_command
 		'-j', $option{clients} > 1 ? 2 : 1,
 		defined $option{transactions} ? ('-t', $option{transactions}) : ('-T', $option{seconds}),
 		$option{progress} ? ('-P', $option{progress}) : (),
+		$option{rate} ? ('-R', $option{rate}) : (),
 		'-f', "$self->{dir}/scripts/$option{script}.sql", $self->_where($bank),
 		(map { ('-D', "$_=$define{$_}") } sort keys %define), $bank);
 }
@@ -220,6 +242,28 @@ sub pgbench
 {
 	my ($self, $bank, %option) = @_;
 	return $self->pgbench_wait($self->pgbench_start($bank, %option));
+}
+
+# The path of a program; undef: there is none.
+sub program
+{
+	my ($name) = @_;
+	my ($path) = grep { -x } map { "$_/$name" } split(/:/, $ENV{PATH} || ''), qw(/usr/bin /usr/local/bin /usr/sbin);
+
+	return $path;
+}
+
+# The daemon of PgQ for a bank, to the end. It looks every 10 ms whether a tick is due.
+sub pgqd_start
+{
+	my ($self, $bank) = @_;
+	my $file = "$self->{dir}/pgqd.ini";
+
+	open(my $out, '>', $file) or die "bench: $file: $!\n";
+	print $out "[pgqd]\nbase_connstr = host=$self->{dir} port=$PORT{$bank} user=$self->{user}\n"
+	  . "initial_database = $bank\ndatabase_list = $bank\nsyslog = 0\nticker_period = 0.01\n";
+	close $out;
+	push @{ $self->{daemons} }, $self->_spawn("$self->{dir}/pgqd.log", program('pgqd'), $file);
 }
 
 # Wait until no branch is left anywhere. Returns how long that took.
@@ -353,6 +397,11 @@ sub stop
 {
 	my ($self) = @_;
 
+	for my $pid (splice @{ $self->{daemons} })
+	{
+		kill 'TERM', $pid;
+		waitpid($pid, 0);
+	}
 	for my $bank (sort keys %PORT)
 	{
 		my $data = "$self->{dir}/$bank";

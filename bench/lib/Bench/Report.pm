@@ -21,7 +21,12 @@ my %NAME = (
 	branch      => 'inside a branch',
 	jsonb       => 'PL/pgSQL trigger, jsonb',
 	settle      => 'settling that branch',
+	outbox      => 'outbox',
+	pgq         => 'PgQ',
 );
+
+my @MESSAGES = qw(outbox pgq dtx);
+my @RATES = (100, 1000);
 
 # A session's memory is flat when it has grown by no more than this from 10 % on.
 use constant FLAT_KB => 256;
@@ -50,7 +55,8 @@ sub tables
 {
 	my ($self) = @_;
 	return grep { @{ $_->{rows} } } ($self->transfers, $self->ratios, $self->cpu, $self->flushes, $self->participants,
-		$self->single_rows, $self->bulk, $self->snapshot, $self->memory, $self->own_tables);
+		$self->single_rows, $self->bulk, $self->snapshot, $self->memory, $self->own_tables, $self->publishing, $self->delivering,
+		$self->latency, $self->message_snapshot, $self->message_tables);
 }
 
 sub with_spread
@@ -275,6 +281,133 @@ sub own_tables
 	};
 }
 
+# ---- the part messages
+
+sub message_variants
+{
+	my ($self, $what) = @_;
+	return grep { my $v = $_; grep { m{^messages/$what/$v(/|$)} } $self->{results}->names } @MESSAGES;
+}
+
+sub message_name { return $_[0] eq 'dtx' ? 'dtx' : $NAME{ $_[0] } }
+
+# What to say where a variant could not be measured.
+sub without_pgq
+{
+	my ($self) = @_;
+	my ($pgq) = $self->{results}->all('messages/pgq');
+
+	return defined $pgq && !$pgq ? ' PgQ (postgresql-15-pgq3, pgqd) was not installed.' : '';
+}
+
+sub publishing
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($bulk_of) = $results->all('messages/bulk_of');
+	my @rows;
+
+	for my $variant ($self->message_variants('publish'))
+	{
+		push @rows, [ message_name($variant), map({ $self->with_spread("messages/publish/$variant/$_", '%.0f') } @CLIENTS),
+			$self->with_spread("messages/bulk/$variant", '%.0f') ];
+		next if $variant eq 'outbox';
+		push @rows, [ message_name($variant) . ' / outbox',
+			map({ number('%.2f', $results->ratio("messages/publish/$variant/$_", "messages/publish/outbox/$_")) } @CLIENTS),
+			number('%.2f', $results->ratio("messages/bulk/$variant", 'messages/bulk/outbox')) ];
+	}
+	return {
+		title  => 'Messages published a second' . $self->medians_of('messages', 1),
+		header => [ 'variant', map({ $_ == 1 ? '1 client' : "$_ clients" } @CLIENTS), sprintf('%d in one statement', $bulk_of || 0) ],
+		rows   => \@rows,
+		note   => 'One message a transaction, prepared statements, nobody consumes. The outbox is a table with a bigserial primary key, and the statement '
+		  . 'an INSERT; dtx_publish and pgq.insert_event are called in a SELECT.' . $self->without_pgq,
+	};
+}
+
+sub delivering
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my @rows;
+
+	for my $variant ($self->message_variants('drain'))
+	{
+		push @rows, [ message_name($variant), map { my $what = $_;
+			$self->with_spread("messages/$what/$variant", '%.0f'), number('%.0f', $results->median("messages/${what}_cpu/$variant")) } qw(drain flow) ];
+		next if $variant eq 'dtx';
+		push @rows, [ 'dtx / ' . message_name($variant), map { my $what = $_;
+			number('%.2f', $results->ratio("messages/$what/dtx", "messages/$what/$variant")),
+			number('%.2f', $results->ratio("messages/${what}_cpu/dtx", "messages/${what}_cpu/$variant")) } qw(drain flow) ]
+		  if $results->has("messages/drain/dtx");
+	}
+	return {
+		title  => 'Messages delivered a second, and CPU time of both servers for each, microseconds' . $self->medians_of('messages', 0),
+		header => [ 'variant', 'a backlog', 'CPU', '4 producers', 'CPU' ],
+		rows   => \@rows,
+		note   => 'From bank1 until they are handled once at bank2, by the same function for each message, in calls of up to 500. A backlog is read, sent and handled; '
+		  . 'with producers at full speed it counts from the first message until the last is handled. PgQ and the outbox (DELETE ... FOR UPDATE SKIP LOCKED) '
+		  . 'send a batch in one call over dblink, and a unique key at the receiver tells what came twice; they commit asynchronously at bank1, as that allows.',
+	};
+}
+
+sub latency
+{
+	my ($self) = @_;
+	my @names = map { my $rate = $_; map { "$rate/$_" } qw(p50 p99 max) } @RATES;
+
+	return {
+		title  => 'Milliseconds until a message is handled' . $self->medians_of('messages', 1),
+		header => [ 'variant', map { my $rate = $_; ("$rate/s: p50", 'p99', 'most') } @RATES ],
+		rows   => [
+			map { my $variant = $_; [ message_name($variant), map { number('%.2f', $self->{results}->median("messages/latency/$variant/$_")) } @names ] }
+			$self->message_variants('latency')
+		],
+		note => 'From clock_timestamp() in the statement that publishes, which is a transaction of its own, to clock_timestamp() in the handler: the flush '
+		  . 'of that commit is in it. The consumer of the outbox sleeps 1 ms when there is nothing; PgQ\'s ticker runs every 10 ms.',
+	};
+}
+
+sub message_snapshot
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($seconds) = $results->all('messages/snapshot_seconds');
+
+	return {
+		title  => sprintf('Messages a second with a snapshot held open on both sides, 4 producers for %d s', $seconds || 0),
+		header => [ 'variant', 'none held', 'held', 'held / none' ],
+		rows   => [
+			map { [ 'dtx', map({ number('%.0f', $results->median("messages/snapshot/$_")) } qw(free held)),
+				number('%.2f', $results->ratio('messages/snapshot/held', 'messages/snapshot/free')) ] }
+			grep { $results->has('messages/snapshot/held') } 1
+		],
+	};
+}
+
+sub message_tables
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($published) = $results->all('messages/published');
+	my ($delivered) = $results->all('messages/delivered');
+	my @rows;
+
+	for my $name (grep { m{^messages/tables/} } $results->names)
+	{
+		my (undef, undef, $bank, $table) = split m{/}, $name;
+		my ($rows, $heap, $rest) = $results->all($name);
+
+		push @rows, [ "dtx.$table", $bank eq 'bank1' ? 'sender' : 'receiver', $rows, $heap, $rest ] if $rows > 0 || $heap > 0;
+	}
+	return {
+		title  => sprintf('Tables of schema dtx after %d messages, of which %d were for a subscription', $published || 0, $delivered || 0),
+		header => [ 'table', 'at', 'rows', 'pages', 'of indexes, TOAST' ],
+		rows   => \@rows,
+		note   => 'dtx.message is the log with all its segments, which are kept for dtx.message_retention. Tables without a row or a page of their own are left out.',
+	};
+}
+
 sub side { return $_[0] eq 'bank1' ? 'coordinator' : 'participant' }
 
 # ---- the goals: [what, figure, relation, bound, format, remark]
@@ -317,6 +450,20 @@ sub goals
 		push @goals, [ 'pages of schema dtx, ' . side($bank),
 			max(grep { defined } map { $results->median("pages/$bank/$_") } 10, 50, 100, 'end'), '<=', SMALL_PAGES, '%d' ];
 	}
+	push @goals, [ "publishing, dtx / outbox, $_ client" . ($_ > 1 ? 's' : ''),
+		$results->ratio("messages/publish/dtx/$_", "messages/publish/outbox/$_"), '>=', 0.90, '%.2f' ]
+	  for @CLIENTS;
+	push @goals, [ 'publishing in one statement, dtx / outbox', $results->ratio('messages/bulk/dtx', 'messages/bulk/outbox'), '>=', 0.50, '%.2f' ];
+	push @goals, [ "draining a backlog, dtx / $NAME{$_}", $results->ratio('messages/drain/dtx', "messages/drain/$_"), '>=', 1.3, '%.2f' ]
+	  for qw(pgq outbox);
+	my ($best) = sort { $b->[0] <=> $a->[0] } map { [ $results->median("messages/flow/$_") // 0, $_ ] } qw(pgq outbox);
+	push @goals, [ "4 producers, dtx / the better of the two ($NAME{$best->[1]})", $results->ratio('messages/flow/dtx', "messages/flow/$best->[1]"),
+		'>=', 1.1, '%.2f' ];
+	push @goals, [ "latency at 1,000 messages/s, p$_->[0], ms", $results->median("messages/latency/dtx/1000/p$_->[0]"), '<=', $_->[1], '%.2f' ]
+	  for [ 50, 1 ], [ 99, 3 ];
+	my ($seconds) = $results->all('messages/snapshot_seconds');
+	push @goals, [ sprintf('messages, snapshot held for %d s / none', $seconds || 0), $results->ratio('messages/snapshot/held', 'messages/snapshot/free'),
+		'>=', 0.90, '%.2f' ];
 	return grep { defined $_->[1] } @goals;
 }
 

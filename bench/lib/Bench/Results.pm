@@ -15,6 +15,12 @@ sub add
 	push @{ $self->{figures}{$name} }, @figures;
 }
 
+sub set
+{
+	my ($self, $name, @figures) = @_;
+	$self->{figures}{$name} = [@figures];
+}
+
 sub names { return sort keys %{ $_[0]{figures} } }
 sub all { return @{ $_[0]{figures}{ $_[1] } || [] } }
 sub has { return exists $_[0]{figures}{ $_[1] } }
