@@ -27,7 +27,7 @@ OBJS = \
 	src/msg/deliver.o src/msg/half.o src/msg/handler.o src/msg/position.o src/msg/publish.o src/msg/pull.o src/msg/segment.o \
 	src/msg/subscription.o src/msg/undelivered.o \
 	src/ledger/frozen.o src/ledger/ledger.o \
-	src/worker/answer.o src/worker/channel.o src/worker/control.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o \
+	src/worker/answer.o src/worker/batch.o src/worker/channel.o src/worker/control.o src/worker/delivery.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o \
 	src/worker/outcome.o src/worker/recovery.o src/worker/runner.o src/worker/vacuum.o src/worker/worker.o
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)

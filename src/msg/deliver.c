@@ -141,7 +141,7 @@ compare_ids(const void *a, const void *b)
 static List *
 take_out_known(const Delivery *delivery, List *messages)
 {
-	int64	   *known = NULL;
+	int64	   *known = palloc(sizeof(int64));
 	int			nknown = 0;
 	List	   *rest = NIL;
 	ListCell   *cell;
@@ -161,8 +161,7 @@ take_out_known(const Delivery *delivery, List *messages)
 
 		if (count == 0)
 			continue;
-		known = known == NULL ? palloc(count * sizeof(int64)) :
-			repalloc_huge(known, (nknown + count) * sizeof(int64));
+		known = repalloc_huge(known, (nknown + count) * sizeof(int64));
 		memcpy(known + nknown, ARR_DATA_PTR(ids), count * sizeof(int64));
 		nknown += count;
 	}
@@ -480,7 +479,8 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	if (delivery.handler[0] == '\0')
 	{
 		/* only what became of them is asked: batches before this one cannot change that */
-		remember(&delivery, NIL, NULL);
+		handled = palloc0(sizeof(Handled));
+		remember(&delivery, NIL, handled);
 		foreach(cell, messages)
 			put_row(rsinfo, ((Message *) lfirst(cell))->id, DELIVER_FAILED, unpack_sql_state(ERRCODE_CONNECTION_FAILURE),
 					"the connection was lost whenever it was handled", -1);

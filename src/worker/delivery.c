@@ -1,0 +1,471 @@
+/*
+ * delivery.c
+ *		Delivering one subscription's messages to a peer.
+ *
+ * It has a connection of its own and one batch in flight; while the peer is at it,
+ * the next one is read. What was delivered since the position was written down
+ * comes again after a crash, and the receiver knows it. The receiver forgets only
+ * what the sender cannot send again, as its position says, durably.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "core/compat.h"
+#include "core/fault.h"
+#include "core/settle.h"
+#include "core/shmem.h"
+#include "guc.h"
+#include "msg/deliver.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "worker/delivery.h"
+#include "worker/worker.h"
+
+#define IDLE_CLOSE		60000	/* ms without a message until a connection is closed */
+#define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
+#define ANSWER_GRACE	10000	/* ms beyond that until the connection is given up */
+#define REPLICATION_POLL 20		/* ms between looks at a standby's progress */
+#define MAX_BREAKS		2		/* lost connections until a message is suspected */
+#define BUSY_DELAY		5		/* ms until what was busy is tried again, doubling to 640 */
+
+static Position *
+copy_position(const Position *position)
+{
+	Position   *copy = palloc(sizeof(Position));
+
+	*copy = *position;
+	copy->passed = passed_copy(position->passed);
+	copy->upto = position->upto == NULL ? NULL : passed_copy(position->upto);
+	copy->last_error = position->last_error == NULL ? NULL : pstrdup(position->last_error);
+	return copy;
+}
+
+Delivery *
+delivery_new(const Subscription *subscription, const Position *position)
+{
+	MemoryContext context = AllocSetContextCreate(worker.context, "dtx subscription", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Delivery   *delivery = palloc0(sizeof(Delivery));
+
+	delivery->context = context;
+	delivery->subscription = subscription_copy(subscription);
+	delivery->has_row = position != NULL;
+	if (position == NULL || position->generation != subscription->generation)
+	{
+		delivery->position = position_at_start(subscription);
+		if (position != NULL)
+			delivery->position->tid = position->tid;
+		delivery->changed_at = GetCurrentTimestamp();
+	}
+	else
+		delivery->position = copy_position(position);
+	delivery->saved_batch = delivery->last_sent = delivery->position->batch;
+	delivery->saved_lsn = GetXLogInsertRecPtr();
+	delivery->reader = reader_open(delivery->subscription, delivery->position, context);
+	delivery->catching_up = true;
+	delivery->look = delivery->look_retries = true;
+	for (int i = 0; i < 2; i++)
+		delivery->batches[i].context = AllocSetContextCreate(context, "dtx batch", ALLOCSET_DEFAULT_SIZES);
+	link_init(&delivery->connection, subscription->server, subscription->role);
+	MemoryContextSwitchTo(old);
+	return delivery;
+}
+
+void
+delivery_free(Delivery *delivery)
+{
+	link_close(&delivery->connection);
+	MemoryContextDelete(delivery->connection.call_context);
+	MemoryContextDelete(delivery->context);
+}
+
+/* --- failures of the peer --- */
+
+static void
+delivery_failed(Delivery *delivery, const char *why)
+{
+	char	   *message = MemoryContextStrdup(worker.turn, remote_text(why, 900));
+
+	link_close(&delivery->connection);
+	/* what became of the call is not known */
+	if (delivery->called > 0)
+		delivery->unknown = delivery->last_sent;
+	delivery->called = 0;
+	delivery->failures++;
+	delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(delivery->failures));
+	delivery->position->attempts = delivery->failures;
+	delivery->position->next_attempt = delivery->not_before;
+	delivery_set_error(delivery, message);
+	delivery_save(delivery);
+}
+
+static void
+note_success(Delivery *delivery)
+{
+	if (delivery->failures > 0 || delivery->position->attempts > 0)
+	{
+		delivery->position->attempts = 0;
+		delivery->position->next_attempt = 0;
+		delivery_set_error(delivery, NULL);
+	}
+	delivery->failures = delivery->busy = delivery->breaks = 0;
+}
+
+/* Does the state of an error speak of one message, and not of the whole delivery? */
+static bool
+blames_a_message(const char *state)
+{
+	static const char *const whole[] = {"08", "28", "3D", "42", "53", "54", "55", "57P", "58", "F0", "XX"};
+
+	for (int i = 0; i < lengthof(whole); i++)
+		if (strncmp(state, whole[i], strlen(whole[i])) == 0)
+			return false;
+	return true;
+}
+
+/* How many messages of the call were really sent: the others wait for others. */
+static int
+count_sent(Delivery *delivery)
+{
+	Batch	   *batch = &delivery->batches[delivery->current];
+	int			n = 0;
+
+	for (int i = 0; i < delivery->called; i++)
+		n += !batch->handled[i].skipped;
+	return n;
+}
+
+/* The call failed as a whole, and nothing of it was done. Which message it was is
+ * found out by sending them one by one. */
+static void
+isolate_failure(Delivery *delivery, const char *state, const char *why)
+{
+	Batch	   *batch = &delivery->batches[delivery->current];
+	int			sent = count_sent(delivery);
+
+	if (sent == 1)
+	{
+		Handled    *handled = batch->handled;
+		MemoryContext old = MemoryContextSwitchTo(batch->context);
+
+		while (handled->skipped)
+			handled++;
+		handled->state = pstrdup(state);
+		handled->message = pstrdup(why);
+		handled->retry_after = -1;
+		MemoryContextSwitchTo(old);
+		delivery_over(delivery, delivery->called);
+	}
+	else
+		delivery->singles = sent;
+	delivery->called = 0;
+	/* the failed transaction may be open at the peer: a new connection is simpler */
+	link_close(&delivery->connection);
+}
+
+/*
+ * The connection was lost while messages were handled. Once, that is the peer's
+ * matter; again and again, a message may be to blame that ends the process there:
+ * each is sent alone then, and of one that loses the connection when it is alone
+ * the peer is asked whether it was handled. If not, that was an attempt.
+ */
+static void
+connection_lost(Delivery *delivery, const char *why)
+{
+	int			sent = count_sent(delivery);
+	bool		asked = delivery->asks;
+
+	delivery_failed(delivery, why);
+	delivery->breaks++;
+	delivery->asks = false;
+	if (delivery->breaks < MAX_BREAKS || asked)
+		return;
+	if (sent > 1)
+	{
+		delivery->singles = sent;
+		delivery->breaks = MAX_BREAKS - 1;
+	}
+	else
+		delivery->asks = true;
+}
+
+static void
+call_failed(Delivery *delivery)
+{
+	RemoteCall *call = &delivery->connection.call;
+	const char *state = call->error == NULL ? NULL : PQresultErrorField(call->error, PG_DIAG_SQLSTATE);
+	char	   *why = remote_error_text(call);
+
+	if (call->error != NULL && remote_failed_on_statement(call))
+	{
+		/* nothing was done; say it again */
+		if (++delivery->busy > 3)
+			delivery_failed(delivery, why);
+		else
+			remote_free(call);
+		delivery->called = 0;
+		return;
+	}
+	if (state == NULL || call->broken || strncmp(state, "57P", 3) == 0)
+		connection_lost(delivery, why);
+	else if (!blames_a_message(state))
+		delivery_failed(delivery, why);
+	else
+	{
+		const char *primary = PQresultErrorField(call->error, PG_DIAG_MESSAGE_PRIMARY);
+
+		isolate_failure(delivery, pstrdup(state), primary == NULL ? "" : remote_text(primary, 900));
+	}
+}
+
+/* The rows of an answer into the outcomes. False: they are none. */
+static bool
+read_outcomes(Delivery *delivery, PGresult *result)
+{
+	Batch	   *batch = &delivery->batches[delivery->current];
+	int			rows = PQntuples(result) - 1;
+
+	for (int i = 0; i < delivery->called; i++)
+		batch->handled[i].done = !batch->handled[i].skipped;
+	for (int row = 0; row < rows; row++)
+	{
+		int64		id = strtoll(PQgetvalue(result, row, 0), NULL, 10);
+		bool		skipped = strcmp(PQgetvalue(result, row, 1), DELIVER_SKIPPED) == 0;
+		int			i;
+
+		for (i = 0; i < delivery->called; i++)
+			if (((Message *) list_nth(batch->messages, i))->id == id && batch->handled[i].done)
+				break;
+		if (i == delivery->called || (!skipped && strcmp(PQgetvalue(result, row, 1), DELIVER_FAILED) != 0))
+			return false;
+		batch->handled[i].done = false;
+		batch->handled[i].skipped = skipped;
+		batch->handled[i].state = MemoryContextStrdup(batch->context, remote_text(PQgetvalue(result, row, 2), 5));
+		batch->handled[i].message = MemoryContextStrdup(batch->context, remote_text(PQgetvalue(result, row, 3), 900));
+		batch->handled[i].retry_after = PQgetisnull(result, row, 4) ? -1 :
+			Max(strtoll(PQgetvalue(result, row, 4), NULL, 10), 0);
+	}
+	return true;
+}
+
+static void
+batch_answered(Delivery *delivery)
+{
+	RemoteCall *call = &delivery->connection.call;
+	PGresult   *result = call->results[0];
+	int			last;
+	const char *outcome;
+
+	DTX_FAULT_POINT("dispatch-after-send");
+	if (!remote_has_rows(call, 0, 1, 5))
+	{
+		delivery_failed(delivery, "the peer gave an unexpected answer");
+		return;
+	}
+	last = PQntuples(result) - 1;
+	outcome = PQgetvalue(result, last, 1);
+	if (strcmp(outcome, DELIVER_BUSY) == 0)
+	{
+		delivery->busy = Min(delivery->busy + 1, 8);
+		delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_DELAY << (delivery->busy - 1));
+	}
+	else if (strcmp(outcome, DELIVER_OLD) == 0 &&
+			 atoi(PQgetvalue(result, last, 3)) == delivery->position->generation)
+	{
+		/* it has got further than is known here */
+		delivery->unknown = strtoll(PQgetvalue(result, last, 0), NULL, 10);
+		delivery->last_sent = Max(delivery->last_sent, delivery->unknown);
+	}
+	else if (strcmp(outcome, DELIVER_OLD) == 0)
+		delivery_failed(delivery, "the peer has received a later generation of this subscription; dtx_seek begins a new one");
+	else if (strcmp(outcome, DELIVER_REFUSED) == 0)
+		delivery_failed(delivery, psprintf("%s: %s", remote_text(PQgetvalue(result, last, 2), 5),
+										   remote_text(PQgetvalue(result, last, 3), 900)));
+	else if (strcmp(outcome, DELIVER_DELIVERED) == 0 && read_outcomes(delivery, result))
+	{
+		int			called = delivery->called;
+
+		note_success(delivery);
+		delivery->asks = false;
+		delivery->called = 0;
+		delivery->singles = Max(delivery->singles - 1, 0);
+		delivery_over(delivery, called);
+	}
+	else
+		delivery_failed(delivery, "the peer gave an unexpected answer");
+	delivery->called = 0;
+	if (delivery->connection.state == LINK_IDLE)
+		remote_free(call);
+}
+
+/* --- sending --- */
+
+static void
+append_message(StringInfo text, const Message *message)
+{
+	appendStringInfo(text, "[" INT64_FORMAT ",", message->id);
+	escape_json(text, message->topic);
+	appendStringInfoChar(text, ',');
+	if (message->key == NULL)
+		appendStringInfoString(text, "null");
+	else
+		escape_json(text, text_to_cstring(message->key));
+	appendStringInfo(text, "," INT64_FORMAT ",%d,", message->published_at, message->attempts);
+	(void) JsonbToCString(text, &message->payload->root, VARSIZE_ANY(message->payload));
+	if (message->headers != NULL)
+	{
+		appendStringInfoChar(text, ',');
+		(void) JsonbToCString(text, &message->headers->root, VARSIZE_ANY(message->headers));
+	}
+	appendStringInfoChar(text, ']');
+}
+
+static void
+send_batch(Delivery *delivery)
+{
+	Subscription *subscription = delivery->subscription;
+	Position   *position = delivery->position;
+	Batch	   *batch = &delivery->batches[delivery->current];
+	const char **values;
+	StringInfoData text;
+	ListCell   *cell;
+	int			sent = 0;
+	int			i = 0;
+	int			timeout = guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT;
+	MemoryContext old;
+
+	delivery_examine(delivery);
+	(void) link_new_call(&delivery->connection, 1);
+	old = MemoryContextSwitchTo(delivery->connection.call_context);
+	initStringInfo(&text);
+	foreach(cell, batch->messages)
+	{
+		if (!batch->handled[i].skipped)
+		{
+			if (delivery->singles > 0 && sent == 1)
+				break;
+			appendStringInfoChar(&text, sent++ == 0 ? '[' : ',');
+			append_message(&text, lfirst(cell));
+		}
+		i++;
+	}
+	delivery->called = i;
+	if (sent != 1)
+		delivery->asks = false;
+	if (sent == 0)
+	{
+		/* all wait for others */
+		MemoryContextSwitchTo(old);
+		delivery->called = 0;
+		delivery_over(delivery, i);
+		return;
+	}
+	appendStringInfoChar(&text, ']');
+	/* what is written down durably is not sent again */
+	if (durable_position() >= delivery->saved_lsn)
+		delivery->forget = delivery->saved_batch;
+	delivery->last_sent++;
+	values = palloc(DELIVER_PARAMS * sizeof(char *));
+	values[0] = psprintf(INT64_FORMAT, subscription->uid);
+	values[1] = psprintf("%d", position->generation);
+	values[2] = psprintf(INT64_FORMAT, delivery->last_sent);
+	values[3] = psprintf(INT64_FORMAT, delivery->forget);
+	values[4] = psprintf(INT64_FORMAT, delivery->unknown);
+	values[5] = subscription->ordered ? "t" : "f";
+	values[6] = psprintf("%d", timeout);
+	values[7] = delivery->asks ? "" : subscription->handler;
+	values[8] = text.data;
+	MemoryContextSwitchTo(old);
+	link_set_statement(&delivery->connection, 0, DELIVER_SQL, DELIVER_PARAMS, values);
+	delivery->sent_at = GetCurrentTimestamp();
+	DTX_FAULT_POINT("dispatch-before-send");
+	/* the peer ends it by itself: then it is certain that nothing was done */
+	link_start_call(&delivery->connection, timeout + ANSWER_GRACE);
+}
+
+/* --- steps --- */
+
+/* What the row of dtx.position said when it was read: only when that is durable is it
+ * certain from where on batches may be sent again. */
+static bool
+position_is_certain(Delivery *delivery)
+{
+	if (delivery->certain)
+		return true;
+	if (GetFlushRecPtr(NULL) < delivery->saved_lsn)
+		XLogFlush(delivery->saved_lsn);
+	if (durable_position() < delivery->saved_lsn)
+	{
+		/* a standby has to get there */
+		delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REPLICATION_POLL);
+		return false;
+	}
+	delivery->forget = delivery->saved_batch;
+	delivery->certain = true;
+	return true;
+}
+
+static bool
+may_start(Delivery *delivery)
+{
+	return !delivery->subscription->paused && GetCurrentTimestamp() >= delivery->not_before &&
+		position_is_certain(delivery);
+}
+
+void
+delivery_step(Delivery *delivery)
+{
+	LinkState	before;
+	bool		over;
+
+	do
+	{
+		Link	   *link = &delivery->connection;
+		char	   *why = NULL;
+
+		over = false;
+		before = link->state;
+		switch (before)
+		{
+			case LINK_CLOSED:
+				if (may_start(delivery) && delivery_have_batch(delivery) && (why = link_connect(link)) != NULL)
+					delivery_failed(delivery, why);
+				break;
+			case LINK_IDLE:
+				if (link_is_stale(link) ||
+					GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(link->last_used, IDLE_CLOSE))
+					link_close(link);
+				else if (may_start(delivery) && delivery_have_batch(delivery))
+				{
+					send_batch(delivery);
+					over = delivery->connection.state == LINK_IDLE;
+				}
+				break;
+			default:
+				switch (link_step(link, &why))
+				{
+					case LINK_READY:
+						break;
+					case LINK_ANSWERED:
+						if (link->call.broken || link->call.error != NULL)
+							call_failed(delivery);
+						else
+							batch_answered(delivery);
+						break;
+					case LINK_TIMED_OUT:
+						delivery_failed(delivery, why);
+						break;
+					case LINK_FAILED:
+						delivery_failed(delivery, why);
+						break;
+					case LINK_NOTHING:
+						if (link->state == LINK_CALLING)
+							delivery_read_ahead(delivery);
+						break;
+				}
+				break;
+		}
+	} while (delivery->connection.state != before || over);
+}
