@@ -99,9 +99,12 @@ handler_lookup(const char *name)
 		if (field == lengthof(fields) && handler->nargs == 1 && types[i] == JSONBOID)
 			field = FIELD_PAYLOAD;
 		if (field == lengthof(fields))
+		{
 			refuse_handler(handler->function, names == NULL || names[i] == NULL || names[i][0] == '\0' ?
 						   "Its arguments must have names." :
 						   psprintf("A message has no \"%s\".", names[i]));
+			break;
+		}
 		if (types[i] != fields[field].type)
 			refuse_handler(handler->function, psprintf("Argument \"%s\" must be of type %s.", fields[field].name,
 													   format_type_be(fields[field].type)));
