@@ -14,6 +14,7 @@
 
 #include "msg/message.h"
 #include "msg/subscription.h"
+#include "storage/itemptr.h"
 #include "utils/snapshot.h"
 
 /* Which transactions are over: those below xmax, but for xip. */
