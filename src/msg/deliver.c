@@ -31,6 +31,7 @@
 #include "msg/deliver.h"
 #include "msg/handler.h"
 #include "storage/lock.h"
+#include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -374,6 +375,19 @@ find_handler(void *arg)
 	work->handler = handler_lookup(work->name);
 }
 
+#define CONNECTION_CHECK_INTERVAL	200		/* ms between looks whether the sender is there */
+
+/* A handler that waits ends when its sender has gone. */
+static void
+watch_sender(void)
+{
+	if (client_connection_check_interval != 0 || MyProcPort == NULL)
+		return;
+	setting_local("client_connection_check_interval", CppAsString2(CONNECTION_CHECK_INTERVAL));
+	if (!get_timeout_active(CLIENT_CONNECTION_CHECK_TIMEOUT))
+		enable_timeout_after(CLIENT_CONNECTION_CHECK_TIMEOUT, CONNECTION_CHECK_INTERVAL);
+}
+
 /* As statement_timeout does, unless that comes first: what is ended so was not done,
  * for certain. True: it has to be disabled. */
 static bool
@@ -495,6 +509,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 	timed = limit_time(delivery.timeout);
+	watch_sender();
 	handled = handle_messages(find.handler, messages, ordered);
 	if (timed)
 		disable_timeout(STATEMENT_TIMEOUT, false);

@@ -253,6 +253,8 @@ delivery_over(Delivery *delivery, int n)
 	stat_add(STAT_MESSAGES_DELIVERED, done);
 	if (recorded)
 	{
+		/* what follows may have to wait for what has just failed */
+		batch->examined = false;
 		DTX_FAULT_POINT("dispatch-before-record");
 		worker_begin();
 		MemoryContextSwitchTo(worker.turn);

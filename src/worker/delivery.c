@@ -137,6 +137,18 @@ count_sent(Delivery *delivery)
 	return n;
 }
 
+/*
+ * The peer has not taken the call's number: the next call has the same. Were it
+ * larger, a batch with it that a former process had sent, and that is still being
+ * handled, would not be noticed as an answer "old".
+ */
+static void
+number_not_used(Delivery *delivery)
+{
+	delivery->last_sent--;
+	delivery->called = 0;
+}
+
 /* The call failed as a whole, and nothing of it was done. Which message it was is
  * found out by sending them one by one. */
 static void
@@ -144,7 +156,9 @@ isolate_failure(Delivery *delivery, const char *state, const char *why)
 {
 	Batch	   *batch = &delivery->batches[delivery->current];
 	int			sent = count_sent(delivery);
+	int			called = delivery->called;
 
+	number_not_used(delivery);
 	if (sent == 1)
 	{
 		Handled    *handled = batch->handled;
@@ -156,11 +170,10 @@ isolate_failure(Delivery *delivery, const char *state, const char *why)
 		handled->message = pstrdup(why);
 		handled->retry_after = -1;
 		MemoryContextSwitchTo(old);
-		delivery_over(delivery, delivery->called);
+		delivery_over(delivery, called);
 	}
 	else
 		delivery->singles = sent;
-	delivery->called = 0;
 	/* the failed transaction may be open at the peer: a new connection is simpler */
 	link_close(&delivery->connection);
 }
@@ -205,13 +218,16 @@ call_failed(Delivery *delivery)
 			delivery_failed(delivery, why);
 		else
 			remote_free(call);
-		delivery->called = 0;
+		number_not_used(delivery);
 		return;
 	}
 	if (state == NULL || call->broken || strncmp(state, "57P", 3) == 0)
 		connection_lost(delivery, why);
 	else if (!blames_a_message(state))
+	{
+		number_not_used(delivery);
 		delivery_failed(delivery, why);
+	}
 	else
 	{
 		const char *primary = PQresultErrorField(call->error, PG_DIAG_MESSAGE_PRIMARY);
@@ -270,6 +286,7 @@ batch_answered(Delivery *delivery)
 	{
 		delivery->busy = Min(delivery->busy + 1, 8);
 		delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_DELAY << (delivery->busy - 1));
+		number_not_used(delivery);
 	}
 	else if (strcmp(outcome, DELIVER_OLD) == 0 &&
 			 atoi(PQgetvalue(result, last, 3)) == delivery->position->generation)
@@ -281,8 +298,11 @@ batch_answered(Delivery *delivery)
 	else if (strcmp(outcome, DELIVER_OLD) == 0)
 		delivery_failed(delivery, "the peer has received a later generation of this subscription; dtx_seek begins a new one");
 	else if (strcmp(outcome, DELIVER_REFUSED) == 0)
+	{
+		number_not_used(delivery);
 		delivery_failed(delivery, psprintf("%s: %s", remote_text(PQgetvalue(result, last, 2), 5),
 										   remote_text(PQgetvalue(result, last, 3), 900)));
+	}
 	else if (strcmp(outcome, DELIVER_DELIVERED) == 0 && read_outcomes(delivery, result))
 	{
 		int			called = delivery->called;
