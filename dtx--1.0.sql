@@ -573,7 +573,7 @@ DECLARE
     name text := format('message_%s', number);
 BEGIN
     -- rows come in the order of xids, and go with the table: there is nothing to vacuum
-    EXECUTE format('CREATE TABLE dtx.%I () INHERITS (dtx.message)'
+    EXECUTE format('CREATE TABLE dtx.%I () INHERITS (dtx.message) USING heap'
                    ' WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false)', name);
     EXECUTE format('CREATE INDEX %I ON dtx.%I (xid)', name || '_xid_idx', name);
     INSERT INTO dtx.message_segment (segment, relation, opened_at)
@@ -641,12 +641,14 @@ CREATE TABLE dtx.subscription (
     start        pg_snapshot NOT NULL,
     since_id     bigint,
     since_time   timestamptz,
+    since_seen   pg_snapshot,
     created_at   timestamptz NOT NULL
 );
 COMMENT ON TABLE dtx.subscription IS 'who gets which messages; where a subscription stands is in dtx.position';
 COMMENT ON COLUMN dtx.subscription.uid IS 'drawn at random: by this receivers tell subscriptions apart';
 COMMENT ON COLUMN dtx.subscription.server IS '0: this database';
 COMMENT ON COLUMN dtx.subscription.handler IS 'NULL: messages are fetched with dtx_receive';
+COMMENT ON COLUMN dtx.subscription.since_seen IS 'since_id and since_time are for messages of transactions that are over in this one';
 COMMENT ON COLUMN dtx.subscription.generation IS 'counts how often the position was moved by hand';
 
 -- No index: a row is updated for each batch, by one process, which knows where it is.
@@ -670,6 +672,7 @@ COMMENT ON COLUMN dtx.position.upto IS 'of those that are over in this one too, 
 
 CREATE TABLE dtx.undelivered (
     subscription integer NOT NULL,
+    generation   integer NOT NULL,
     id           bigint NOT NULL,
     state        "char" NOT NULL,
     attempts     integer NOT NULL,
@@ -681,10 +684,10 @@ CREATE TABLE dtx.undelivered (
     payload      jsonb NOT NULL,
     headers      jsonb,
     last_error   text,
-    PRIMARY KEY (subscription, id)
+    PRIMARY KEY (subscription, generation, id)
 );
-CREATE INDEX undelivered_due_idx ON dtx.undelivered (subscription, next_attempt);
-CREATE INDEX undelivered_key_idx ON dtx.undelivered (subscription, key, id);
+CREATE INDEX undelivered_due_idx ON dtx.undelivered (subscription, generation, next_attempt);
+CREATE INDEX undelivered_key_idx ON dtx.undelivered (subscription, generation, key, id);
 COMMENT ON TABLE dtx.undelivered IS 'messages that could not be handled yet, of subscriptions that have gone on without them';
 COMMENT ON COLUMN dtx.undelivered.state IS 'r: to be tried again; w: waits for an earlier one of its key; d: dead; l: leased by a consumer until next_attempt';
 
@@ -696,10 +699,12 @@ CREATE TABLE dtx.de_duplication (
     role         oid NOT NULL,
     forgotten    bigint NOT NULL,
     ids          bigint[] NOT NULL,
+    published    bigint[] NOT NULL,
     PRIMARY KEY (subscription, generation, batch)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.de_duplication IS 'which messages were handled here, a batch a row, until the sender cannot send them again';
 COMMENT ON COLUMN dtx.de_duplication.subscription IS 'its uid at the sender';
+COMMENT ON COLUMN dtx.de_duplication.published IS 'when: a sender that was restored from a backup hands out ids again';
 COMMENT ON COLUMN dtx.de_duplication.forgotten IS 'what was in batches up to this one is not known any more';
 
 CREATE FUNCTION dtx_publish(topic text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL, deliver_at timestamptz DEFAULT NULL) RETURNS bigint
@@ -971,13 +976,14 @@ COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from acc
 
 CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
     SELECT s.name, s.topic, f.srvname AS server, s.handler, s.role::regrole AS role, s.ordered,
-           CASE WHEN s.paused THEN 'paused' WHEN p.attempts OPERATOR(pg_catalog.>) 0 THEN 'failing' ELSE 'active' END AS state,
-           b.lag, extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest) AS lag_seconds,
+           CASE WHEN s.paused THEN 'paused' WHEN r.oid IS NOT NULL THEN 'failing' WHEN p.attempts OPERATOR(pg_catalog.>) 0 THEN 'failing' ELSE 'active' END AS state,
+           CASE WHEN pg_catalog.pg_has_role(s.role, 'USAGE') THEN b.lag END AS lag, extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest) AS lag_seconds,
            CASE WHEN p.delivered_at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) interval '1 min') THEN p.rate ELSE 0 END AS rate,
            coalesce(p.delivered, 0) AS delivered, p.delivered_at,
            u.retrying, u.waiting, u.leased, u.dead,
-           coalesce(p.attempts, 0) AS attempts, p.next_attempt, coalesce(p.last_error, u.last_error) AS last_error
+           coalesce(p.attempts, 0) AS attempts, p.next_attempt, CASE WHEN r.oid IS NOT NULL THEN 'the role cannot log in' ELSE coalesce(p.last_error, u.last_error) END AS last_error
     FROM dtx.subscription s
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.role AND NOT r.rolcanlogin AND s.server OPERATOR(pg_catalog.=) 0::oid AND s.handler IS NOT NULL
     LEFT JOIN pg_catalog.pg_foreign_server f ON f.oid OPERATOR(pg_catalog.=) s.server
     LEFT JOIN dtx.position p ON p.subscription OPERATOR(pg_catalog.=) s.id AND p.generation OPERATOR(pg_catalog.=) s.generation
     CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS lag, pg_catalog.min(l.published_at) AS oldest FROM dtx.backlog(s.id, 9223372036854775807) l) b
@@ -986,7 +992,7 @@ CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'l') AS leased,
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'd') AS dead,
                                (pg_catalog.array_agg(n.last_error ORDER BY n.changed_at DESC) FILTER (WHERE n.last_error IS NOT NULL))[1] AS last_error
-                        FROM dtx.undelivered n WHERE n.subscription OPERATOR(pg_catalog.=) s.id) u
+                        FROM dtx.undelivered n WHERE n.subscription OPERATOR(pg_catalog.=) s.id AND n.generation OPERATOR(pg_catalog.=) s.generation) u
     WHERE dtx.may_see(s.role);
 COMMENT ON VIEW dtx_subscriptions IS
     'subscriptions of this node, and how they get on: lag counts messages in the log that were not delivered yet, rate those delivered in a second';
@@ -994,7 +1000,7 @@ COMMENT ON VIEW dtx_subscriptions IS
 CREATE VIEW dtx_dead_letters WITH (security_barrier) AS
     SELECT s.name AS subscription, u.id, u.topic, u.key, u.payload, u.headers, u.published_at, u.attempts,
            u.changed_at AS died_at, u.last_error
-    FROM dtx.undelivered u JOIN dtx.subscription s ON s.id OPERATOR(pg_catalog.=) u.subscription
+    FROM dtx.undelivered u JOIN dtx.subscription s ON s.id OPERATOR(pg_catalog.=) u.subscription AND s.generation OPERATOR(pg_catalog.=) u.generation
     WHERE u.state OPERATOR(pg_catalog.=) 'd' AND pg_catalog.pg_has_role(s.role, 'USAGE');
 COMMENT ON VIEW dtx_dead_letters IS
     'messages that could not be handled, and are not tried again unless dtx_redeliver says so';
@@ -1015,7 +1021,7 @@ CREATE VIEW dtx_in_flight WITH (security_barrier) AS
         SELECT b.id, b.payload, 'sent'::text AS state, b.published_at, NULL::text AS last_error FROM dtx.backlog(s.id, 9223372036854775807) b
         UNION ALL
         SELECT u.id, u.payload, CASE u.state WHEN 'd' THEN 'dead' ELSE 'retrying' END, u.published_at, u.last_error
-        FROM dtx.undelivered u WHERE u.subscription OPERATOR(pg_catalog.=) s.id) m
+        FROM dtx.undelivered u WHERE u.subscription OPERATOR(pg_catalog.=) s.id AND u.generation OPERATOR(pg_catalog.=) s.generation) m
     WHERE s.topic OPERATOR(pg_catalog.~~) 'dtx.transfer.%' AND pg_catalog.pg_has_role(s.role, 'USAGE');
 COMMENT ON VIEW dtx_in_flight IS
     'transfers by message whose amount has left an account here and has not arrived yet; dead ones are among dtx_dead_letters';

@@ -203,7 +203,7 @@ enum
 	Anum_subscription_ordered, Anum_subscription_schedule, Anum_subscription_max_attempts,
 	Anum_subscription_batch_size, Anum_subscription_paused, Anum_subscription_generation,
 	Anum_subscription_start, Anum_subscription_since_id, Anum_subscription_since_time,
-	Anum_subscription_created_at, Natts_subscription = 17
+	Anum_subscription_since_seen, Anum_subscription_created_at, Natts_subscription = 18
 };
 enum
 {
@@ -216,7 +216,7 @@ enum
 {
 	Anum_de_duplication_subscription = 1, Anum_de_duplication_generation, Anum_de_duplication_batch,
 	Anum_de_duplication_received_at, Anum_de_duplication_role, Anum_de_duplication_forgotten,
-	Anum_de_duplication_ids, Natts_de_duplication = 7
+	Anum_de_duplication_ids, Anum_de_duplication_published, Natts_de_duplication = 8
 };
 
 /* Is the extension installed in this database? */

@@ -42,6 +42,7 @@ init_database_slot(DatabaseSlot *slot, Oid database)
 	pg_atomic_init_u64(&slot->published, 0);
 	pg_atomic_init_u64(&slot->timed, 0);
 	pg_atomic_init_u32(&slot->listening, 1);
+	pg_atomic_init_u32(&slot->prepared, 1);
 	pg_atomic_init_u32(&slot->segment, 0);
 	for (int i = 0; i < STAT_COUNT; i++)
 		pg_atomic_init_u64(&slot->stats[i], 0);

@@ -174,6 +174,7 @@ typedef struct DatabaseSlot
 	bool		runners_yield;	/* others need the process slots of those that are idle */
 	pg_atomic_uint64 published; /* counts messages in the log */
 	pg_atomic_uint64 timed;		/* counts changes of when something is due */
+	pg_atomic_uint32 prepared;	/* may prepared transactions have published? */
 	pg_atomic_uint32 listening; /* is the worker to be woken for messages? */
 	pg_atomic_uint32 segment;	/* of the log that is written; 0: not known */
 

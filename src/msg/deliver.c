@@ -52,6 +52,7 @@ typedef struct Delivery
 	int64		forget;
 	int64		again;			/* 0, or the last batch in which some of it may have come */
 	int			timeout;		/* ms */
+	Oid			role;			/* who delivers */
 	const char *handler;
 } Delivery;
 
@@ -129,20 +130,37 @@ scan_batches(OwnScan *scan, int64 subscription, int generation, int64 from, LOCK
 	own_scan_begin(scan, OWN_DE_DUPLICATION, OWN_DE_DUPLICATION_PKEY, lockmode, 3, keys);
 }
 
-static int
-compare_ids(const void *a, const void *b)
+typedef struct Identity
 {
-	int64		ia = *(const int64 *) a;
-	int64		ib = *(const int64 *) b;
+	int64		id;
+	int64		published_at;
+} Identity;
 
-	return ia < ib ? -1 : ia > ib ? 1 : 0;
+static int
+compare_identities(const void *a, const void *b)
+{
+	const Identity *ia = a;
+	const Identity *ib = b;
+
+	if (ia->id != ib->id)
+		return ia->id < ib->id ? -1 : 1;
+	return ia->published_at < ib->published_at ? -1 : ia->published_at > ib->published_at ? 1 : 0;
 }
 
-/* Take the messages out of the list that were handled before; their ids. */
+static int64 *
+int8_array(OwnScan *scan, HeapTuple tuple, int column, int *count)
+{
+	ArrayType  *array = DatumGetArrayTypePCopy(own_column(scan, tuple, column, NULL));
+
+	*count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	return (int64 *) ARR_DATA_PTR(array);
+}
+
+/* Take the messages out of the list that were handled before. */
 static List *
 take_out_known(const Delivery *delivery, List *messages)
 {
-	int64	   *known = palloc(sizeof(int64));
+	Identity   *known = palloc(sizeof(Identity));
 	int			nknown = 0;
 	List	   *rest = NIL;
 	ListCell   *cell;
@@ -152,27 +170,27 @@ take_out_known(const Delivery *delivery, List *messages)
 	scan_batches(&scan, delivery->subscription, delivery->generation, delivery->forget, AccessShareLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		ArrayType  *ids;
-		int			count;
+		int64	   *ids,
+				   *published;
+		int			count,
+					npublished;
 
 		if (DatumGetInt64(own_column(&scan, tuple, Anum_de_duplication_batch, NULL)) > delivery->again)
 			break;
-		ids = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_de_duplication_ids, NULL));
-		count = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
-
-		if (count == 0)
-			continue;
-		known = repalloc_huge(known, (nknown + count) * sizeof(int64));
-		memcpy(known + nknown, ARR_DATA_PTR(ids), count * sizeof(int64));
-		nknown += count;
+		ids = int8_array(&scan, tuple, Anum_de_duplication_ids, &count);
+		published = int8_array(&scan, tuple, Anum_de_duplication_published, &npublished);
+		known = repalloc_huge(known, (nknown + count + 1) * sizeof(Identity));
+		for (int i = 0; i < Min(count, npublished); i++)
+			known[nknown++] = (Identity) {ids[i], published[i]};
 	}
 	own_scan_end(&scan);
-	qsort(known, nknown, sizeof(int64), compare_ids);
+	qsort(known, nknown, sizeof(Identity), compare_identities);
 	foreach(cell, messages)
 	{
 		Message    *message = lfirst(cell);
+		Identity	identity = {message->id, message->published_at};
 
-		if (bsearch(&message->id, known, nknown, sizeof(int64), compare_ids) == NULL)
+		if (bsearch(&identity, known, nknown, sizeof(Identity), compare_identities) == NULL)
 			rest = lappend(rest, message);
 	}
 	return rest;
@@ -234,6 +252,7 @@ static void
 remember(const Delivery *delivery, List *messages, const Handled *handled)
 {
 	Datum	   *ids = palloc(Max(list_length(messages), 1) * sizeof(Datum));
+	Datum	   *published = palloc(Max(list_length(messages), 1) * sizeof(Datum));
 	Datum		values[Natts_de_duplication] = {0};
 	bool		nulls[Natts_de_duplication] = {0};
 	int			nids = 0;
@@ -241,16 +260,22 @@ remember(const Delivery *delivery, List *messages, const Handled *handled)
 	ListCell   *cell;
 
 	foreach(cell, messages)
-		if (handled[i++].done)
-			ids[nids++] = Int64GetDatum(((Message *) lfirst(cell))->id);
+	{
+		if (!handled[i++].done)
+			continue;
+		ids[nids] = Int64GetDatum(((Message *) lfirst(cell))->id);
+		published[nids++] = Int64GetDatum(((Message *) lfirst(cell))->published_at);
+	}
 	values[Anum_de_duplication_subscription - 1] = Int64GetDatum(delivery->subscription);
 	values[Anum_de_duplication_generation - 1] = Int32GetDatum(delivery->generation);
 	values[Anum_de_duplication_batch - 1] = Int64GetDatum(delivery->batch);
 	values[Anum_de_duplication_received_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_de_duplication_role - 1] = ObjectIdGetDatum(GetUserId());
+	values[Anum_de_duplication_role - 1] = ObjectIdGetDatum(delivery->role);
 	values[Anum_de_duplication_forgotten - 1] = Int64GetDatum(delivery->forget);
 	values[Anum_de_duplication_ids - 1] =
 		PointerGetDatum(construct_array(ids, nids, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[Anum_de_duplication_published - 1] =
+		PointerGetDatum(construct_array(published, nids, INT8OID, 8, true, TYPALIGN_DOUBLE));
 	own_insert(OWN_DE_DUPLICATION, values, nulls);
 }
 
@@ -275,7 +300,7 @@ deliver_prune(void)
 				   " AND n.received_at < clock_timestamp() - make_interval(secs => $1)",
 				   lengthof(types), types, values, NULL);
 	note_garbage(SPI_processed);
-	(void) own_sql("UPDATE dtx.de_duplication d SET ids = '{}', forgotten = d.batch"
+	(void) own_sql("UPDATE dtx.de_duplication d SET ids = '{}', published = '{}', forgotten = d.batch"
 				   " WHERE d.ids <> '{}' AND d.received_at < clock_timestamp() - make_interval(secs => $1)"
 				   " AND NOT EXISTS (SELECT FROM dtx.de_duplication n WHERE n.subscription = d.subscription"
 				   " AND (n.generation, n.batch) > (d.generation, d.batch))",
@@ -449,6 +474,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("messages cannot be delivered inside a branch")));
 	delivery.subscription = PG_GETARG_INT64(0);
+	delivery.role = GetUserId();
 	delivery.generation = PG_GETARG_INT32(1);
 	delivery.batch = PG_GETARG_INT64(2);
 	delivery.forget = PG_GETARG_INT64(3);

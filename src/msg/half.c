@@ -17,7 +17,6 @@
 #include "core/own_sql.h"
 #include "core/participant.h"
 #include "core/relations.h"
-#include "core/subxact.h"
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -28,6 +27,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -233,9 +233,8 @@ typedef struct CheckWork
 } CheckWork;
 
 static void
-ask(void *arg)
+ask(CheckWork *work)
 {
-	CheckWork  *work = arg;
 	FmgrInfo	flinfo;
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		answer;
@@ -249,47 +248,34 @@ ask(void *arg)
 	work->answer = fcinfo->isnull ? NULL : TextDatumGetCString(answer);
 }
 
-/* Not known yet, or the function failed: later, or never again. */
-static void
-put_off(int64 id, const char *error)
-{
-	Oid			types[] = {INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID};
-	Datum		values[] = {Int64GetDatum(id), error != NULL ? CStringGetTextDatum(error) : (Datum) 0,
-		Int32GetDatum(guc_message_check_attempts),
-	TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_message_check_interval))};
-	char		nulls[] = "    ";
-	OwnSql		sql;
-
-	if (error == NULL)
-		nulls[1] = 'n';
-	own_sql_begin(&sql);
-	(void) own_sql("UPDATE dtx.half_message SET attempts = attempts + 1, last_error = $2,"
-				   " next_check = CASE WHEN attempts + 1 < $3 THEN $4 END WHERE id = $1",
-				   lengthof(types), types, values, nulls);
-	own_sql_end(&sql);
-}
-
-/* One that is due, for this transaction alone. */
+/*
+ * One that is due: its attempt is counted before the function is called, whatever
+ * that does to the process.
+ */
 static bool
-next_due(Oid role, CheckWork *work, TimestampTz *next)
+claim_due(Oid role, CheckWork *work, TimestampTz *next)
 {
-	Oid			types[] = {OIDOID};
-	Datum		values[] = {ObjectIdGetDatum(role)};
+	Oid			types[] = {OIDOID, INT4OID, TIMESTAMPTZOID};
+	Datum		values[] = {ObjectIdGetDatum(role), Int32GetDatum(guc_message_check_attempts),
+	TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_message_check_interval))};
 	bool		found;
 	bool		isnull;
 	OwnSql		sql;
 
 	*next = 0;
 	own_sql_begin(&sql);
-	found = own_sql("SELECT id, checker::oid FROM dtx.half_message WHERE role = $1 AND next_check <= clock_timestamp()"
-					" ORDER BY next_check LIMIT 1 FOR UPDATE SKIP LOCKED", lengthof(types), types, values, NULL) > 0;
+	found = own_sql("UPDATE dtx.half_message SET attempts = attempts + 1,"
+					" next_check = CASE WHEN attempts + 1 < $2 THEN $3 END,"
+					" last_error = 'the check function has not answered'"
+					" WHERE id = (SELECT id FROM dtx.half_message WHERE role = $1 AND next_check <= clock_timestamp()"
+					" ORDER BY next_check LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id, checker::oid",
+					lengthof(types), types, values, NULL) > 0;
 	if (found)
 	{
 		work->id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 		work->function = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	}
-	else if (own_sql("SELECT min(next_check) FROM dtx.half_message WHERE role = $1", lengthof(types), types,
-					 values, NULL) > 0)
+	else if (own_sql("SELECT min(next_check) FROM dtx.half_message WHERE role = $1", 1, types, values, NULL) > 0)
 	{
 		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
@@ -300,34 +286,99 @@ next_due(Oid role, CheckWork *work, TimestampTz *next)
 	return found;
 }
 
+/* What the last attempt came to, where it was no decision. */
+static void
+note_answer(int64 id, const char *error)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(id), error != NULL ? CStringGetTextDatum(error) : (Datum) 0};
+	char		nulls[] = "  ";
+	OwnSql		sql;
+
+	if (error == NULL)
+		nulls[1] = 'n';
+	own_sql_begin(&sql);
+	(void) own_sql("UPDATE dtx.half_message SET last_error = $2 WHERE id = $1", lengthof(types), types, values, nulls);
+	own_sql_end(&sql);
+}
+
+static void
+begin(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* Ask, and do as the answer says. */
+static void
+check(CheckWork *work, Oid role)
+{
+	begin();
+	DTX_FAULT_POINT("half-before-check");
+	ask(work);
+	if (work->answer != NULL && strcmp(work->answer, "commit") == 0)
+	{
+		Message    *message = take(work->id, role);
+
+		/* the function may have said so by itself */
+		if (message != NULL)
+			(void) message_publish(message, 0);
+	}
+	else if (work->answer != NULL && strcmp(work->answer, "rollback") == 0)
+		(void) take(work->id, role);
+	else if (work->answer != NULL && strcmp(work->answer, "unknown") == 0)
+		note_answer(work->id, NULL);
+	else
+		note_answer(work->id, psprintf("the check function answered \"%s\", which is not commit, rollback or unknown",
+									   work->answer == NULL ? "NULL" : work->answer));
+	DTX_FAULT_POINT("half-after-check");
+	commit();
+}
+
 bool
 half_message_check(Oid role, TimestampTz *next)
 {
+	MemoryContext context = CurrentMemoryContext;
 	CheckWork	work = {0};
-	ErrorData  *error;
+	char	   *volatile why = NULL;
 	bool		found;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	found = next_due(role, &work, next);
-	if (found)
+	begin();
+	found = claim_due(role, &work, next);
+	commit();
+	if (!found)
+		return false;
+	PG_TRY();
 	{
-		DTX_FAULT_POINT("half-before-check");
-		error = subxact_run(ask, &work);
-		if (error != NULL)
-			put_off(work.id, error->message);
-		else if (work.answer != NULL && strcmp(work.answer, "commit") == 0)
-			(void) message_publish(take(work.id, role), 0);
-		else if (work.answer != NULL && strcmp(work.answer, "rollback") == 0)
-			(void) take(work.id, role);
-		else if (work.answer != NULL && strcmp(work.answer, "unknown") == 0)
-			put_off(work.id, NULL);
-		else
-			put_off(work.id, psprintf("the check function answered \"%s\", which is not commit, rollback or unknown",
-									  work.answer == NULL ? "NULL" : work.answer));
-		DTX_FAULT_POINT("half-after-check");
+		check(&work, role);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	return found;
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		why = error->message;
+	}
+	PG_END_TRY();
+	if (why != NULL)
+	{
+		begin();
+		note_answer(work.id, why);
+		commit();
+	}
+	MemoryContextSwitchTo(context);
+	return true;
 }

@@ -120,15 +120,21 @@ handler_lookup(const char *name)
 	return handler;
 }
 
-void
-handler_check_role(Oid role)
+bool
+handler_role_may_log_in(Oid role)
 {
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	bool		may_log_in = HeapTupleIsValid(tuple) && ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
 
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
-	if (!may_log_in)
+	return may_log_in;
+}
+
+void
+handler_check_role(Oid role)
+{
+	if (!handler_role_may_log_in(role))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("role \"%s\" cannot log in", GetUserNameFromId(role, true)),
@@ -199,10 +205,14 @@ run_handler(void *arg)
 		{
 			MemoryContext old = MemoryContextSwitchTo(work->context);
 
+			int			nest = NewGUCNestLevel();
+
 			CHECK_FOR_INTERRUPTS();
 			PushActiveSnapshot(GetTransactionSnapshot());
 			call_handler(work->handler, lfirst(cell));
 			PopActiveSnapshot();
+			/* what it has set is not the next one's */
+			AtEOXact_GUC(false, nest);
 			CommandCounterIncrement();
 			MemoryContextSwitchTo(old);
 			MemoryContextReset(work->context);

@@ -41,6 +41,9 @@ extern Handler *handler_lookup(const char *name);
 /* A function by name or signature. ERROR 42883, 42725. */
 extern Oid	function_by_name(const char *name);
 
+/* Could a process run as this role by itself? */
+extern bool handler_role_may_log_in(Oid role);
+
 /* ERROR 55000 when no process could run as this role by itself. */
 extern void handler_check_role(Oid role);
 

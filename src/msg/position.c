@@ -153,6 +153,8 @@ reader_open(const Subscription *subscription, const Position *position, MemoryCo
 	reader->context = context;
 	reader->window = AllocSetContextCreate(context, "dtx window", ALLOCSET_DEFAULT_SIZES);
 	reader->passed = passed_copy(position->passed);
+	if (subscription->since_seen != 0)
+		reader->seen = passed_from_datum(subscription->since_seen);
 	reader->cursor = position->cursor;
 	if (position->upto != NULL)
 	{
@@ -225,10 +227,12 @@ is_wanted(const Collector *collector, TupleDesc desc, HeapTuple tuple, int64 *id
 	char		buffer[256];
 
 	*id = DatumGetInt64(heap_getattr(tuple, Anum_message_id, desc, &isnull));
-	if (*id <= reader->cursor || *id < subscription->since_id || xid == collector->own_xid ||
-		!is_over(reader->upto, xid))
+	if (*id <= reader->cursor || xid == collector->own_xid || !is_over(reader->upto, xid))
 		return false;
-	if (!TIMESTAMP_IS_NOBEGIN(subscription->since_time) &&
+	/* the place to begin from is for what could be seen when it was given */
+	if (reader->seen != NULL && *id < subscription->since_id && is_over(reader->seen, xid))
+		return false;
+	if (reader->seen != NULL && !TIMESTAMP_IS_NOBEGIN(subscription->since_time) && is_over(reader->seen, xid) &&
 		DatumGetTimestampTz(heap_getattr(tuple, Anum_message_published_at, desc, &isnull)) < subscription->since_time)
 		return false;
 	topic = DatumGetTextPP(heap_getattr(tuple, Anum_message_topic, desc, &isnull));
@@ -433,7 +437,8 @@ reader_next(Reader *reader, int most, Size max_bytes)
 			open_segment = entry->segment;
 		}
 		message = fetch_message(rel, entry);
-		bytes += VARSIZE_ANY(message->payload);
+		bytes += VARSIZE_ANY(message->payload) + (message->headers != NULL ? VARSIZE_ANY(message->headers) : 0) +
+			(message->key != NULL ? VARSIZE_ANY(message->key) : 0);
 		messages = lappend(messages, message);
 		reader->next++;
 		reader->cursor = entry->id;

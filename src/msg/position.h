@@ -71,6 +71,7 @@ typedef struct Reader
 	const Subscription *subscription;
 	MemoryContext context;		/* of all below; the caller's */
 	MemoryContext window;		/* child: of upto and entries */
+	Passed	   *seen;			/* the subscription's since_seen, or NULL */
 	Passed	   *passed;
 	Passed	   *upto;			/* NULL: between windows */
 	int64		cursor;

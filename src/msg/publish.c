@@ -28,6 +28,8 @@
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dtx_publish);
@@ -109,15 +111,42 @@ dtx_topic_matches(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(topic_matches(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
+/*
+ * By how much a value grows when it is written as text, as it is on its way to a
+ * peer: a number of a few bytes may have a hundred thousand digits.
+ */
+static Size
+text_growth(Jsonb *jsonb)
+{
+	JsonbIterator *it = JsonbIteratorInit(&jsonb->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	Size		growth = 0;
+
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		char	   *digits;
+
+		if ((token != WJB_VALUE && token != WJB_ELEM) || v.type != jbvNumeric ||
+			growth > (Size) guc_max_message_size * 1024)
+			continue;
+		digits = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v.val.numeric)));
+		if (strlen(digits) > 2 * VARSIZE_ANY(v.val.numeric))
+			growth += strlen(digits);
+		pfree(digits);
+	}
+	return growth;
+}
+
 void
 message_check_size(const Message *message)
 {
-	Size		size = VARSIZE_ANY(message->payload) + strlen(message->topic);
+	Size		size = VARSIZE_ANY(message->payload) + strlen(message->topic) + text_growth(message->payload);
 
 	if (message->key != NULL)
 		size += VARSIZE_ANY_EXHDR(message->key);
 	if (message->headers != NULL)
-		size += VARSIZE_ANY(message->headers);
+		size += VARSIZE_ANY(message->headers) + text_growth(message->headers);
 	if (size > (Size) guc_max_message_size * 1024)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -364,6 +393,12 @@ message_xact_end(XactEvent event)
 			pg_atomic_fetch_add_u64(&slot->timed, 1);
 			worker_wake(slot);
 		}
+	}
+	if (appended > 0 && event == XACT_EVENT_PREPARE && (slot = my_database_slot()) != NULL)
+	{
+		/* who commits it tells nobody: the worker keeps looking */
+		pg_atomic_write_u32(&slot->prepared, 1);
+		worker_wake(slot);
 	}
 	appended = 0;
 	must_be_durable = changed = false;

@@ -50,7 +50,8 @@ subscription_to_fetch(text *name)
 				 errmsg("subscription \"%s\" has a handler", subscription->name),
 				 errdetail("Its messages are delivered, not fetched.")));
 	subscription_lock(subscription->uid);
-	return subscription;
+	/* who had it may have waited for dtx_seek, or ended it */
+	return subscription_get(text_to_cstring(name));
 }
 
 static void
@@ -76,9 +77,9 @@ put_message(ReturnSetInfo *rsinfo, const Message *message)
 static int
 fetch_returned(ReturnSetInfo *rsinfo, const Subscription *subscription, int most, TimestampTz until)
 {
-	Oid			types[] = {INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID};
+	Oid			types[] = {INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, INT4OID};
 	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(most), TimestampTzGetDatum(until),
-	Int32GetDatum(subscription->max_attempts)};
+	Int32GetDatum(subscription->max_attempts), Int32GetDatum(subscription->generation)};
 	List	   *messages;
 	ListCell   *cell;
 	MemoryContext context = CurrentMemoryContext;
@@ -87,13 +88,13 @@ fetch_returned(ReturnSetInfo *rsinfo, const Subscription *subscription, int most
 	own_sql_begin(&sql);
 	(void) own_sql("UPDATE dtx.undelivered SET state = 'd', changed_at = clock_timestamp(),"
 				   " last_error = coalesce(last_error, 'it was not acknowledged in time')"
-				   " WHERE subscription = $1 AND state = 'l' AND next_attempt <= clock_timestamp() AND attempts >= $4"
+				   " WHERE subscription = $1 AND generation = $5 AND state = 'l' AND next_attempt <= clock_timestamp() AND attempts >= $4"
 				   " AND $2 IS NOT NULL AND $3 IS NOT NULL", lengthof(types), types, values, NULL);
 	stat_add(STAT_MESSAGES_DEAD, SPI_processed);
-	(void) own_sql("WITH due AS (SELECT id FROM dtx.undelivered WHERE subscription = $1 AND state IN ('l', 'r')"
-				   " AND next_attempt <= clock_timestamp() ORDER BY id LIMIT $2),"
+	(void) own_sql("WITH due AS (SELECT id FROM dtx.undelivered WHERE subscription = $1 AND generation = $5"
+				   " AND state IN ('l', 'r') AND next_attempt <= clock_timestamp() ORDER BY id LIMIT $2),"
 				   " again AS (UPDATE dtx.undelivered u SET state = 'l', attempts = u.attempts + 1, next_attempt = $3,"
-				   " changed_at = clock_timestamp() FROM due WHERE u.subscription = $1 AND u.id = due.id AND $4 IS NOT NULL"
+				   " changed_at = clock_timestamp() FROM due WHERE u.subscription = $1 AND u.generation = $5 AND u.id = due.id AND $4 IS NOT NULL"
 				   " RETURNING u.id, u.topic, u.key, u.payload, u.headers, u.published_at, u.attempts)"
 				   " SELECT * FROM again ORDER BY id", lengthof(types), types, values, NULL);
 	messages = undelivered_of_result(context);
@@ -217,13 +218,14 @@ dtx_receive(PG_FUNCTION_ARGS)
 static void
 release_waiting(const Subscription *subscription)
 {
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id)};
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(subscription->generation)};
 
 	if (subscription->ordered)
 		(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp()"
-					   " WHERE u.subscription = $1 AND u.state = 'w' AND NOT EXISTS (SELECT FROM dtx.undelivered p"
-					   " WHERE p.subscription = $1 AND p.key = u.key AND p.id < u.id)", lengthof(types), types, values, NULL);
+					   " WHERE u.subscription = $1 AND u.generation = $2 AND u.state = 'w'"
+					   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = $1 AND p.generation = $2"
+					   " AND p.key = u.key AND p.id < u.id)", lengthof(types), types, values, NULL);
 }
 
 /* dtx_ack(subscription text, ids int8[]) */
@@ -231,13 +233,13 @@ Datum
 dtx_ack(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_to_fetch(PG_GETARG_TEXT_PP(0));
-	Oid			types[] = {INT4OID, INT8ARRAYOID};
-	Datum		values[] = {Int32GetDatum(subscription->id), PG_GETARG_DATUM(1)};
+	Oid			types[] = {INT4OID, INT8ARRAYOID, INT4OID};
+	Datum		values[] = {Int32GetDatum(subscription->id), PG_GETARG_DATUM(1), Int32GetDatum(subscription->generation)};
 	uint64		count;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	count = own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND id = ANY ($2) AND state IN ('l', 'r')"
+	count = own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND id = ANY ($2) AND state IN ('l', 'r')"
 					" AND attempts > 0", lengthof(types), types, values, NULL);
 	release_waiting(subscription);
 	own_sql_end(&sql);
@@ -249,9 +251,9 @@ Datum
 dtx_nack(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_to_fetch(PG_GETARG_TEXT_PP(0));
-	Oid			types[] = {INT4OID, INT8ARRAYOID, INTERVALOID, INT4OID};
+	Oid			types[] = {INT4OID, INT8ARRAYOID, INTERVALOID, INT4OID, INT4OID};
 	Datum		values[] = {Int32GetDatum(subscription->id), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2),
-	Int32GetDatum(subscription->max_attempts)};
+	Int32GetDatum(subscription->max_attempts), Int32GetDatum(subscription->generation)};
 	uint64		count;
 	OwnSql		sql;
 
@@ -259,7 +261,7 @@ dtx_nack(PG_FUNCTION_ARGS)
 	count = own_sql("UPDATE dtx.undelivered SET next_attempt = clock_timestamp() + $3, changed_at = clock_timestamp(),"
 					" last_error = 'it was given back',"
 					" state = CASE WHEN attempts >= $4 THEN 'd' ELSE 'r' END::\"char\""
-					" WHERE subscription = $1 AND id = ANY ($2) AND state = 'l'", lengthof(types), types, values, NULL);
+					" WHERE subscription = $1 AND generation = $5 AND id = ANY ($2) AND state = 'l'", lengthof(types), types, values, NULL);
 	own_sql_end(&sql);
 	PG_RETURN_INT64((int64) count);
 }

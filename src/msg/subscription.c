@@ -109,6 +109,8 @@ form_subscription(OwnScan *scan, HeapTuple tuple)
 	s->since_id = isnull ? 0 : DatumGetInt64(value);
 	value = own_column(scan, tuple, Anum_subscription_since_time, &isnull);
 	s->since_time = isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
+	value = own_column(scan, tuple, Anum_subscription_since_seen, &isnull);
+	s->since_seen = isnull ? 0 : PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
 	return s;
 }
 
@@ -126,6 +128,18 @@ subscriptions_read(void)
 	return subscriptions;
 }
 
+bool
+subscription_is_current(const Subscription *subscription)
+{
+	ListCell   *cell;
+
+	foreach(cell, subscriptions_read())
+		if (((Subscription *) lfirst(cell))->id == subscription->id &&
+			((Subscription *) lfirst(cell))->generation == subscription->generation)
+			return true;
+	return false;
+}
+
 Subscription *
 subscription_copy(const Subscription *subscription)
 {
@@ -138,6 +152,8 @@ subscription_copy(const Subscription *subscription)
 	copy->schedule = palloc(subscription->nschedule * sizeof(int64));
 	memcpy(copy->schedule, subscription->schedule, subscription->nschedule * sizeof(int64));
 	copy->start = PointerGetDatum(PG_DETOAST_DATUM_COPY(subscription->start));
+	if (subscription->since_seen != 0)
+		copy->since_seen = PointerGetDatum(PG_DETOAST_DATUM_COPY(subscription->since_seen));
 	return copy;
 }
 
@@ -364,16 +380,22 @@ subscription_ensure(const char *name, const char *topic, Oid server, const char 
 	return name;
 }
 
-/* A statement on one subscription, whose id is $1. */
+/* A statement on one subscription, whose id is $1. What is left of it elsewhere the
+ * worker removes, which waits for nobody. */
 static void
-change_subscription(const Subscription *subscription, const char *statement, Oid type, Datum value)
+change_subscription(const Subscription *subscription, const char *statement, int nargs, Oid *more_types, Datum *more)
 {
-	Oid			types[2] = {INT4OID, type};
-	Datum		values[2] = {Int32GetDatum(subscription->id), value};
+	Oid			types[3] = {INT4OID};
+	Datum		values[3] = {Int32GetDatum(subscription->id)};
 	OwnSql		sql;
 
+	for (int i = 0; i < nargs; i++)
+	{
+		types[i + 1] = more_types[i];
+		values[i + 1] = more[i];
+	}
 	own_sql_begin(&sql);
-	(void) own_sql(statement, OidIsValid(type) ? 2 : 1, types, values, NULL);
+	(void) own_sql(statement, nargs + 1, types, values, NULL);
 	own_sql_end(&sql);
 	subscriptions_changed();
 }
@@ -385,9 +407,7 @@ dtx_unsubscribe(PG_FUNCTION_ARGS)
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	refuse_in_branch();
-	change_subscription(subscription, "DELETE FROM dtx.subscription WHERE id = $1", InvalidOid, (Datum) 0);
-	change_subscription(subscription, "DELETE FROM dtx.undelivered WHERE subscription = $1", InvalidOid, (Datum) 0);
-	change_subscription(subscription, "DELETE FROM dtx.position WHERE subscription = $1", InvalidOid, (Datum) 0);
+	change_subscription(subscription, "DELETE FROM dtx.subscription WHERE id = $1", 0, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -398,7 +418,7 @@ dtx_pause(PG_FUNCTION_ARGS)
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	refuse_in_branch();
-	change_subscription(subscription, "UPDATE dtx.subscription SET paused = true WHERE id = $1", InvalidOid, (Datum) 0);
+	change_subscription(subscription, "UPDATE dtx.subscription SET paused = true WHERE id = $1", 0, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -409,17 +429,20 @@ dtx_resume(PG_FUNCTION_ARGS)
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	refuse_in_branch();
-	change_subscription(subscription, "UPDATE dtx.subscription SET paused = false WHERE id = $1", InvalidOid, (Datum) 0);
+	change_subscription(subscription, "UPDATE dtx.subscription SET paused = false WHERE id = $1", 0, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
-/* A new generation, that starts anew with what the statement sets. */
+/* A new generation, that starts at the beginning with a filter: $2. It is for what can
+ * be seen now: a transaction that is still open has yet to be delivered. */
 static void
 move_subscription(const Subscription *subscription, const char *statement, Oid type, Datum value)
 {
+	Oid			types[] = {type, PG_SNAPSHOTOID};
+	Datum		values[] = {value, position_of_now()};
+
 	refuse_in_branch();
-	change_subscription(subscription, statement, type, value);
-	change_subscription(subscription, "DELETE FROM dtx.undelivered WHERE subscription = $1", InvalidOid, (Datum) 0);
+	change_subscription(subscription, statement, 2, types, values);
 }
 
 /* dtx_seek(name text, to_time timestamptz) */
@@ -427,15 +450,22 @@ Datum
 dtx_seek_time(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	Oid			type = PG_SNAPSHOTOID;
+	Datum		now;
 
-	if (TIMESTAMP_IS_NOEND(PG_GETARG_TIMESTAMPTZ(1)))
-		move_subscription(subscription,
-						  "UPDATE dtx.subscription SET generation = generation + 1, start = $2,"
-						  " since_id = NULL, since_time = NULL WHERE id = $1", PG_SNAPSHOTOID, position_of_now());
-	else
+	if (!TIMESTAMP_IS_NOEND(PG_GETARG_TIMESTAMPTZ(1)))
 		move_subscription(subscription,
 						  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
-						  " since_id = NULL, since_time = $2 WHERE id = $1", TIMESTAMPTZOID, PG_GETARG_DATUM(1));
+						  " since_id = NULL, since_time = $2, since_seen = $3 WHERE id = $1",
+						  TIMESTAMPTZOID, PG_GETARG_DATUM(1));
+	else
+	{
+		refuse_in_branch();
+		now = position_of_now();
+		change_subscription(subscription,
+							"UPDATE dtx.subscription SET generation = generation + 1, start = $2,"
+							" since_id = NULL, since_time = NULL, since_seen = NULL WHERE id = $1", 1, &type, &now);
+	}
 	PG_RETURN_VOID();
 }
 
@@ -445,7 +475,7 @@ dtx_seek_message(PG_FUNCTION_ARGS)
 {
 	move_subscription(subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0))),
 					  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
-					  " since_id = $2, since_time = NULL WHERE id = $1", INT8OID, PG_GETARG_DATUM(1));
+					  " since_id = $2, since_time = NULL, since_seen = $3 WHERE id = $1", INT8OID, PG_GETARG_DATUM(1));
 	PG_RETURN_VOID();
 }
 
@@ -454,7 +484,7 @@ dtx_seek_message(PG_FUNCTION_ARGS)
 /* Dead letters become due, or go; those that the caller may see. A key's next one
  * is due when its first is gone. */
 #define DEAD_LETTERS \
-	" WHERE u.subscription IN (SELECT s.id FROM dtx.subscription s" \
+	" WHERE (u.subscription, u.generation) IN (SELECT s.id, s.generation FROM dtx.subscription s" \
 	" WHERE pg_has_role($1, s.role, 'USAGE') AND ($2::text IS NULL OR s.name = $2)) AND u.state = 'd'"
 #define REVIVE \
 	"UPDATE dtx.undelivered u SET state = 'r', attempts = 0, next_attempt = clock_timestamp()," \
@@ -551,7 +581,7 @@ dtx_discard(PG_FUNCTION_ARGS)
 	(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp()"
 				   " WHERE u.state = 'w' AND $1 IS NOT NULL AND $2 IS NOT DISTINCT FROM $2 AND $3 IS NOT NULL"
 				   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = u.subscription"
-				   " AND p.key = u.key AND p.id < u.id)",
+				   " AND p.generation = u.generation AND p.key = u.key AND p.id < u.id)",
 				   lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 	subscriptions_changed();

@@ -29,10 +29,14 @@ typedef struct Subscription
 	Datum		start;			/* pg_snapshot */
 	int64		since_id;		/* 0: none */
 	TimestampTz since_time;		/* DT_NOBEGIN: none */
+	Datum		since_seen;		/* pg_snapshot: these are for what is over in it; 0: neither */
 } Subscription;
 
 /* All of them, a List of Subscription *, palloc'd. */
 extern List *subscriptions_read(void);
+
+/* Is it there still, and was it not moved? */
+extern bool subscription_is_current(const Subscription *subscription);
 
 /* A copy in the current context. */
 extern Subscription *subscription_copy(const Subscription *subscription);

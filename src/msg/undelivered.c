@@ -50,14 +50,14 @@ List *
 undelivered_due(const Subscription *subscription, int most)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT4OID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(most)};
+	Oid			types[] = {INT4OID, INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(most), Int32GetDatum(subscription->generation)};
 	List	   *messages;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
 	(void) own_sql("SELECT id, topic, key, payload, headers, published_at, attempts FROM dtx.undelivered"
-				   " WHERE subscription = $1 AND state = 'r' AND next_attempt <= clock_timestamp()"
+				   " WHERE subscription = $1 AND generation = $3 AND state = 'r' AND next_attempt <= clock_timestamp()"
 				   " ORDER BY next_attempt, id LIMIT $2", lengthof(types), types, values, NULL);
 	messages = undelivered_of_result(context);
 	own_sql_end(&sql);
@@ -67,15 +67,15 @@ undelivered_due(const Subscription *subscription, int most)
 TimestampTz
 undelivered_next(const Subscription *subscription)
 {
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id)};
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(subscription->generation)};
 	TimestampTz next = 0;
 	bool		isnull = true;
 	Datum		value;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	(void) own_sql("SELECT next_attempt FROM dtx.undelivered WHERE subscription = $1 AND state = 'r'"
+	(void) own_sql("SELECT next_attempt FROM dtx.undelivered WHERE subscription = $1 AND generation = $2 AND state = 'r'"
 				   " ORDER BY next_attempt LIMIT 1", lengthof(types), types, values, NULL);
 	if (SPI_processed > 0)
 	{
@@ -92,12 +92,13 @@ insert_row(const Subscription *subscription, const Message *message, char state,
 		   TimestampTz next_attempt, const char *error)
 {
 	Oid			types[] = {INT4OID, INT8OID, CHAROID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID,
-	JSONBOID, JSONBOID, TEXTOID};
+	JSONBOID, JSONBOID, TEXTOID, INT4OID};
 	Datum		values[] = {Int32GetDatum(subscription->id), Int64GetDatum(message->id), CharGetDatum(state),
 		Int32GetDatum(attempts), TimestampTzGetDatum(next_attempt), TimestampTzGetDatum(message->published_at),
 		CStringGetTextDatum(message->topic), PointerGetDatum(message->key), PointerGetDatum(message->payload),
-		PointerGetDatum(message->headers), error != NULL ? CStringGetTextDatum(error) : (Datum) 0};
-	char		nulls[] = "           ";
+		PointerGetDatum(message->headers), error != NULL ? CStringGetTextDatum(error) : (Datum) 0,
+	Int32GetDatum(subscription->generation)};
+	char		nulls[] = "            ";
 	OwnSql		sql;
 
 	if (next_attempt == 0)
@@ -110,8 +111,8 @@ insert_row(const Subscription *subscription, const Message *message, char state,
 		nulls[10] = 'n';
 	own_sql_begin(&sql);
 	(void) own_sql("INSERT INTO dtx.undelivered (subscription, id, state, attempts, next_attempt, changed_at,"
-				   " published_at, topic, key, payload, headers, last_error)"
-				   " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10, $11)",
+				   " published_at, topic, key, payload, headers, last_error, generation)"
+				   " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10, $11, $12)",
 				   lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 }
@@ -129,11 +130,11 @@ static void
 update_row(const Subscription *subscription, const Message *message, char state, int attempts,
 		   TimestampTz next_attempt, const char *error)
 {
-	Oid			types[] = {INT4OID, INT8OID, CHAROID, INT4OID, TIMESTAMPTZOID, TEXTOID};
+	Oid			types[] = {INT4OID, INT8OID, CHAROID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT4OID};
 	Datum		values[] = {Int32GetDatum(subscription->id), Int64GetDatum(message->id), CharGetDatum(state),
 		Int32GetDatum(attempts), TimestampTzGetDatum(next_attempt),
-	error != NULL ? CStringGetTextDatum(error) : (Datum) 0};
-	char		nulls[] = "      ";
+	error != NULL ? CStringGetTextDatum(error) : (Datum) 0, Int32GetDatum(subscription->generation)};
+	char		nulls[] = "       ";
 	OwnSql		sql;
 
 	if (next_attempt == 0)
@@ -143,7 +144,7 @@ update_row(const Subscription *subscription, const Message *message, char state,
 	own_sql_begin(&sql);
 	(void) own_sql("UPDATE dtx.undelivered SET state = $3, attempts = $4, next_attempt = $5,"
 				   " last_error = coalesce($6, last_error), changed_at = clock_timestamp()"
-				   " WHERE subscription = $1 AND id = $2", lengthof(types), types, values, nulls);
+				   " WHERE subscription = $1 AND generation = $7 AND id = $2", lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 }
 
@@ -151,17 +152,18 @@ update_row(const Subscription *subscription, const Message *message, char state,
 static void
 delete_row(const Subscription *subscription, const Message *message)
 {
-	Oid			types[] = {INT4OID, INT8OID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int64GetDatum(message->id), PointerGetDatum(message->key)};
+	Oid			types[] = {INT4OID, INT8OID, INT4OID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(subscription->id), Int64GetDatum(message->id),
+	Int32GetDatum(subscription->generation), PointerGetDatum(message->key)};
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	(void) own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND id = $2", 2, types, values, NULL);
+	(void) own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND id = $2", 3, types, values, NULL);
 	if (subscription->ordered && message->key != NULL)
 		(void) own_sql("UPDATE dtx.undelivered SET state = 'r', next_attempt = clock_timestamp()"
-					   " WHERE subscription = $1 AND key = $3 AND state = 'w'"
-					   " AND id = (SELECT min(u.id) FROM dtx.undelivered u WHERE u.subscription = $1 AND u.key = $3"
-					   " AND $2 IS NOT NULL)", lengthof(types), types, values, NULL);
+					   " WHERE subscription = $1 AND generation = $3 AND key = $4 AND state = 'w'"
+					   " AND id = (SELECT min(u.id) FROM dtx.undelivered u WHERE u.subscription = $1"
+					   " AND u.generation = $3 AND u.key = $4 AND $2 IS NOT NULL)", lengthof(types), types, values, NULL);
 	own_sql_end(&sql);
 }
 
@@ -223,8 +225,8 @@ void
 undelivered_mark_waiting(const Subscription *subscription, List *messages, Handled *handled)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT4OID, TEXTARRAYOID};
-	Datum		values[2] = {Int32GetDatum(subscription->id)};
+	Oid			types[] = {INT4OID, TEXTARRAYOID, INT4OID};
+	Datum		values[3] = {Int32GetDatum(subscription->id), 0, Int32GetDatum(subscription->generation)};
 	Datum	   *keys = palloc(Max(list_length(messages), 1) * sizeof(Datum));
 	int			nkeys = 0;
 	List	   *blocked = NIL;
@@ -239,7 +241,7 @@ undelivered_mark_waiting(const Subscription *subscription, List *messages, Handl
 		return;
 	values[1] = PointerGetDatum(construct_array(keys, nkeys, TEXTOID, -1, false, TYPALIGN_INT));
 	own_sql_begin(&sql);
-	(void) own_sql("SELECT DISTINCT key FROM dtx.undelivered WHERE subscription = $1 AND key = ANY ($2)",
+	(void) own_sql("SELECT DISTINCT key FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND key = ANY ($2)",
 				   lengthof(types), types, values, NULL);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{

@@ -11,14 +11,17 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "core/fault.h"
+#include "core/override.h"
 #include "core/shmem.h"
 #include "msg/undelivered.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "worker/delivery.h"
 #include "worker/worker.h"
 
 #define BATCH_BYTES		(4 * 1024 * 1024)
+#define RECORD_LOCK_TIMEOUT	100		/* ms */
 
 /* --- positions --- */
 
@@ -56,6 +59,7 @@ delivery_save(Delivery *delivery)
 {
 	DTX_FAULT_POINT("dispatch-before-save");
 	worker_begin();
+	setting_override(&LockTimeout, RECORD_LOCK_TIMEOUT);
 	write_position(delivery);
 	worker_commit(false);
 	note_saved(delivery);
@@ -258,6 +262,8 @@ delivery_over(Delivery *delivery, int n)
 		DTX_FAULT_POINT("dispatch-before-record");
 		worker_begin();
 		MemoryContextSwitchTo(worker.turn);
+		/* somebody may be at these rows: then it fails, and is tried again */
+		setting_override(&LockTimeout, RECORD_LOCK_TIMEOUT);
 		over = list_truncate(list_copy(batch->messages), n);
 		(void) undelivered_record(delivery->subscription, over, batch->handled, batch->retried);
 		write_position(delivery);

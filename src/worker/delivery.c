@@ -27,6 +27,7 @@
 #define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define ANSWER_GRACE	10000	/* ms beyond that until the connection is given up */
 #define REPLICATION_POLL 20		/* ms between looks at a standby's progress */
+#define CALL_BYTES		(8 * 1024 * 1024)	/* of text in a call, but for its last message */
 #define MAX_BREAKS		2		/* lost connections until a message is suspected */
 #define BUSY_DELAY		5		/* ms until what was busy is tried again, doubling to 640 */
 
@@ -364,7 +365,7 @@ send_batch(Delivery *delivery)
 	{
 		if (!batch->handled[i].skipped)
 		{
-			if (delivery->singles > 0 && sent == 1)
+			if (sent > 0 && (delivery->singles > 0 || text.len >= CALL_BYTES))
 				break;
 			appendStringInfoChar(&text, sent++ == 0 ? '[' : ',');
 			append_message(&text, lfirst(cell));

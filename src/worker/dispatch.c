@@ -5,10 +5,12 @@
  */
 #include "postgres.h"
 
+#include "core/own_sql.h"
 #include "core/relations.h"
 #include "guc.h"
 #include "msg/deliver.h"
 #include "msg/half.h"
+#include "msg/handler.h"
 #include "msg/message.h"
 #include "msg/position.h"
 #include "utils/memutils.h"
@@ -64,9 +66,136 @@ dispatch_reload(void)
 	look_checks = true;
 }
 
+/*
+ * What throws in here is that job's matter: it must not end the process, which
+ * settles everybody's transactions. False: it has thrown, and *why says what, in
+ * the worker's turn.
+ */
+static bool
+guarded(void (*job) (void *arg), void *arg, char **why)
+{
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		job(arg);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(worker.turn);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(worker.turn);
+		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		*why = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
+	}
+	PG_END_TRY();
+	return done;
+}
+
+/* A job that has failed waits a while. */
+typedef struct Job
+{
+	void		(*run) (void *arg);
+	const char *name;
+	int			failures;
+	TimestampTz not_before;
+} Job;
+
+static void
+run_job(Job *job)
+{
+	char	   *why;
+
+	if (GetCurrentTimestamp() < job->not_before)
+		return;
+	if (guarded(job->run, NULL, &why))
+	{
+		job->failures = 0;
+		return;
+	}
+	job->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(++job->failures));
+	ereport(LOG,
+			(errmsg("dtx could not %s", job->name),
+			 errdetail_internal("%s", why)));
+}
+
+/* A subscription whose delivery failed here, not at the peer. */
+typedef struct Broken
+{
+	int			subscription;
+	int			failures;
+	TimestampTz until;
+} Broken;
+
+static List *broken = NIL;		/* in the worker's context */
+
+static Broken *
+find_broken(int subscription)
+{
+	ListCell   *cell;
+
+	foreach(cell, broken)
+		if (((Broken *) lfirst(cell))->subscription == subscription)
+			return lfirst(cell);
+	return NULL;
+}
+
+static void
+delivery_broken(Delivery *delivery, const char *why)
+{
+	int			id = delivery->subscription->id;
+	Broken	   *entry = find_broken(id);
+	MemoryContext old = MemoryContextSwitchTo(worker.context);
+
+	if (entry == NULL)
+	{
+		entry = palloc0(sizeof(Broken));
+		entry->subscription = id;
+		broken = lappend(broken, entry);
+	}
+	MemoryContextSwitchTo(old);
+	/* it has gone well for a while */
+	if (GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(entry->until, PRUNE_INTERVAL))
+		entry->failures = 0;
+	entry->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(++entry->failures));
+	ereport(LOG,
+			(errmsg("dtx could not deliver messages of subscription \"%s\"", delivery->subscription->name),
+			 errdetail_internal("%s", why)));
+	/* it begins anew, as after a restart */
+	forget_delivery(delivery);
+}
+
+/* Rows of subscriptions that have ended, or were moved; those that somebody is at stay
+ * until the next time. */
+static void
+clean_up(void *arg)
+{
+	OwnSql		sql;
+
+	worker_begin();
+	own_sql_begin(&sql);
+	(void) own_sql("DELETE FROM dtx.undelivered WHERE ctid = ANY (ARRAY(SELECT u.ctid FROM dtx.undelivered u"
+				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = u.subscription"
+				   " AND s.generation = u.generation) FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);
+	note_garbage(SPI_processed);
+	(void) own_sql("DELETE FROM dtx.position WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM dtx.position p"
+				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = p.subscription)"
+				   " FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);
+	own_sql_end(&sql);
+	worker_commit(false);
+}
+
+static Job	cleaning = {clean_up, "remove what subscriptions have left"};
+
 /* Compare what is delivered with what is subscribed. */
 static void
-load(void)
+load(void *arg)
 {
 	List	   *subscriptions;
 	List	   *positions;
@@ -74,7 +203,6 @@ load(void)
 	dlist_mutable_iter iter;
 	MemoryContext old;
 
-	loaded = true;
 	worker_begin();
 	MemoryContextSwitchTo(worker.turn);
 	subscriptions = subscriptions_read();
@@ -114,6 +242,9 @@ load(void)
 			continue;
 		if (!OidIsValid(s->server))
 		{
+			/* dtx_subscriptions says so */
+			if (!handler_role_may_log_in(s->role))
+				continue;
 			old = MemoryContextSwitchTo(worker.context);
 			local_roles = list_append_unique_oid(local_roles, s->role);
 			MemoryContextSwitchTo(old);
@@ -121,40 +252,81 @@ load(void)
 		}
 		if (find_delivery(s->id) != NULL)
 			continue;
+		if (find_broken(s->id) != NULL && GetCurrentTimestamp() < find_broken(s->id)->until)
+			continue;
 		foreach(other, positions)
 			if (((Position *) lfirst(other))->subscription == s->id)
 				position = lfirst(other);
 		dlist_push_tail(&deliveries, &delivery_new(s, position)->node);
 	}
 	worker_commit(false);
+	loaded = true;
 	foreach(cell, local_roles)
 		runner_wake(lfirst_oid(cell));
 }
+
+static Job	loading = {load, "read subscriptions"};
+
+/* Is it time to try one again whose delivery failed? */
+static bool
+broken_is_due(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *cell;
+
+	foreach(cell, broken)
+		if (find_delivery(((Broken *) lfirst(cell))->subscription) == NULL && now >= ((Broken *) lfirst(cell))->until)
+			return true;
+	return false;
+}
+
+static void
+release_delayed(void *arg)
+{
+	worker_begin();
+	MemoryContextSwitchTo(worker.turn);
+	delayed_at = message_release_delayed();
+	worker_commit(false);
+	look_delayed = false;
+}
+
+static void
+look_for_checks(void *arg)
+{
+	List	   *roles;
+	ListCell   *cell;
+
+	worker_begin();
+	MemoryContextSwitchTo(worker.turn);
+	roles = half_messages_due(&checks_at);
+	worker_commit(false);
+	look_checks = false;
+	foreach(cell, roles)
+		runner_wake(lfirst_oid(cell));
+}
+
+static Job	releasing = {release_delayed, "release delayed messages"};
+static Job	checking = {look_for_checks, "look for half messages that are to be checked"};
 
 static void
 step_time(TimestampTz now)
 {
 	if (look_delayed || (delayed_at != 0 && now >= delayed_at))
-	{
-		look_delayed = false;
-		worker_begin();
-		MemoryContextSwitchTo(worker.turn);
-		delayed_at = message_release_delayed();
-		worker_commit(false);
-	}
+		run_job(&releasing);
 	if (look_checks || (checks_at != 0 && now >= checks_at))
-	{
-		List	   *roles;
-		ListCell   *cell;
+		run_job(&checking);
+}
 
-		look_checks = false;
-		worker_begin();
-		MemoryContextSwitchTo(worker.turn);
-		roles = half_messages_due(&checks_at);
-		worker_commit(false);
-		foreach(cell, roles)
-			runner_wake(lfirst_oid(cell));
-	}
+/* Deliver, and write down how far that has got. */
+static void
+step(void *arg)
+{
+	Delivery   *delivery = arg;
+
+	delivery_step(delivery);
+	if (delivery->changed_at != 0 &&
+		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(delivery->changed_at, SAVE_DELAY))
+		delivery_save(delivery);
 }
 
 void
@@ -163,10 +335,17 @@ dispatch_step(void)
 	uint64		published = pg_atomic_read_u64(&worker.slot->published);
 	uint64		timed = pg_atomic_read_u64(&worker.slot->timed);
 	dlist_iter	iter;
+	dlist_mutable_iter each;
 	TimestampTz now;
 
 	if (!loaded)
-		load();
+	{
+		run_job(&loading);
+		if (loaded)
+			run_job(&cleaning);
+	}
+	else if (broken_is_due())
+		run_job(&loading);
 	if (published != seen)
 	{
 		ListCell   *cell;
@@ -186,14 +365,13 @@ dispatch_step(void)
 	}
 	now = GetCurrentTimestamp();
 	step_time(now);
-	dlist_foreach(iter, &deliveries)
+	dlist_foreach_modify(each, &deliveries)
 	{
-		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
+		Delivery   *delivery = dlist_container(Delivery, node, each.cur);
+		char	   *why;
 
-		delivery_step(delivery);
-		if (delivery->changed_at != 0 &&
-			GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(delivery->changed_at, SAVE_DELAY))
-			delivery_save(delivery);
+		if (!guarded(step, delivery, &why))
+			delivery_broken(delivery, why);
 	}
 }
 
@@ -271,11 +449,56 @@ refresh_local(TimestampTz now)
 		runner_wake(lfirst_oid(cell));
 }
 
+static void
+rotate_segments(void *arg)
+{
+	uint64		below;
+
+	worker_begin();
+	MemoryContextSwitchTo(worker.turn);
+	below = passed_below();
+	worker_commit(false);
+	nsegments = segments_rotate(below);
+	rotate = nsegments > 0;
+}
+
+static void
+prune(void *arg)
+{
+	worker_begin();
+	deliver_prune();
+	worker_commit(false);
+}
+
+/* Transactions that were prepared by hand may have published, and who commits them
+ * tells nobody: as long as there are any, look. */
+static void
+watch_prepared(void *arg)
+{
+	OwnSql		sql;
+	bool		any;
+	ListCell   *cell;
+
+	pg_atomic_write_u32(&worker.slot->prepared, 0);
+	worker_begin();
+	own_sql_begin(&sql);
+	any = own_sql("SELECT 1 FROM pg_prepared_xacts WHERE database = current_database() LIMIT 1", 0, NULL, NULL, NULL) > 0;
+	own_sql_end(&sql);
+	worker_commit(false);
+	if (any)
+		pg_atomic_write_u32(&worker.slot->prepared, 1);
+	foreach(cell, local_roles)
+		runner_wake(lfirst_oid(cell));
+}
+
+static Job	rotating = {rotate_segments, "rotate the log of messages"};
+static Job	pruning = {prune, "forget what was received long ago"};
+static Job	watching = {watch_prepared, "look for prepared transactions"};
+
 void
 dispatch_housekeeping(void)
 {
 	dlist_iter	iter;
-	uint64		below;
 	TimestampTz now = GetCurrentTimestamp();
 	static TimestampTz pruned_at = 0;
 
@@ -294,19 +517,15 @@ dispatch_housekeeping(void)
 	if (now >= TimestampTzPlusMilliseconds(pruned_at, PRUNE_INTERVAL))
 	{
 		pruned_at = now;
-		worker_begin();
-		deliver_prune();
-		worker_commit(false);
+		run_job(&pruning);
+		run_job(&cleaning);
 	}
+	if (pg_atomic_read_u32(&worker.slot->prepared) != 0)
+		run_job(&watching);
 	if (!rotate)
 		return;
 	refresh_local(now);
-	worker_begin();
-	MemoryContextSwitchTo(worker.turn);
-	below = passed_below();
-	worker_commit(false);
-	nsegments = segments_rotate(below);
-	rotate = nsegments > 0;
+	run_job(&rotating);
 }
 
 static TimestampTz
@@ -322,7 +541,7 @@ dispatch_due(void)
 	dlist_iter	iter;
 
 	if (!loaded || look_delayed || look_checks)
-		return GetCurrentTimestamp();
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), loading.failures + releasing.failures + checking.failures > 0 ? 100 : 0);
 	dlist_foreach(iter, &deliveries)
 	{
 		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
@@ -344,12 +563,26 @@ dispatch_due(void)
 	return due;
 }
 
+/* Is there one whose delivery failed, and is to be tried again? */
+static bool
+broken_is_due_later(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, broken)
+		if (find_delivery(((Broken *) lfirst(cell))->subscription) == NULL &&
+			((Broken *) lfirst(cell))->until > GetCurrentTimestamp())
+			return true;
+	return false;
+}
+
 bool
 dispatch_is_idle(void)
 {
 	dlist_iter	iter;
 
-	if (!loaded || delayed_at != 0 || checks_at != 0)
+	if (!loaded || delayed_at != 0 || checks_at != 0 || broken_is_due_later() ||
+		pg_atomic_read_u32(&worker.slot->prepared) != 0)
 		return false;
 	dlist_foreach(iter, &deliveries)
 	{

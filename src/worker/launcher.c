@@ -155,6 +155,8 @@ worker_ended(Database *db)
 		/* it ended without saying so: an error; do not start one in a hurry */
 		slot->worker_pid = 0;
 		slot->worker_latch = NULL;
+		slot->wanted = true;
+		pg_atomic_write_u32(&slot->listening, 1);
 		db->failures++;
 	}
 	else

@@ -137,6 +137,7 @@ static int64 died_message = 0;
 typedef struct Local
 {
 	MemoryContext context;
+	MemoryContext place;		/* child: of the next two */
 	Subscription *subscription;
 	Position   *position;
 	Reader	   *reader;
@@ -191,6 +192,7 @@ load_locals(Oid role)
 			old = MemoryContextSwitchTo(context);
 			local = palloc0(sizeof(Local));
 			local->context = context;
+			local->place = AllocSetContextCreate(context, "dtx position", ALLOCSET_DEFAULT_SIZES);
 			local->subscription = subscription_copy(s);
 			if (died_in == s->id)
 			{
@@ -216,8 +218,12 @@ load_locals(Oid role)
 static void
 find_position(Local *local)
 {
-	MemoryContext old = MemoryContextSwitchTo(local->context);
-	Position   *position = position_read(local->subscription->id);
+	MemoryContext old;
+	Position   *position;
+
+	MemoryContextReset(local->place);
+	old = MemoryContextSwitchTo(local->place);
+	position = position_read(local->subscription->id);
 
 	if (position == NULL)
 	{
@@ -233,7 +239,7 @@ find_position(Local *local)
 		position_update(position);
 	}
 	local->position = position;
-	local->reader = reader_open(local->subscription, position, local->context);
+	local->reader = reader_open(local->subscription, position, local->place);
 	MemoryContextSwitchTo(old);
 }
 
@@ -247,7 +253,7 @@ refresh_position(Local *local)
 	if (local->reader->passed->xmin <= local->position->passed->xmin ||
 		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(local->saved_at, dispatch_refresh_delay()))
 		return;
-	old = MemoryContextSwitchTo(local->context);
+	old = MemoryContextSwitchTo(local->place);
 	passed_free(local->position->passed);
 	if (local->position->upto != NULL)
 		passed_free(local->position->upto);
@@ -362,7 +368,7 @@ run_batch(Local *local)
 	stat_add(STAT_MESSAGES_HANDLED, done);
 	if (!retried)
 	{
-		MemoryContext old = MemoryContextSwitchTo(local->context);
+		MemoryContext old = MemoryContextSwitchTo(local->place);
 
 		passed_free(local->position->passed);
 		if (local->position->upto != NULL)
@@ -384,13 +390,15 @@ record_failure(Local *local, const char *why)
 	local->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(local->failures));
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (local->position != NULL)
-		reader_close(local->reader);
-	find_position(local);
-	local->position->attempts = local->failures;
-	local->position->next_attempt = local->not_before;
-	local->position->last_error = MemoryContextStrdup(local->context, why);
-	position_update(local->position);
+	/* it may be gone, or moved */
+	if (subscription_is_current(local->subscription))
+	{
+		find_position(local);
+		local->position->attempts = local->failures;
+		local->position->next_attempt = local->not_before;
+		local->position->last_error = MemoryContextStrdup(local->place, why);
+		position_update(local->position);
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
@@ -453,14 +461,15 @@ run_all(Oid role)
 	ListCell   *cell;
 	bool		more;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	load_locals(role);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
 	do
 	{
 		more = false;
+		/* what was paused, moved or ended meanwhile goes no further */
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		load_locals(role);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
 		foreach(cell, locals)
 			more |= run_local(lfirst(cell));
 		while (half_message_check(role, &next))

@@ -80,6 +80,9 @@ worker_exit(int code, Datum arg)
 	/* after an error the launcher finds the pid still there, and waits a while */
 	if (code == 0)
 		slot->worker_pid = 0;
+	else
+		slot->wanted = true;
+	pg_atomic_write_u32(&slot->listening, 1);
 	slot->last_run = GetCurrentTimestamp();
 	if (!slot->recovered || hash_get_num_entries(worker.items) > 0 || worker.nshared > 0)
 		slot->rescan = slot->ask_peers = true;
