@@ -55,7 +55,7 @@ sub new_pair
 	}
 	# segments are full as soon as there is something in them, and are kept no longer than needed
 	($bank1, $bank2) = two_banks(
-		conf => "dtx.message_retention = 0\ndtx.message_check_interval = '50ms'\n",
+		conf => "dtx.message_retention = 0\ndtx.message_check_interval = '50ms'\ndtx.message_check_attempts = 100000\n",
 		$pairs++ ? (label => $pairs) : ());
 	define_messages($_) foreach $bank1, $bank2;
 	$bank1->safe_psql('bank1', <<'SQL');
@@ -178,7 +178,7 @@ sub was_reached
 {
 	my ($name, $victim, $mark) = @_;
 	return 1 if log_since($victim, $mark) =~ /fault point "\Q$name\E"(: (kill|stop)| reached)/;
-	my $errors = $victim->{_pid} && eval { value($bank1, 'SELECT string_agg(last_error, chr(10)) FROM dtx.position') };
+	my $errors = $victim->{_pid} && eval { value($bank1, 'SELECT string_agg(last_error, chr(10)) FROM (SELECT last_error FROM dtx.position UNION ALL SELECT last_error FROM dtx.half_message) e') };
 	return ($errors || '') =~ /fault point "\Q$name\E" reached/;
 }
 

@@ -28,7 +28,7 @@
 #define DTX_ROLLING_BACK		64
 #define DTX_USED_PEERS			8
 #define DTX_RETRY_REQUESTS		8
-#define DTX_RUNNERS				16
+#define DTX_RUNNERS				64
 #define DTX_HORIZONS			32
 #define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 

@@ -420,8 +420,8 @@ send_by_message(const char *server_name, const char *from, const char *to, Datum
 				 errhint("Within this database both accounts change in one transaction, in any other mode.")));
 	server = peer_server_by_name(server_name, role);
 	topic = psprintf(OWN_TOPIC "transfer.%u.%u", server, role);
-	(void) subscription_ensure(psprintf("transfers to %s as %s", server_name, GetUserNameFromId(role, false)),
-							   topic, server, "dtx.ledger_receive(jsonb)");
+	subscription_ensure(psprintf("transfers to %s as %s", server_name, GetUserNameFromId(role, false)),
+						topic, server, "dtx.ledger_receive(jsonb)");
 	ledger_move(true, from, amount);
 	message.topic = topic;
 	message.key = cstring_to_text(to);

@@ -513,8 +513,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	messages = parse_messages(PG_GETARG_JSONB_P(8));
 	if (delivery.again != 0)
 		messages = take_out_known(&delivery, messages);
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		setting_local("synchronous_commit", "on");
+	message_must_be_durable();
 	DTX_FAULT_POINT("deliver-before-handling");
 	if (delivery.handler[0] == '\0')
 	{

@@ -55,6 +55,9 @@ extern void message_check_size(const Message *message);
 extern void message_pre_commit(void);
 extern void message_xact_end(XactEvent event);
 
+/* This transaction has to commit synchronously, whatever is set until then. */
+extern void message_must_be_durable(void);
+
 /* This transaction changes what the worker has to do, and when: it is told at commit. */
 extern void message_changed(void);
 

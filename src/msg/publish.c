@@ -349,6 +349,12 @@ message_pre_commit(void)
 }
 
 void
+message_must_be_durable(void)
+{
+	must_be_durable = true;
+}
+
+void
 message_changed(void)
 {
 	changed = true;

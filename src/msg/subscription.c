@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "core/compat.h"
 #include "core/global.h"
@@ -22,6 +23,7 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "msg/deliver.h"
 #include "msg/handler.h"
 #include "msg/position.h"
 #include "msg/subscription.h"
@@ -357,17 +359,35 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(s.name));
 }
 
-const char *
+static bool
+topic_is_subscribed(const char *topic)
+{
+	ListCell   *cell;
+
+	foreach(cell, subscriptions_read())
+		if (strcmp(((Subscription *) lfirst(cell))->topic, topic) == 0)
+			return true;
+	return false;
+}
+
+void
 subscription_ensure(const char *name, const char *topic, Oid server, const char *handler)
 {
 	Subscription s = {0};
+	char	   *free_name = pstrdup(name);
 	Datum		schedule;
 
-	if (find_subscription(name) != NULL)
-		return name;
+	if (topic_is_subscribed(topic))
+		return;
 	refuse_in_branch();
+	/* who is at the same waits for this transaction */
+	subscription_lock((int64) hash_bytes_extended((const unsigned char *) topic, strlen(topic), 0));
+	if (topic_is_subscribed(topic))
+		return;
+	for (int i = 2; find_subscription(free_name) != NULL; i++)
+		free_name = psprintf("%s %d", name, i);
 	schedule = default_schedule();
-	s.name = name;
+	s.name = free_name;
 	s.topic = topic;
 	s.server = server;
 	s.handler = handler;
@@ -377,7 +397,6 @@ subscription_ensure(const char *name, const char *topic, Oid server, const char 
 	s.start = position_of_now();
 	s.uid = (int64) global_draw_r();
 	insert_subscription(&s, schedule);
-	return name;
 }
 
 /* A statement on one subscription, whose id is $1. What is left of it elsewhere the

@@ -47,8 +47,8 @@ extern Subscription *subscription_get(const char *name);
 /* The ms until the next attempt after that many have failed, with jitter. */
 extern int64 subscription_delay(const Subscription *subscription, int attempts);
 
-/* A subscription that only dtx makes, in the current transaction, unless it is there:
- * for topic at server, as the current role. Returns its name. */
-extern const char *subscription_ensure(const char *name, const char *topic, Oid server, const char *handler);
+/* A subscription that only dtx makes, in the current transaction, unless there is one
+ * of that topic: at server, as the current role, with a name like this one. */
+extern void subscription_ensure(const char *name, const char *topic, Oid server, const char *handler);
 
 #endif							/* DTX_SUBSCRIPTION_H */

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
@@ -62,8 +64,9 @@ runners_remain(DatabaseSlot *slot)
 	for (int i = 0; i < DTX_RUNNERS; i++)
 	{
 		any |= slot->runners[i].pid > 0;
-		if (slot->runners[i].latch != NULL)
-			SetLatch(slot->runners[i].latch);
+		/* a function may run in it for long: what it does is rolled back, and done later */
+		if (slot->runners[i].pid > 0)
+			(void) kill(slot->runners[i].pid, SIGTERM);
 	}
 	SpinLockRelease(&slot->mutex);
 	return any;

@@ -35,6 +35,18 @@ static bool look_checks = true;
 static bool rotate = true;		/* segments are to be looked at */
 static int	nsegments = 0;		/* as of the last look */
 
+static bool unserved = false;	/* a role has no place for a process */
+
+static void
+wake_runners(void)
+{
+	ListCell   *cell;
+
+	unserved = false;
+	foreach(cell, local_roles)
+		unserved |= !runner_wake(lfirst_oid(cell));
+}
+
 /* --- subscriptions --- */
 
 static Delivery *
@@ -261,8 +273,7 @@ load(void *arg)
 	}
 	worker_commit(false);
 	loaded = true;
-	foreach(cell, local_roles)
-		runner_wake(lfirst_oid(cell));
+	wake_runners();
 }
 
 static Job	loading = {load, "read subscriptions"};
@@ -302,7 +313,7 @@ look_for_checks(void *arg)
 	worker_commit(false);
 	look_checks = false;
 	foreach(cell, roles)
-		runner_wake(lfirst_oid(cell));
+		(void) runner_wake(lfirst_oid(cell));
 }
 
 static Job	releasing = {release_delayed, "release delayed messages"};
@@ -348,14 +359,12 @@ dispatch_step(void)
 		run_job(&loading);
 	if (published != seen)
 	{
-		ListCell   *cell;
 
 		seen = published;
 		rotate = true;
 		dlist_foreach(iter, &deliveries)
 			dlist_container(Delivery, node, iter.cur)->look = true;
-		foreach(cell, local_roles)
-			runner_wake(lfirst_oid(cell));
+		wake_runners();
 		worker.last_work = GetCurrentTimestamp();
 	}
 	if (timed != seen_timed)
@@ -440,13 +449,11 @@ static void
 refresh_local(TimestampTz now)
 {
 	static TimestampTz last = 0;
-	ListCell   *cell;
 
 	if (nsegments < 2 || now < TimestampTzPlusMilliseconds(last, dispatch_refresh_delay()))
 		return;
 	last = now;
-	foreach(cell, local_roles)
-		runner_wake(lfirst_oid(cell));
+	wake_runners();
 }
 
 static void
@@ -477,7 +484,6 @@ watch_prepared(void *arg)
 {
 	OwnSql		sql;
 	bool		any;
-	ListCell   *cell;
 
 	pg_atomic_write_u32(&worker.slot->prepared, 0);
 	worker_begin();
@@ -487,8 +493,7 @@ watch_prepared(void *arg)
 	worker_commit(false);
 	if (any)
 		pg_atomic_write_u32(&worker.slot->prepared, 1);
-	foreach(cell, local_roles)
-		runner_wake(lfirst_oid(cell));
+	wake_runners();
 }
 
 static Job	rotating = {rotate_segments, "rotate the log of messages"};
@@ -520,6 +525,8 @@ dispatch_housekeeping(void)
 		run_job(&pruning);
 		run_job(&cleaning);
 	}
+	if (unserved)
+		wake_runners();
 	if (pg_atomic_read_u32(&worker.slot->prepared) != 0)
 		run_job(&watching);
 	if (!rotate)
@@ -588,10 +595,11 @@ dispatch_is_idle(void)
 	{
 		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
 
+		if (delivery->changed_at != 0)
+			return false;
 		if (delivery->subscription->paused)
 			continue;
-		if (delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL ||
-			delivery->retry_at != 0 || delivery->changed_at != 0)
+		if (delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL || delivery->retry_at != 0)
 			return false;
 	}
 	return true;

@@ -37,8 +37,9 @@ extern Link *dispatch_next_link(void **iterator);
 
 extern PGDLLEXPORT void dtx_runner_main(Datum arg);
 
-/* In the worker: see to it that a process for the role looks for work. */
-extern void runner_wake(Oid role);
+/* In the worker: see to it that a process for the role looks for work. False: there
+ * are too many such roles just now. */
+extern bool runner_wake(Oid role);
 
 /* In the launcher: the role of a process that is to be started for a database, marked
  * as being started, or InvalidOid; start it, false when there is no process slot; then

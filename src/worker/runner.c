@@ -30,11 +30,13 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "worker/dispatch.h"
 #include "worker/worker.h"
 
 #define BATCH_BYTES		(4 * 1024 * 1024)
+#define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define START_TIMEOUT	10000	/* ms until one that has not come up is started anew */
 #define RESTART_DELAY	500		/* ms until one that has failed is */
 
@@ -64,7 +66,7 @@ runner_start(Oid database, Oid role)
 	return RegisterDynamicBackgroundWorker(&bgw, NULL);
 }
 
-void
+bool
 runner_wake(Oid role)
 {
 	DatabaseSlot *slot = worker.slot;
@@ -76,7 +78,8 @@ runner_wake(Oid role)
 		if (slot->runners[i].role == role)
 			runner = &slot->runners[i];
 	for (int i = 0; i < DTX_RUNNERS && runner == NULL; i++)
-		if (!OidIsValid(slot->runners[i].role))
+		if (!OidIsValid(slot->runners[i].role) ||
+			(slot->runners[i].pid == 0 && !slot->runners[i].wanted && slot->runners[i].due_at == 0))
 			runner = &slot->runners[i];
 	if (runner != NULL)
 	{
@@ -91,6 +94,7 @@ runner_wake(Oid role)
 	/* it starts processes: some may have to make room first */
 	if (start)
 		launcher_wake();
+	return runner != NULL;
 }
 
 Oid
@@ -419,7 +423,9 @@ run_local(Local *local)
 		MemoryContextSwitchTo(turn);
 		if (local->position == NULL)
 			find_position(local);
+		enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
 		more = run_batch(local);
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		local->failures = 0;
@@ -429,6 +435,7 @@ run_local(Local *local)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(turn);
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
