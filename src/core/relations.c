@@ -133,13 +133,27 @@ own_relid(OwnRelation which)
 	return oid;
 }
 
+static Snapshot given = NULL;
+
+void
+own_use_snapshot(Snapshot snapshot)
+{
+	given = snapshot;
+}
+
+Snapshot
+own_snapshot(void)
+{
+	return given != NULL ? given : GetLatestSnapshot();
+}
+
 void
 own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lockmode,
 			   int nkeys, ScanKeyData *keys)
 {
 	scan->rel = table_open(own_relid(table), lockmode);
 	scan->lockmode = lockmode;
-	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan->snapshot = RegisterSnapshot(own_snapshot());
 	scan->scan = systable_beginscan(scan->rel,
 									nkeys > 0 ? own_relid(index) : InvalidOid,
 									nkeys > 0, scan->snapshot, nkeys, keys);

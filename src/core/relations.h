@@ -246,6 +246,13 @@ typedef struct OwnScan
 	LOCKMODE	lockmode;
 } OwnScan;
 
+/*
+ * What scans see: all that has committed by now; or, for what a view shows beside
+ * tables of its query, that query's snapshot, until NULL is given again.
+ */
+extern void own_use_snapshot(Snapshot snapshot);
+extern Snapshot own_snapshot(void);
+
 extern void own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index,
 						   LOCKMODE lockmode, int nkeys, struct ScanKeyData *keys);
 extern void own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index,

@@ -291,7 +291,7 @@ collect_segment(Collector *collector, Relation rel, Snapshot snapshot, const Seg
 static void
 find_entries(Reader *reader)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(own_snapshot());
 	Collector	collector = {.reader = reader};
 	MemoryContext old = MemoryContextSwitchTo(reader->window);
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
@@ -603,26 +603,20 @@ position_at_start(const Subscription *subscription)
 	return position;
 }
 
-/* dtx.backlog(subscription int4, most int8): what is still in the log for it */
-Datum
-dtx_backlog(PG_FUNCTION_ARGS)
+static void
+put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	int			id = PG_GETARG_INT32(0);
-	int64		most = PG_GETARG_INT64(1);
 	Subscription *subscription = NULL;
 	Position   *position;
 	Reader	   *reader;
 	ListCell   *cell;
 	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "dtx backlog", ALLOCSET_DEFAULT_SIZES);
 
-	shmem_require();
-	InitMaterializedSRF(fcinfo, 0);
 	foreach(cell, subscriptions_read())
 		if (((Subscription *) lfirst(cell))->id == id)
 			subscription = lfirst(cell);
 	if (subscription == NULL || !has_privs_of_role(GetUserId(), subscription->role))
-		return (Datum) 0;
+		return;
 	position = position_read(id);
 	if (position == NULL || position->generation != subscription->generation)
 		position = position_at_start(subscription);
@@ -656,5 +650,25 @@ dtx_backlog(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	reader_close(reader);
+}
+
+/* dtx.backlog(subscription int4, most int8): what is still in the log for it */
+Datum
+dtx_backlog(PG_FUNCTION_ARGS)
+{
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	/* as of the same moment as dtx.undelivered, which the query reads: what leaves the
+	 * one for the other is in just one of them */
+	own_use_snapshot(GetActiveSnapshot());
+	PG_TRY();
+	{
+		put_backlog((ReturnSetInfo *) fcinfo->resultinfo, PG_GETARG_INT32(0), PG_GETARG_INT64(1));
+	}
+	PG_FINALLY();
+	{
+		own_use_snapshot(NULL);
+	}
+	PG_END_TRY();
 	return (Datum) 0;
 }
