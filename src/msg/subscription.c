@@ -419,37 +419,35 @@ change_subscription(const Subscription *subscription, const char *statement, int
 	subscriptions_changed();
 }
 
-/* dtx_unsubscribe(name text) */
-Datum
-dtx_unsubscribe(PG_FUNCTION_ARGS)
+static Datum
+change_by_name(FunctionCallInfo fcinfo, const char *statement)
 {
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	refuse_in_branch();
-	change_subscription(subscription, "DELETE FROM dtx.subscription WHERE id = $1", 0, NULL, NULL);
+	change_subscription(subscription, statement, 0, NULL, NULL);
 	PG_RETURN_VOID();
+}
+
+/* dtx_unsubscribe(name text) */
+Datum
+dtx_unsubscribe(PG_FUNCTION_ARGS)
+{
+	return change_by_name(fcinfo, "DELETE FROM dtx.subscription WHERE id = $1");
 }
 
 /* dtx_pause(name text) */
 Datum
 dtx_pause(PG_FUNCTION_ARGS)
 {
-	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-
-	refuse_in_branch();
-	change_subscription(subscription, "UPDATE dtx.subscription SET paused = true WHERE id = $1", 0, NULL, NULL);
-	PG_RETURN_VOID();
+	return change_by_name(fcinfo, "UPDATE dtx.subscription SET paused = true WHERE id = $1");
 }
 
 /* dtx_resume(name text) */
 Datum
 dtx_resume(PG_FUNCTION_ARGS)
 {
-	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-
-	refuse_in_branch();
-	change_subscription(subscription, "UPDATE dtx.subscription SET paused = false WHERE id = $1", 0, NULL, NULL);
-	PG_RETURN_VOID();
+	return change_by_name(fcinfo, "UPDATE dtx.subscription SET paused = false WHERE id = $1");
 }
 
 /* A new generation, that starts at the beginning with a filter: $2. It is for what can

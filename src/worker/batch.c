@@ -18,9 +18,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "worker/delivery.h"
+#include "worker/dispatch.h"
 #include "worker/worker.h"
 
-#define BATCH_BYTES		(4 * 1024 * 1024)
 #define RECORD_LOCK_TIMEOUT	100		/* ms */
 
 /* --- positions --- */

@@ -21,10 +21,10 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "worker/delivery.h"
+#include "worker/dispatch.h"
 #include "worker/worker.h"
 
 #define IDLE_CLOSE		60000	/* ms without a message until a connection is closed */
-#define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define ANSWER_GRACE	10000	/* ms beyond that until the connection is given up */
 #define REPLICATION_POLL 20		/* ms between looks at a standby's progress */
 #define CALL_BYTES		(8 * 1024 * 1024)	/* of text in a call, but for its last message */
@@ -215,11 +215,11 @@ call_failed(Delivery *delivery)
 	if (call->error != NULL && remote_failed_on_statement(call))
 	{
 		/* nothing was done; say it again */
+		number_not_used(delivery);
 		if (++delivery->busy > 3)
 			delivery_failed(delivery, why);
 		else
 			remote_free(call);
-		number_not_used(delivery);
 		return;
 	}
 	if (state == NULL || call->broken || strncmp(state, "57P", 3) == 0)

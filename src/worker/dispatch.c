@@ -359,7 +359,6 @@ dispatch_step(void)
 		run_job(&loading);
 	if (published != seen)
 	{
-
 		seen = published;
 		rotate = true;
 		dlist_foreach(iter, &deliveries)
@@ -533,12 +532,6 @@ dispatch_housekeeping(void)
 		return;
 	refresh_local(now);
 	run_job(&rotating);
-}
-
-static TimestampTz
-earlier(TimestampTz a, TimestampTz b)
-{
-	return a == 0 ? b : b == 0 ? a : Min(a, b);
 }
 
 TimestampTz

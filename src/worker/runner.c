@@ -35,8 +35,6 @@
 #include "worker/dispatch.h"
 #include "worker/worker.h"
 
-#define BATCH_BYTES		(4 * 1024 * 1024)
-#define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 #define START_TIMEOUT	10000	/* ms until one that has not come up is started anew */
 #define RESTART_DELAY	500		/* ms until one that has failed is */
 
@@ -247,22 +245,28 @@ find_position(Local *local)
 	MemoryContextSwitchTo(old);
 }
 
-/* Only other messages went by: that is written down once in a while, or the log
- * would be kept for this one. */
+/* The position is where the reader is. */
 static void
-refresh_position(Local *local)
+follow_reader(Local *local)
 {
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(local->place);
 
-	if (local->reader->passed->xmin <= local->position->passed->xmin ||
-		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(local->saved_at, dispatch_refresh_delay()))
-		return;
-	old = MemoryContextSwitchTo(local->place);
 	passed_free(local->position->passed);
 	if (local->position->upto != NULL)
 		passed_free(local->position->upto);
 	reader_position(local->reader, local->position);
 	MemoryContextSwitchTo(old);
+}
+
+/* Only other messages went by: that is written down once in a while, or the log
+ * would be kept for this one. */
+static void
+refresh_position(Local *local)
+{
+	if (local->reader->passed->xmin <= local->position->passed->xmin ||
+		GetCurrentTimestamp() < TimestampTzPlusMilliseconds(local->saved_at, dispatch_refresh_delay()))
+		return;
+	follow_reader(local);
 	position_update(local->position);
 	local->saved_at = GetCurrentTimestamp();
 }
@@ -371,15 +375,7 @@ run_batch(Local *local)
 	stat_add(STAT_MESSAGES_DELIVERED, done);
 	stat_add(STAT_MESSAGES_HANDLED, done);
 	if (!retried)
-	{
-		MemoryContext old = MemoryContextSwitchTo(local->place);
-
-		passed_free(local->position->passed);
-		if (local->position->upto != NULL)
-			passed_free(local->position->upto);
-		reader_position(local->reader, local->position);
-		MemoryContextSwitchTo(old);
-	}
+		follow_reader(local);
 	position_update(local->position);
 	local->saved_at = GetCurrentTimestamp();
 	return true;
@@ -451,12 +447,6 @@ run_local(Local *local)
 		record_failure(local, why);
 	MemoryContextReset(turn);
 	return more;
-}
-
-static TimestampTz
-earlier(TimestampTz a, TimestampTz b)
-{
-	return a == 0 ? b : b == 0 ? a : Min(a, b);
 }
 
 /* Everything there is to do. Returns when there will be more; 0: not by itself. */

@@ -275,10 +275,10 @@ wait_for_work(TimestampTz due)
 	ResetLatch(MyLatch);
 }
 
-static TimestampTz
+TimestampTz
 earlier(TimestampTz a, TimestampTz b)
 {
-	return b != 0 && b < a ? b : a;
+	return a == 0 ? b : b == 0 ? a : Min(a, b);
 }
 
 /* Is there nothing to do but to wait for more? */

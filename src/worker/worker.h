@@ -125,6 +125,9 @@ typedef struct Worker
 
 extern Worker worker;
 
+/* The earlier of two due times; 0: never. */
+extern TimestampTz earlier(TimestampTz a, TimestampTz b);
+
 /* Run a transaction of the worker's own; durable commits wait for the flush. */
 extern void worker_begin(void);
 extern void worker_commit(bool durable);
