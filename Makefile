@@ -19,21 +19,22 @@ OBJS = \
 	src/core/override.o src/core/own_sql.o src/core/participant.o \
 	src/core/peer_api.o src/core/peer_use.o src/core/relations.o src/core/resolve.o src/core/route.o src/core/settle.o src/core/shared.o src/core/shmem.o \
 	src/core/status.o src/core/subxact.o src/core/tell.o src/core/views.o src/core/vote.o \
-	src/net/connection.o src/net/fdw.o src/net/peer.o src/net/remote.o \
+	src/net/connection.o src/net/endpoint.o src/net/fdw.o src/net/http.o src/net/peer.o src/net/remote.o src/net/webhook.o \
 	src/at/at.o src/at/attach.o src/at/capture.o src/at/compensate.o src/at/constraint.o \
 	src/at/guard.o src/at/image.o src/at/key.o src/at/row_lock.o src/at/undo_log.o \
 	src/xa/prepared.o src/xa/session.o src/xa/xa.o \
 	src/tcc/action.o src/tcc/api.o src/tcc/call.o src/tcc/tcc.o \
-	src/msg/deliver.o src/msg/half.o src/msg/handler.o src/msg/position.o src/msg/publish.o src/msg/pull.o src/msg/segment.o \
+	src/msg/deliver.o src/msg/half.o src/msg/handler.o src/msg/position.o src/msg/publish.o src/msg/pull.o src/msg/schedule.o src/msg/segment.o \
 	src/msg/subscription.o src/msg/undelivered.o \
+	src/notify/accept.o src/notify/notification.o src/notify/notify.o src/notify/outcome.o src/notify/receive.o src/notify/reconcile.o \
 	src/ledger/frozen.o src/ledger/ledger.o \
 	src/worker/answer.o src/worker/batch.o src/worker/channel.o src/worker/control.o src/worker/delivery.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o \
-	src/worker/outcome.o src/worker/recovery.o src/worker/runner.o src/worker/vacuum.o src/worker/worker.o
+	src/worker/notifier.o src/worker/outcome.o src/worker/recovery.o src/worker/runner.o src/worker/target_db.o src/worker/target_http.o src/worker/vacuum.o src/worker/worker.o
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 SHLIB_LINK_INTERNAL = $(libpq)
-SHLIB_LINK = -lpq
+SHLIB_LINK = -lpq -lcurl
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
 ISOLATION = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/*.spec)))

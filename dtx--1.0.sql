@@ -259,6 +259,11 @@ BEGIN
     DELETE FROM dtx.held_message;
     DELETE FROM dtx.half_message;
     DELETE FROM dtx.de_duplication;
+    DELETE FROM dtx.notification;
+    DELETE FROM dtx.held_notification;
+    DELETE FROM dtx.target;
+    DELETE FROM dtx.received;
+    DELETE FROM dtx.expectation;
     IF dtx_node_reset.name = '' THEN
         RAISE EXCEPTION 'name of a node must not be empty' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -373,7 +378,8 @@ BEGIN
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
         ' dtx.branch_register(text, text), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
-        ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb) TO %s', role);
+        ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb),'
+        ' dtx.receive(text, integer, jsonb), dtx.outcome(text, text[]), @extschema@.dtx_outcome(text) TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION dtx_admit(regrole) IS
@@ -744,7 +750,7 @@ COMMENT ON FUNCTION dtx_seek(text, text) IS 'the same, with a time that is writt
 CREATE FUNCTION dtx_redeliver(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_redeliver_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_redeliver(bigint[], text) IS
-    'delivers dead letters again, with a fresh count of attempts. Returns how many.';
+    'delivers dead letters again, with a fresh count of attempts; without a subscription also exhausted notifications, with their schedule. Returns how many.';
 CREATE FUNCTION dtx_redeliver(subscription text, topic text DEFAULT NULL, since timestamptz DEFAULT NULL, error text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_redeliver_where' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_redeliver(text, text, timestamptz, text) IS
@@ -752,7 +758,7 @@ COMMENT ON FUNCTION dtx_redeliver(text, text, timestamptz, text) IS
 CREATE FUNCTION dtx_discard(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_discard(bigint[], text) IS
-    'gives dead letters up for good: what waits for them in the order of their key goes on. Returns how many.';
+    'gives dead letters up for good: what waits for them in the order of their key goes on; without a subscription also exhausted notifications. Returns how many.';
 
 CREATE FUNCTION dtx_message_prepare(topic text, payload jsonb, key text DEFAULT NULL, "check" text DEFAULT NULL, headers jsonb DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -792,6 +798,163 @@ CREATE FUNCTION dtx.deliver(subscription bigint, generation integer, batch bigin
 CREATE FUNCTION dtx.backlog(subscription integer, most bigint,
                             OUT id bigint, OUT published_at timestamptz, OUT topic text, OUT key text, OUT payload jsonb, OUT headers jsonb) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_backlog' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+/* -------------------------------------------------------------- notify */
+
+-- One row a target and business transaction: what is to be told, how far that has got, and what
+-- dtx_outcome answers. It is its own queue.
+CREATE TABLE dtx.notification (
+    id           bigint PRIMARY KEY,
+    server       oid NOT NULL,
+    role         oid NOT NULL,
+    attempts     integer NOT NULL,
+    begun_with   integer NOT NULL,
+    last_status  integer,
+    notified_at  timestamptz NOT NULL,
+    next_attempt timestamptz,
+    called_at    timestamptz,
+    changed_at   timestamptz NOT NULL,
+    state        "char" NOT NULL,
+    tx_no        text COLLATE "C" NOT NULL,
+    schedule     interval[],
+    payload      jsonb NOT NULL,
+    last_error   text,
+    answer       text,
+    UNIQUE (tx_no, server)
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX notification_due_idx ON dtx.notification (server, role, next_attempt) WHERE next_attempt IS NOT NULL;
+COMMENT ON TABLE dtx.notification IS 'results of business transactions that were registered here, and whom they are told';
+COMMENT ON COLUMN dtx.notification.server IS 'the target; 0: it is told to who asks only';
+COMMENT ON COLUMN dtx.notification.state IS 'r: registered only; p: to be delivered; d: delivered; x: exhausted; g: given up with dtx_discard';
+COMMENT ON COLUMN dtx.notification.begun_with IS 'how many of the attempts were made before its schedule began (anew)';
+COMMENT ON COLUMN dtx.notification.called_at IS 'an attempt is under way, or was cut off; it is counted';
+COMMENT ON COLUMN dtx.notification.changed_at IS 'when it came to its state';
+
+CREATE TABLE dtx.held_notification (
+    branch   bigint NOT NULL,
+    id       bigint NOT NULL,
+    server   oid NOT NULL,
+    role     oid NOT NULL,
+    tx_no    text COLLATE "C" NOT NULL,
+    schedule interval[],
+    payload  jsonb NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX held_notification_branch_idx ON dtx.held_notification (branch);
+COMMENT ON TABLE dtx.held_notification IS 'those of branches in doubt here: they are sent when these are committed';
+
+CREATE TABLE dtx.target (
+    server      oid NOT NULL,
+    role        oid NOT NULL,
+    disabled_at timestamptz,
+    reason      text,
+    not_before  timestamptz,
+    node        text COLLATE "C",
+    PRIMARY KEY (server, role)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE dtx.target IS 'what is known of targets: who they are, and what keeps them from getting notifications';
+COMMENT ON COLUMN dtx.target.not_before IS 'it has asked to be left alone until then';
+COMMENT ON COLUMN dtx.target.node IS 'the node that was met there, if it is a database';
+
+CREATE TABLE dtx.notification_handler (
+    sender  text COLLATE "C" PRIMARY KEY,
+    handler text NOT NULL
+);
+COMMENT ON TABLE dtx.notification_handler IS 'the functions that handle notifications which come here';
+COMMENT ON COLUMN dtx.notification_handler.sender IS 'name of the node that notifies; empty: any other';
+
+CREATE TABLE dtx.received (
+    received_at timestamptz NOT NULL,
+    role        oid NOT NULL,
+    how         "char" NOT NULL,
+    origin      text COLLATE "C" NOT NULL,
+    tx_no       text COLLATE "C" NOT NULL,
+    PRIMARY KEY (tx_no, origin)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE dtx.received IS 'results of other nodes'' business transactions that were applied here: each once, told or asked for';
+COMMENT ON COLUMN dtx.received.origin IS 'the first id of the node it comes from';
+COMMENT ON COLUMN dtx.received.how IS 't: told by that node; a: asked for; h: told over HTTP';
+
+CREATE TABLE dtx.expectation (
+    server       oid NOT NULL,
+    role         oid NOT NULL,
+    attempts     integer NOT NULL,
+    expected_at  timestamptz NOT NULL,
+    due_at       timestamptz NOT NULL,
+    next_attempt timestamptz,
+    ended_at     timestamptz,
+    state        "char" NOT NULL,
+    tx_no        text COLLATE "C" NOT NULL,
+    origin       text COLLATE "C",
+    schedule     interval[],
+    last_error   text,
+    PRIMARY KEY (tx_no, server)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX expectation_next_attempt_idx ON dtx.expectation (role, next_attempt) WHERE next_attempt IS NOT NULL;
+CREATE INDEX expectation_origin_idx ON dtx.expectation (server) WHERE origin IS NOT NULL;
+COMMENT ON TABLE dtx.expectation IS 'results that other nodes should tell, and that are asked for when they do not';
+COMMENT ON COLUMN dtx.expectation.state IS 'w: it is waited for; c: it has come, or was fetched; x: asked often enough';
+COMMENT ON COLUMN dtx.expectation.origin IS 'who is behind the server, as was learned from an answer';
+
+CREATE FUNCTION dtx_notify(server name, tx_no text, payload jsonb, schedule interval[] DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_notify(name, text, jsonb, interval[]) IS
+    'in the current transaction: has the result of a business transaction told to a server, over HTTP or to the handler of another database, as the caller; server NULL: only registered, for who asks. Attempts follow the first one by the schedule, by default {1min,5min,10min,30min,1h,2h,5h,10h}. Returns the id: that of the one there is, when the same was notified before. ERROR 23505 when that had another payload, 55000 when the user mapping has no secret, 22023 for a tx_no that is none.';
+
+CREATE FUNCTION dtx_outcome(tx_no text, OUT server name, OUT state text, OUT payload jsonb, OUT attempts integer, OUT notified_at timestamptz,
+                            OUT delivered_at timestamptz, OUT next_attempt timestamptz, OUT last_status integer, OUT last_error text) RETURNS SETOF record
+    AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_outcome(text) IS
+    'the result of a business transaction that was given to dtx_notify here, a row a target: pending, delivered, exhausted, discarded, or registered when there is none (server NULL). Needs EXECUTE, which roles named to dtx_admit have, and the rights of the role that the server''s option receiver names, if it names one, or of the role that notifies.';
+
+CREATE FUNCTION dtx_target_enable(server name) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_target_enable(name) IS
+    'has notifications of the caller to a server sent again that were stopped by dtx_target_disable, by its answer 410, or until a time that it named. Returns how many wait.';
+CREATE FUNCTION dtx_target_disable(server name) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_target_disable(name) IS
+    'sends no more notifications of the caller to a server; they are kept';
+
+CREATE FUNCTION dtx_on_notification(handler text, sender text DEFAULT NULL) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_on_notification(text, text) IS
+    'names the function of this database that is called, once, with each result that the node named sender notifies, or NULL: any other node; handler NULL: no more. Its arguments are among tx_no text, payload jsonb, sender text, notified_at timestamptz and attempt integer. Needs EXECUTE, which only superusers have until it is granted. ERROR 42883 or 42P13 when it cannot be called so.';
+CREATE FUNCTION dtx_reconcile(server name, tx_no text) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_reconcile(name, text) IS
+    'asks a server for the result of a business transaction, and applies it in the current transaction, as the caller, with the handler of notifications, unless that was done: applied, known, or unknown, when there is no result there. ERRORs are the handler''s or the peer''s, and 21000 when the peer has several results that differ.';
+CREATE FUNCTION dtx_expect(server name, tx_no text, after interval, schedule interval[] DEFAULT NULL) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_expect(name, text, interval, interval[]) IS
+    'has dtx_reconcile done as the caller when that result was not notified after a time, and again by the schedule until there is one';
+
+CREATE FUNCTION dtx_verify(payload text, headers jsonb, secret text, tolerance interval DEFAULT '5min') RETURNS boolean
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_verify(text, jsonb, text, interval) IS
+    'is the body of an HTTP request, with its headers webhook-id, webhook-timestamp and webhook-signature, signed with the secret (whsec_..., or several) as the Standard Webhooks specification says, and no older or newer than tolerance? ERROR 22023 for a secret that is none.';
+CREATE FUNCTION dtx_accept(payload text, headers jsonb, secret text, handler text DEFAULT NULL, sender text DEFAULT NULL, tolerance interval DEFAULT '5min') RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_accept(text, jsonb, text, text, text, interval) IS
+    'verifies a notification that came over HTTP, as dtx_verify does, and applies it in the current transaction, as the caller, with a function that the caller names or the handler of notifications, unless that was done: applied or known. sender: whose secret it is, the name of a node; nobody else''s results are applied then. ERROR 28000 when it is not authentic.';
+
+-- what other nodes call here
+CREATE FUNCTION dtx.receive(origin text, timeout integer, notifications jsonb,
+                            OUT id bigint, OUT state text, OUT detail text, OUT retry_after bigint) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'dtx_receive_notifications' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.outcome(tx_no text, nodes text[],
+                            OUT origin text, OUT found boolean, OUT payload jsonb, OUT notified_at bigint, OUT attempts integer) RETURNS record
+    AS 'MODULE_PATHNAME', 'dtx_peer_outcome' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+-- the option receiver of a server: may the role ask for what it is told?
+CREATE FUNCTION dtx.may_ask(asker oid, server oid, role oid) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+RETURN pg_catalog.pg_has_role(asker, role, 'USAGE')
+    OR NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s, pg_catalog.pg_options_to_table(s.srvoptions) o
+                   WHERE s.oid OPERATOR(pg_catalog.=) server AND o.option_name OPERATOR(pg_catalog.=) 'receiver')
+    OR EXISTS (SELECT FROM pg_catalog.pg_foreign_server s, pg_catalog.pg_options_to_table(s.srvoptions) o, pg_catalog.pg_roles r
+               WHERE s.oid OPERATOR(pg_catalog.=) server AND o.option_name OPERATOR(pg_catalog.=) 'receiver'
+                 AND r.rolname OPERATOR(pg_catalog.=) o.option_value::pg_catalog.name AND pg_catalog.pg_has_role(asker, r.oid, 'USAGE'));
 
 /* -------------------------------------------------------------- ledger */
 
@@ -1026,19 +1189,61 @@ CREATE VIEW dtx_in_flight WITH (security_barrier) AS
 COMMENT ON VIEW dtx_in_flight IS
     'transfers by message whose amount has left an account here and has not arrived yet; dead ones are among dtx_dead_letters';
 
+CREATE VIEW dtx_notifications WITH (security_barrier) AS
+    SELECT n.id, n.tx_no, s.srvname AS server, n.role::regrole AS role,
+           CASE n.state WHEN 'r' THEN 'registered' WHEN 'd' THEN 'delivered' WHEN 'x' THEN 'exhausted' WHEN 'g' THEN 'discarded'
+                        ELSE CASE WHEN t.disabled_at IS NULL THEN 'pending' ELSE 'stopped' END END AS state,
+           CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN n.payload END AS payload,
+           n.attempts, n.notified_at, CASE WHEN n.state OPERATOR(pg_catalog.=) 'd' THEN n.changed_at END AS delivered_at,
+           greatest(n.next_attempt, t.not_before) AS next_attempt, n.last_status,
+           CASE WHEN n.state OPERATOR(pg_catalog.<>) 'd' THEN coalesce(n.last_error, t.reason) END AS last_error,
+           CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN n.answer END AS answer
+    FROM dtx.notification n
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) n.server
+    LEFT JOIN dtx.target t ON n.state OPERATOR(pg_catalog.=) 'p' AND t.server OPERATOR(pg_catalog.=) n.server AND t.role OPERATOR(pg_catalog.=) n.role
+    WHERE dtx.may_see(n.role);
+COMMENT ON VIEW dtx_notifications IS
+    'results that were given to dtx_notify here, a row a target, and how their notification gets on';
+
+CREATE VIEW dtx_targets WITH (security_barrier) AS
+    SELECT s.srvname AS server, n.role::regrole AS role, CASE WHEN t.disabled_at IS NOT NULL THEN 'disabled' ELSE 'enabled' END AS state,
+           n.pending, n.exhausted, n.delivered, n.oldest_pending, n.last_delivered, t.disabled_at, t.not_before, t.reason,
+           (SELECT l.last_error FROM dtx.notification l WHERE l.server OPERATOR(pg_catalog.=) n.server AND l.role OPERATOR(pg_catalog.=) n.role
+              AND l.next_attempt IS NOT NULL AND l.last_error IS NOT NULL ORDER BY l.next_attempt LIMIT 1) AS last_error
+    FROM (SELECT g.server, g.role, pg_catalog.count(*) FILTER (WHERE g.state OPERATOR(pg_catalog.=) 'p') AS pending,
+                 pg_catalog.count(*) FILTER (WHERE g.state OPERATOR(pg_catalog.=) 'x') AS exhausted,
+                 pg_catalog.count(*) FILTER (WHERE g.state OPERATOR(pg_catalog.=) 'd') AS delivered,
+                 pg_catalog.min(g.notified_at) FILTER (WHERE g.state OPERATOR(pg_catalog.=) 'p') AS oldest_pending,
+                 pg_catalog.max(g.changed_at) FILTER (WHERE g.state OPERATOR(pg_catalog.=) 'd') AS last_delivered
+          FROM dtx.notification g WHERE g.server OPERATOR(pg_catalog.<>) 0::oid GROUP BY g.server, g.role) n
+    JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) n.server
+    LEFT JOIN dtx.target t ON t.server OPERATOR(pg_catalog.=) n.server AND t.role OPERATOR(pg_catalog.=) n.role
+    WHERE dtx.may_see(n.role);
+COMMENT ON VIEW dtx_targets IS 'whom this node notifies, as which role, and how that gets on';
+
+CREATE VIEW dtx_expectations WITH (security_barrier) AS
+    SELECT e.tx_no, s.srvname AS server, e.role::regrole AS role,
+           CASE e.state WHEN 'w' THEN 'waiting' WHEN 'c' THEN 'come' ELSE 'exhausted' END AS state,
+           e.expected_at, e.due_at, e.attempts, e.next_attempt, e.ended_at, e.last_error
+    FROM dtx.expectation e LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) e.server
+    WHERE dtx.may_see(e.role);
+COMMENT ON VIEW dtx_expectations IS 'results that are expected from other nodes with dtx_expect';
+
 /* -------------------------------------------------------------- rights */
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.held_branches(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(tid, "char"), dtx.is_attached(regclass), dtx.topic_matches(text, text), dtx.backlog(integer, bigint) TO PUBLIC;
+-- who asks learns what others are told; whose handler is called acts for who notifies
+REVOKE ALL ON FUNCTION dtx_outcome(text), dtx_on_notification(text, text) FROM PUBLIC;
 -- who subscribes reads what others publish
 REVOKE ALL ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
 -- they run inside a try, confirm or cancel only, with the rights of who transfers
 GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),
     dtx.ledger_unfreeze(text, numeric), dtx.ledger_check(text, numeric), dtx.ledger_add(text, numeric) TO PUBLIC;
-GRANT SELECT ON dtx_subscriptions, dtx_dead_letters, dtx_half_messages, dtx_in_flight, dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
+GRANT SELECT ON dtx_notifications, dtx_targets, dtx_expectations, dtx_subscriptions, dtx_dead_letters, dtx_half_messages, dtx_in_flight, dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
 
 /* ---------------------------------------------------------------- start */
 

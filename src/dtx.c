@@ -21,6 +21,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "msg/message.h"
+#include "notify/notification.h"
 #include "storage/ipc.h"
 #include "tcc/tcc.h"
 #include "tcop/utility.h"
@@ -167,6 +168,7 @@ _PG_init(void)
 	xa_register();
 	tcc_register();
 	msg_register();
+	notify_register();
 	callbacks_register();
 
 	next_shmem_request = shmem_request_hook;

@@ -22,6 +22,8 @@ int			guc_message_check_first = 6000;
 int			guc_message_check_interval = 30000;
 int			guc_message_retention = 86400;
 int			guc_message_segment_size = 262144;
+int			guc_notification_retention = 30 * 86400;
+int			guc_received_retention = -1;
 int			guc_recovery_interval = 60000;
 int			guc_retry_after = -1;
 int			guc_retry_base = 100;
@@ -114,6 +116,12 @@ guc_define(void)
 	define_int("dtx.message_segment_size",
 			   "Begins a new segment of the log of messages when the last has this size.",
 			   &guc_message_segment_size, 8, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB);
+	define_int("dtx.notification_retention",
+			   "Keeps notifications that were delivered, and registered results, for this time, for who asks; -1 for ever.",
+			   &guc_notification_retention, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);
+	define_int("dtx.received_retention",
+			   "Remembers for this time which results of other nodes were applied here; -1 for ever.",
+			   &guc_received_retention, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);
 	define_int("dtx.recovery_interval",
 			   "Asks every peer for branches in doubt once in this time.",
 			   &guc_recovery_interval, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS);

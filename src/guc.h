@@ -23,6 +23,8 @@ extern int	guc_message_check_first;	/* ms */
 extern int	guc_message_check_interval; /* ms */
 extern int	guc_message_retention;	/* s */
 extern int	guc_message_segment_size;	/* kB */
+extern int	guc_notification_retention; /* s */
+extern int	guc_received_retention; /* s */
 extern int	guc_recovery_interval;	/* ms */
 extern int	guc_retry_after;	/* ms; -1: not set */
 extern int	guc_retry_base;			/* ms */

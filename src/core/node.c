@@ -32,6 +32,7 @@ typedef struct NodeName
 {
 	char		id[DTX_NODE_SIZE];
 	bool		current;
+	TimestampTz created_at;
 	uint64		memory_from;
 } NodeName;
 
@@ -118,6 +119,7 @@ node_load(void)
 		snprintf(name->id, sizeof(name->id), "%s.%s",
 				 NameStr(*DatumGetName(own_column(&scan, tuple, Anum_node_name, NULL))),
 				 TextDatumGetCString(own_column(&scan, tuple, Anum_node_tag, NULL)));
+		name->created_at = DatumGetTimestampTz(own_column(&scan, tuple, Anum_node_created_at, NULL));
 		(void) own_column(&scan, tuple, Anum_node_retired_at, &null);
 		name->current = null;
 		name->memory_from = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_node_memory_from, NULL));
@@ -180,6 +182,19 @@ node_is_self(const char *node)
 		if (strcmp(((NodeName *) lfirst(cell))->id, node) == 0)
 			return true;
 	return false;
+}
+
+const char *
+node_origin(void)
+{
+	const NodeName *first = NULL;
+	ListCell   *cell;
+
+	(void) node_self();
+	foreach(cell, node_names)
+		if (first == NULL || ((NodeName *) lfirst(cell))->created_at < first->created_at)
+			first = lfirst(cell);
+	return first->id;
 }
 
 List *

@@ -20,6 +20,9 @@ extern const char *node_self_if_trusted(const char **reason);
 /* Is this the id of this node, or one that it had before it was adopted? */
 extern bool node_is_self(const char *node);
 
+/* Its first id: who was told of this node before it was adopted knows it by that. */
+extern const char *node_origin(void);
+
 /* All ids of this node, the present one first: a List of char *. */
 extern struct List *node_all_ids(void);
 

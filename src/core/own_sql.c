@@ -47,14 +47,32 @@ own_sql_end(OwnSql *state)
 	SetUserIdAndSecContext(state->role, state->context);
 }
 
-uint64
-own_sql(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+static void
+check_code(int code, const char *sql)
 {
-	int			code = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
-
 	if (code < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not run \"%s\": %s", sql, SPI_result_code_string(code))));
+}
+
+uint64
+own_sql(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	check_code(SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0), sql);
+	return SPI_processed;
+}
+
+uint64
+own_sql_saved(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	fresh = SPI_prepare(sql, nargs, types);
+
+		check_code(fresh == NULL ? SPI_result : SPI_keepplan(fresh), sql);
+		*plan = fresh;
+	}
+	check_code(SPI_execute_plan(*plan, values, nulls, false, 0), sql);
 	return SPI_processed;
 }

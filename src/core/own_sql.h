@@ -29,4 +29,8 @@ extern void own_sql_end(OwnSql *state);
  * are in SPI_tuptable. */
 extern uint64 own_sql(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
+/* The same with a plan that is kept in *plan, NULL at first, for what runs often. */
+extern uint64 own_sql_saved(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *values,
+							const char *nulls);
+
 #endif							/* DTX_OWN_SQL_H */

@@ -67,6 +67,11 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_UNDELIVERED] = "undelivered",
 	[OWN_DE_DUPLICATION] = "de_duplication",
 	[OWN_DE_DUPLICATION_PKEY] = "de_duplication_pkey",
+	[OWN_NOTIFICATION] = "notification",
+	[OWN_HELD_NOTIFICATION] = "held_notification",
+	[OWN_HELD_NOTIFICATION_BRANCH_IDX] = "held_notification_branch_idx",
+	[OWN_RECEIVED] = "received",
+	[OWN_EXPECTATION] = "expectation",
 };
 
 static Oid	schema_oid = InvalidOid;
@@ -247,6 +252,7 @@ indexes_of(OwnRelation table)
 	static const OwnRelation frozen[] = {OWN_FROZEN_PKEY, OWN_COUNT};
 	static const OwnRelation delayed_message[] = {OWN_DELAYED_MESSAGE_DELIVER_AT_IDX, OWN_COUNT};
 	static const OwnRelation held_message[] = {OWN_HELD_MESSAGE_BRANCH_IDX, OWN_COUNT};
+	static const OwnRelation held_notification[] = {OWN_HELD_NOTIFICATION_BRANCH_IDX, OWN_COUNT};
 	static const OwnRelation half_message[] = {OWN_HALF_MESSAGE_PKEY, OWN_HALF_MESSAGE_NEXT_CHECK_IDX, OWN_COUNT};
 	static const OwnRelation de_duplication[] = {OWN_DE_DUPLICATION_PKEY, OWN_COUNT};
 	static const OwnRelation joined_branch[] = {OWN_JOINED_BRANCH_PKEY, OWN_COUNT};
@@ -278,6 +284,8 @@ indexes_of(OwnRelation table)
 			return delayed_message;
 		case OWN_HELD_MESSAGE:
 			return held_message;
+		case OWN_HELD_NOTIFICATION:
+			return held_notification;
 		case OWN_HALF_MESSAGE:
 			return half_message;
 		case OWN_DE_DUPLICATION:

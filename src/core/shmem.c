@@ -44,6 +44,8 @@ init_database_slot(DatabaseSlot *slot, Oid database)
 	pg_atomic_init_u32(&slot->listening, 1);
 	pg_atomic_init_u32(&slot->prepared, 1);
 	pg_atomic_init_u32(&slot->segment, 0);
+	for (int i = 0; i < DTX_TARGET_BUCKETS; i++)
+		pg_atomic_init_u32(&slot->notified[i], 0);
 	for (int i = 0; i < STAT_COUNT; i++)
 		pg_atomic_init_u64(&slot->stats[i], 0);
 	ConditionVariableInit(&slot->changed);

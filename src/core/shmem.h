@@ -30,6 +30,7 @@
 #define DTX_RETRY_REQUESTS		8
 #define DTX_RUNNERS				64
 #define DTX_HORIZONS			32
+#define DTX_TARGET_BUCKETS		64
 #define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 
 /*
@@ -101,6 +102,12 @@ typedef enum StatCounter
 	STAT_MESSAGES_HANDLED,
 	STAT_MESSAGES_FAILED,
 	STAT_MESSAGES_DEAD,
+	STAT_NOTIFICATIONS_MADE,
+	STAT_NOTIFICATION_ATTEMPTS,
+	STAT_NOTIFICATIONS_DELIVERED,
+	STAT_NOTIFICATIONS_EXHAUSTED,
+	STAT_NOTIFICATIONS_APPLIED,
+	STAT_OUTCOMES_ASKED,
 	STAT_COUNT
 } StatCounter;
 
@@ -174,6 +181,7 @@ typedef struct DatabaseSlot
 	bool		runners_yield;	/* others need the process slots of those that are idle */
 	pg_atomic_uint64 published; /* counts messages in the log */
 	pg_atomic_uint64 timed;		/* counts changes of when something is due */
+	pg_atomic_uint32 notified[DTX_TARGET_BUCKETS];	/* count notifications, by a hash of the target */
 	pg_atomic_uint32 prepared;	/* may prepared transactions have published? */
 	pg_atomic_uint32 listening; /* is the worker to be woken for messages? */
 	pg_atomic_uint32 segment;	/* of the log that is written; 0: not known */

@@ -47,6 +47,12 @@ static const char *const stat_names[STAT_COUNT] = {
 	[STAT_MESSAGES_HANDLED] = "messages_handled",
 	[STAT_MESSAGES_FAILED] = "messages_failed",
 	[STAT_MESSAGES_DEAD] = "messages_dead",
+	[STAT_NOTIFICATIONS_MADE] = "notifications_made",
+	[STAT_NOTIFICATION_ATTEMPTS] = "notification_attempts",
+	[STAT_NOTIFICATIONS_DELIVERED] = "notifications_delivered",
+	[STAT_NOTIFICATIONS_EXHAUSTED] = "notifications_exhausted",
+	[STAT_NOTIFICATIONS_APPLIED] = "notifications_applied",
+	[STAT_OUTCOMES_ASKED] = "outcomes_asked",
 };
 
 static bool

@@ -18,7 +18,6 @@
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
-#include "core/override.h"
 #include "core/own_sql.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -31,7 +30,6 @@
 #include "msg/deliver.h"
 #include "msg/handler.h"
 #include "storage/lock.h"
-#include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -363,8 +361,8 @@ parse_message(JsonbContainer *array)
 	return message;
 }
 
-static List *
-parse_messages(Jsonb *jsonb)
+List *
+messages_parse(Jsonb *jsonb)
 {
 	List	   *messages = NIL;
 	JsonbIterator *it;
@@ -397,33 +395,7 @@ find_handler(void *arg)
 {
 	FindWork   *work = arg;
 
-	work->handler = handler_lookup(work->name);
-}
-
-#define CONNECTION_CHECK_INTERVAL	200		/* ms between looks whether the sender is there */
-
-/* A handler that waits ends when its sender has gone. */
-static void
-watch_sender(void)
-{
-	if (client_connection_check_interval != 0 || MyProcPort == NULL)
-		return;
-	setting_local("client_connection_check_interval", CppAsString2(CONNECTION_CHECK_INTERVAL));
-	if (!get_timeout_active(CLIENT_CONNECTION_CHECK_TIMEOUT))
-		enable_timeout_after(CLIENT_CONNECTION_CHECK_TIMEOUT, CONNECTION_CHECK_INTERVAL);
-}
-
-/* As statement_timeout does, unless that comes first: what is ended so was not done,
- * for certain. True: it has to be disabled. */
-static bool
-limit_time(int timeout)
-{
-	if (timeout <= 0 ||
-		(get_timeout_active(STATEMENT_TIMEOUT) &&
-		 get_timeout_finish_time(STATEMENT_TIMEOUT) <= TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout)))
-		return false;
-	enable_timeout_after(STATEMENT_TIMEOUT, timeout);
-	return true;
+	work->handler = handler_lookup(work->name, HANDLES_MESSAGES);
 }
 
 static void
@@ -510,7 +482,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 						 delivery.forget, known.forgotten), -1);
 		return (Datum) 0;
 	}
-	messages = parse_messages(PG_GETARG_JSONB_P(8));
+	messages = messages_parse(PG_GETARG_JSONB_P(8));
 	if (delivery.again != 0)
 		messages = take_out_known(&delivery, messages);
 	message_must_be_durable();
@@ -533,8 +505,8 @@ dtx_deliver(PG_FUNCTION_ARGS)
 		put_row(rsinfo, 0, DELIVER_REFUSED, unpack_sql_state(error->sqlerrcode), error->message, -1);
 		return (Datum) 0;
 	}
-	timed = limit_time(delivery.timeout);
-	watch_sender();
+	timed = handling_limit(delivery.timeout);
+	handling_watch_sender();
 	handled = handle_messages(find.handler, messages, ordered);
 	if (timed)
 		disable_timeout(STATEMENT_TIMEOUT, false);

@@ -7,6 +7,9 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
 /*
  * What the answer's rows say: one for each message that was not handled, then
  * one for the batch.
@@ -34,6 +37,9 @@
 	" $3::pg_catalog.int8, $4::pg_catalog.int8, $5::pg_catalog.int8, $6::pg_catalog.bool, $7::pg_catalog.int4," \
 	" $8::pg_catalog.text, $9::pg_catalog.jsonb)"
 #define DELIVER_PARAMS		9
+
+/* The messages of a call, as above: a List of Message *, palloc'd. ERROR 22023. */
+extern List *messages_parse(Jsonb *jsonb);
 
 /* In the worker, in a transaction: forget what was received long ago. */
 extern void deliver_prune(void);

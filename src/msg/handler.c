@@ -11,12 +11,14 @@
 #include "catalog/pg_type.h"
 #include "core/compat.h"
 #include "core/errors.h"
+#include "core/override.h"
 #include "core/subxact.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "msg/handler.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -27,30 +29,40 @@
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 static const struct
 {
 	const char *name;
 	Oid			type;
 	bool		nullable;
+	int			kinds;			/* HandlerKind */
 }			fields[] = {
-	{"id", INT8OID, false},
-	{"topic", TEXTOID, false},
-	{"key", TEXTOID, true},
-	{"payload", JSONBOID, false},
-	{"headers", JSONBOID, true},
-	{"published_at", TIMESTAMPTZOID, false},
-	{"attempt", INT4OID, false},
+	{"id", INT8OID, false, HANDLES_MESSAGES},
+	{"topic", TEXTOID, false, HANDLES_MESSAGES},
+	{"key", TEXTOID, true, HANDLES_MESSAGES},
+	{"payload", JSONBOID, false, HANDLES_MESSAGES | HANDLES_NOTIFICATIONS},
+	{"headers", JSONBOID, true, HANDLES_MESSAGES},
+	{"published_at", TIMESTAMPTZOID, false, HANDLES_MESSAGES},
+	{"attempt", INT4OID, false, HANDLES_MESSAGES | HANDLES_NOTIFICATIONS},
+	{"tx_no", TEXTOID, false, HANDLES_NOTIFICATIONS},
+	{"sender", TEXTOID, false, HANDLES_NOTIFICATIONS},
+	{"notified_at", TIMESTAMPTZOID, false, HANDLES_NOTIFICATIONS},
 };
 #define FIELD_PAYLOAD	3
 
 static void
-refuse_handler(Oid function, const char *why)
+refuse_handler(HandlerKind kind, Oid function, const char *why)
 {
+	bool		messages = kind == HANDLES_MESSAGES;
+
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-			 errmsg("%s cannot be a handler of messages", format_procedure(function)),
+			 errmsg("%s cannot be a handler of %s", format_procedure(function), messages ? "messages" : "notifications"),
 			 errdetail_internal("%s", why),
+			 !messages ?
+			 errhint("Its arguments are among tx_no text, payload jsonb, sender text, notified_at timestamptz and attempt integer.") :
 			 errhint("Its arguments are among id bigint, topic text, key text, payload jsonb, headers jsonb, published_at timestamptz and attempt integer.")));
 }
 
@@ -63,7 +75,7 @@ function_by_name(const char *name)
 }
 
 Handler *
-handler_lookup(const char *name)
+handler_lookup(const char *name, HandlerKind kind)
 {
 	Handler    *handler = palloc0(sizeof(Handler));
 	HeapTuple	tuple;
@@ -74,6 +86,7 @@ handler_lookup(const char *name)
 	bool		strict;
 
 	handler->name = pstrdup(name);
+	handler->kind = kind;
 	handler->function = function_by_name(name);
 	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(handler->function));
 	if (!HeapTupleIsValid(tuple))
@@ -83,33 +96,34 @@ handler_lookup(const char *name)
 	form = (Form_pg_proc) GETSTRUCT(tuple);
 	strict = form->proisstrict;
 	if (form->prokind != PROKIND_FUNCTION || form->proretset)
-		refuse_handler(handler->function, "It must be a plain function that does not return a set.");
+		refuse_handler(kind, handler->function, "It must be a plain function that does not return a set.");
 	handler->nargs = get_func_arg_info(tuple, &types, &names, &modes);
 	if (handler->nargs > lengthof(handler->fields))
-		refuse_handler(handler->function, "It has too many arguments.");
+		refuse_handler(kind, handler->function, "It has too many arguments.");
 	for (int i = 0; i < handler->nargs; i++)
 	{
 		int			field;
 
 		if (modes != NULL && modes[i] != PROARGMODE_IN)
-			refuse_handler(handler->function, "It must have plain IN arguments only.");
+			refuse_handler(kind, handler->function, "It must have plain IN arguments only.");
 		for (field = 0; field < lengthof(fields); field++)
-			if (names != NULL && names[i] != NULL && strcmp(names[i], fields[field].name) == 0)
+			if (names != NULL && names[i] != NULL && (fields[field].kinds & kind) != 0 &&
+				strcmp(names[i], fields[field].name) == 0)
 				break;
 		if (field == lengthof(fields) && handler->nargs == 1 && types[i] == JSONBOID)
 			field = FIELD_PAYLOAD;
 		if (field == lengthof(fields))
 		{
-			refuse_handler(handler->function, names == NULL || names[i] == NULL || names[i][0] == '\0' ?
+			refuse_handler(kind, handler->function, names == NULL || names[i] == NULL || names[i][0] == '\0' ?
 						   "Its arguments must have names." :
-						   psprintf("A message has no \"%s\".", names[i]));
+						   psprintf("A %s has no \"%s\".", kind == HANDLES_MESSAGES ? "message" : "notification", names[i]));
 			break;
 		}
 		if (types[i] != fields[field].type)
-			refuse_handler(handler->function, psprintf("Argument \"%s\" must be of type %s.", fields[field].name,
+			refuse_handler(kind, handler->function, psprintf("Argument \"%s\" must be of type %s.", fields[field].name,
 													   format_type_be(fields[field].type)));
 		if (strict && fields[field].nullable)
-			refuse_handler(handler->function, psprintf("It is STRICT, and would not be called where there is no %s.",
+			refuse_handler(kind, handler->function, psprintf("It is STRICT, and would not be called where there is no %s.",
 													   fields[field].name));
 		handler->fields[i] = field;
 	}
@@ -151,9 +165,11 @@ set_field(NullableDatum *arg, int field, const Message *message)
 			arg->value = Int64GetDatum(message->id);
 			break;
 		case 1:
+		case 8:
 			arg->value = CStringGetTextDatum(message->topic);
 			break;
 		case 2:
+		case 7:
 			arg->isnull = message->key == NULL;
 			arg->value = PointerGetDatum(message->key);
 			break;
@@ -165,6 +181,7 @@ set_field(NullableDatum *arg, int field, const Message *message)
 			arg->value = PointerGetDatum(message->headers);
 			break;
 		case 5:
+		case 9:
 			arg->value = TimestampTzGetDatum(message->published_at);
 			break;
 		default:
@@ -178,11 +195,43 @@ call_handler(Handler *handler, const Message *message)
 {
 	LOCAL_FCINFO(fcinfo, lengthof(handler->fields));
 
+	if (handler->first != NULL && !handler->first(message, handler->first_arg))
+		return;
 	InitFunctionCallInfoData(*fcinfo, &handler->flinfo, handler->nargs, DEFAULT_COLLATION_OID, NULL, NULL);
 	for (int i = 0; i < handler->nargs; i++)
 		set_field(&fcinfo->args[i], handler->fields[i], message);
 	(void) FunctionCallInvoke(fcinfo);
 }
+
+/* --- limits of a call --- */
+
+#define CONNECTION_CHECK_INTERVAL	200		/* ms between looks whether the sender is there */
+
+/* A handler that waits ends when its sender has gone. */
+void
+handling_watch_sender(void)
+{
+	if (client_connection_check_interval != 0 || MyProcPort == NULL)
+		return;
+	setting_local("client_connection_check_interval", CppAsString2(CONNECTION_CHECK_INTERVAL));
+	if (!get_timeout_active(CLIENT_CONNECTION_CHECK_TIMEOUT))
+		enable_timeout_after(CLIENT_CONNECTION_CHECK_TIMEOUT, CONNECTION_CHECK_INTERVAL);
+}
+
+/* As statement_timeout does, unless that comes first: what is ended so was not done,
+ * for certain. True: it has to be disabled. */
+bool
+handling_limit(int timeout)
+{
+	if (timeout <= 0 ||
+		(get_timeout_active(STATEMENT_TIMEOUT) &&
+		 get_timeout_finish_time(STATEMENT_TIMEOUT) <= TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout)))
+		return false;
+	enable_timeout_after(STATEMENT_TIMEOUT, timeout);
+	return true;
+}
+
+/* --- handling --- */
 
 typedef struct HandleWork
 {

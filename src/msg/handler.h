@@ -10,13 +10,26 @@
 #include "fmgr.h"
 #include "msg/message.h"
 
+/* What a handler is called with. A notification is a message whose key is the tx_no and
+ * whose topic is the sender. */
+typedef enum HandlerKind
+{
+	HANDLES_MESSAGES = 1,
+	HANDLES_NOTIFICATIONS = 2
+} HandlerKind;
+
 typedef struct Handler
 {
 	const char *name;			/* as it was given */
+	HandlerKind kind;
 	Oid			function;
 	FmgrInfo	flinfo;
 	int			nargs;
 	int			fields[8];		/* what each argument gets */
+	/* NULL, or called before each call, in its subtransaction: false, and it is handled
+	 * without being called */
+	bool		(*first) (const Message *message, void *arg);
+	void	   *first_arg;
 } Handler;
 
 /* What became of a message. */
@@ -32,11 +45,11 @@ typedef struct Handled
 /*
  * A handler by name, name with schema, or signature, palloc'd, for the current role.
  * Its arguments get what their names say: id, topic, key, payload, headers,
- * published_at, attempt; a single one of type jsonb gets the payload whatever its
- * name. ERROR 42883 when there is none, 42P13 when it cannot be a handler, 42501
+ * published_at, attempt, or, for notifications, tx_no, payload, sender, notified_at,
+ * attempt; a single one of type jsonb gets the payload whatever its name. ERROR 42883 when there is none, 42P13 when it cannot be a handler, 42501
  * without EXECUTE.
  */
-extern Handler *handler_lookup(const char *name);
+extern Handler *handler_lookup(const char *name, HandlerKind kind);
 
 /* A function by name or signature. ERROR 42883, 42725. */
 extern Oid	function_by_name(const char *name);
@@ -46,6 +59,11 @@ extern bool handler_role_may_log_in(Oid role);
 
 /* ERROR 55000 when no process could run as this role by itself. */
 extern void handler_check_role(Oid role);
+
+/* A call that handles something: it ends after that many ms, unless statement_timeout
+ * comes first, and when its sender has gone. True: disable STATEMENT_TIMEOUT afterwards. */
+extern bool handling_limit(int timeout);
+extern void handling_watch_sender(void);
 
 /*
  * Handle messages, each once, in the current transaction: all in one subtransaction,

@@ -61,6 +61,9 @@ extern void message_must_be_durable(void);
 /* This transaction changes what the worker has to do, and when: it is told at commit. */
 extern void message_changed(void);
 
+/* This transaction notifies a target: the worker is told at commit. */
+extern void message_notifies(uint32 bucket);
+
 /* A prepared transaction was committed that may have published. Never throws. */
 extern void message_committed_elsewhere(void);
 

@@ -42,6 +42,7 @@ PG_FUNCTION_INFO_V1(dtx_topic_matches);
 static uint64 appended = 0;
 static bool must_be_durable = false;
 static bool changed = false;	/* beside that: the worker has to look at the time again */
+static uint64 notified = 0;		/* the buckets of targets that it notifies: a bit each */
 
 void
 topic_check(const char *topic, bool pattern)
@@ -360,6 +361,14 @@ message_changed(void)
 	changed = true;
 }
 
+void
+message_notifies(uint32 bucket)
+{
+	StaticAssertStmt(DTX_TARGET_BUCKETS == 64, "a bit for each bucket");
+	notified |= UINT64CONST(1) << (bucket % DTX_TARGET_BUCKETS);
+	must_be_durable = true;
+}
+
 /* So many messages without a listener until the worker looks after the segments. */
 #define UNHEARD		10000
 
@@ -382,10 +391,22 @@ message_committed_elsewhere(void)
 		tell_published(slot, 1);
 }
 
+static void
+tell_notified(DatabaseSlot *slot)
+{
+	for (int i = 0; i < DTX_TARGET_BUCKETS; i++)
+		if (notified & (UINT64CONST(1) << i))
+			pg_atomic_fetch_add_u32(&slot->notified[i], 1);
+	worker_wake(slot);
+}
+
 void
 message_xact_end(XactEvent event)
 {
 	DatabaseSlot *slot;
+
+	if (notified != 0 && event == XACT_EVENT_COMMIT && (slot = my_database_slot()) != NULL)
+		tell_notified(slot);
 
 	if ((appended > 0 || changed) && event == XACT_EVENT_COMMIT && (slot = my_database_slot()) != NULL)
 	{
@@ -400,13 +421,13 @@ message_xact_end(XactEvent event)
 			worker_wake(slot);
 		}
 	}
-	if (appended > 0 && event == XACT_EVENT_PREPARE && (slot = my_database_slot()) != NULL)
+	if ((appended > 0 || notified != 0) && event == XACT_EVENT_PREPARE && (slot = my_database_slot()) != NULL)
 	{
 		/* who commits it tells nobody: the worker keeps looking */
 		pg_atomic_write_u32(&slot->prepared, 1);
 		worker_wake(slot);
 	}
-	appended = 0;
+	appended = notified = 0;
 	must_be_durable = changed = false;
 }
 

@@ -12,7 +12,6 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "common/pg_prng.h"
 #include "core/compat.h"
 #include "core/global.h"
 #include "core/own_sql.h"
@@ -26,8 +25,10 @@
 #include "msg/deliver.h"
 #include "msg/handler.h"
 #include "msg/position.h"
+#include "msg/schedule.h"
 #include "msg/subscription.h"
 #include "net/peer.h"
+#include "notify/notification.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -53,37 +54,6 @@ PG_FUNCTION_INFO_V1(dtx_discard);
 #define DEFAULT_BATCH_SIZE		500
 #define MAX_BATCH_SIZE			10000
 
-static int64
-interval_ms(const Interval *interval)
-{
-	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
-
-	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
-}
-
-static void
-read_schedule(Subscription *subscription, Datum array)
-{
-	Datum	   *items;
-	bool	   *nulls;
-
-	deconstruct_array(DatumGetArrayTypeP(array), INTERVALOID, sizeof(Interval), false, TYPALIGN_DOUBLE,
-					  &items, &nulls, &subscription->nschedule);
-	subscription->schedule = palloc(Max(subscription->nschedule, 1) * sizeof(int64));
-	for (int i = 0; i < subscription->nschedule; i++)
-	{
-		subscription->schedule[i] = nulls[i] ? -1 : interval_ms(DatumGetIntervalP(items[i]));
-		if (subscription->schedule[i] < 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("intervals of a schedule must not be null or negative")));
-	}
-	if (subscription->nschedule == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a schedule must have an interval")));
-}
-
 static Subscription *
 form_subscription(OwnScan *scan, HeapTuple tuple)
 {
@@ -100,7 +70,7 @@ form_subscription(OwnScan *scan, HeapTuple tuple)
 	s->handler = isnull ? NULL : TextDatumGetCString(value);
 	s->role = DatumGetObjectId(own_column(scan, tuple, Anum_subscription_role, NULL));
 	s->ordered = DatumGetBool(own_column(scan, tuple, Anum_subscription_ordered, NULL));
-	read_schedule(s, own_column(scan, tuple, Anum_subscription_schedule, NULL));
+	s->schedule = schedule_parse(own_column(scan, tuple, Anum_subscription_schedule, NULL), 1, &s->nschedule);
 	s->max_attempts = DatumGetInt32(own_column(scan, tuple, Anum_subscription_max_attempts, NULL));
 	s->batch_size = DatumGetInt32(own_column(scan, tuple, Anum_subscription_batch_size, NULL));
 	s->paused = DatumGetBool(own_column(scan, tuple, Anum_subscription_paused, NULL));
@@ -191,10 +161,7 @@ subscription_get(const char *name)
 int64
 subscription_delay(const Subscription *subscription, int attempts)
 {
-	int64		delay = subscription->schedule[Min(Max(attempts, 1), subscription->nschedule) - 1];
-
-	/* a tenth more or less, so that what failed together does not come together */
-	return delay - delay / 10 + (int64) (pg_prng_double(&pg_global_prng_state) * (delay / 5));
+	return schedule_delay(subscription->schedule, subscription->nschedule, attempts);
 }
 
 /* What delivers has to look at the subscriptions again when this commits. */
@@ -286,17 +253,13 @@ positive(FunctionCallInfo fcinfo, int arg, int standard, int most, const char *w
 	return value;
 }
 
-static Datum
-default_schedule(void)
-{
-	return OidInputFunctionCall(F_ARRAY_IN, DEFAULT_SCHEDULE, INTERVALOID, -1);
-}
-
 /* Record the server's use, as branches do: it is not dropped meanwhile. */
 static Oid
 server_to_deliver_to(const char *name)
 {
 	Oid			server = peer_server_by_name(name, GetUserId());
+
+	peer_require_database(server);
 
 	if (!peer_mapping_exists(server, GetUserId()))
 		ereport(ERROR,
@@ -339,13 +302,13 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 		s.server = server_to_deliver_to(server);
 	else if (s.handler != NULL)
 	{
-		handler_lookup(s.handler);
+		handler_lookup(s.handler, HANDLES_MESSAGES);
 		handler_check_role(s.role);
 	}
 	s.ordered = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
 	schedule = PG_ARGISNULL(5) ?
-		default_schedule() : PG_GETARG_DATUM(5);
-	read_schedule(&s, schedule);
+		schedule_datum(DEFAULT_SCHEDULE) : PG_GETARG_DATUM(5);
+	s.schedule = schedule_parse(schedule, 1, &s.nschedule);
 	s.max_attempts = positive(fcinfo, 6, DEFAULT_MAX_ATTEMPTS, INT_MAX, "max_attempts");
 	s.batch_size = positive(fcinfo, 7, DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, "batch_size");
 	s.start = !PG_ARGISNULL(8) && PG_GETARG_BOOL(8) ? passed_to_datum(passed_nothing()) : position_of_now();
@@ -386,7 +349,7 @@ subscription_ensure(const char *name, const char *topic, Oid server, const char 
 		return;
 	for (int i = 2; find_subscription(free_name) != NULL; i++)
 		free_name = psprintf("%s %d", name, i);
-	schedule = default_schedule();
+	schedule = schedule_datum(DEFAULT_SCHEDULE);
 	s.name = free_name;
 	s.topic = topic;
 	s.server = server;
@@ -533,6 +496,9 @@ dtx_redeliver_ids(PG_FUNCTION_ARGS)
 	count = own_sql(REVIVE DEAD_LETTERS " AND u.id = ANY ($3)", lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 	subscriptions_changed();
+	/* notifications have ids of the same sequence */
+	if (PG_ARGISNULL(1))
+		count += notifications_redeliver(PG_GETARG_DATUM(0));
 	PG_RETURN_INT64((int64) count);
 }
 
@@ -602,5 +568,7 @@ dtx_discard(PG_FUNCTION_ARGS)
 				   lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 	subscriptions_changed();
+	if (PG_ARGISNULL(1))
+		count += notifications_discard(PG_GETARG_DATUM(0));
 	PG_RETURN_INT64((int64) count);
 }

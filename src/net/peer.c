@@ -9,6 +9,7 @@
 #include "core/compat.h"
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
+#include "net/endpoint.h"
 #include "net/peer.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -119,6 +120,18 @@ check_wrapper(ForeignServer *server)
 				 errmsg("server \"%s\" is not a PostgreSQL server", server->servername),
 				 errdetail("Its foreign data wrapper is \"%s\".", wrapper->fdwname),
 				 errhint("Peers are servers of dtx_fdw, postgres_fdw or dblink_fdw.")));
+	if (endpoint_is_http(server->serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a PostgreSQL server", server->servername),
+				 errdetail("It is an HTTP endpoint."),
+				 errhint("dtx_notify sends notifications there.")));
+}
+
+void
+peer_require_database(Oid server)
+{
+	check_wrapper(GetForeignServer(server));
 }
 
 /* Append those of the options that libpq knows; return how many there are. */

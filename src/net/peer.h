@@ -29,6 +29,9 @@ extern const char *peer_option_nearest(const char *keyword, bool in_mapping);
 /* The server of that name, if the role may use it. ERROR 42704 or 42501. */
 extern Oid	peer_server_by_name(const char *name, Oid role);
 
+/* ERROR 42809 unless the server is one that dtx can talk to as a database. */
+extern void peer_require_database(Oid server);
+
 /* Is there a user mapping for the role, or for PUBLIC? */
 extern bool peer_mapping_exists(Oid server, Oid role);
 

@@ -13,11 +13,14 @@
 #include "msg/handler.h"
 #include "msg/message.h"
 #include "msg/position.h"
+#include "notify/notification.h"
+#include "notify/reconcile.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/delivery.h"
 #include "worker/dispatch.h"
+#include "worker/notifier.h"
 #include "worker/worker.h"
 
 #define REFRESH_DELAY	10000	/* ms until a position is written where only other messages went by */
@@ -30,7 +33,7 @@ static uint64 seen = 0;			/* of the slot's count of published messages */
 static uint64 seen_timed = 0;	/* and of its count of changes of due times */
 static TimestampTz delayed_at = 0;	/* when the next delayed message is due; 0: none */
 static bool look_delayed = true;
-static TimestampTz checks_at = 0;	/* when the next half message is to be checked */
+static TimestampTz checks_at = 0;	/* when the next half message is to be checked, or result asked for */
 static bool look_checks = true;
 static bool rotate = true;		/* segments are to be looked at */
 static int	nsegments = 0;		/* as of the last look */
@@ -76,6 +79,7 @@ dispatch_reload(void)
 {
 	loaded = false;
 	look_checks = true;
+	notifier_reload();
 }
 
 /*
@@ -305,19 +309,22 @@ static void
 look_for_checks(void *arg)
 {
 	List	   *roles;
+	TimestampTz expected_at;
 	ListCell   *cell;
 
 	worker_begin();
 	MemoryContextSwitchTo(worker.turn);
 	roles = half_messages_due(&checks_at);
+	roles = list_concat_unique_oid(roles, expectations_due(&expected_at));
 	worker_commit(false);
+	checks_at = earlier(checks_at, expected_at);
 	look_checks = false;
 	foreach(cell, roles)
 		(void) runner_wake(lfirst_oid(cell));
 }
 
 static Job	releasing = {release_delayed, "release delayed messages"};
-static Job	checking = {look_for_checks, "look for half messages that are to be checked"};
+static Job	checking = {look_for_checks, "look for half messages to be checked, and for what is expected"};
 
 static void
 step_time(TimestampTz now)
@@ -339,6 +346,8 @@ step(void *arg)
 		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(delivery->changed_at, SAVE_DELAY))
 		delivery_save(delivery);
 }
+
+static Job	notifying = {notifier_step, "send notifications"};
 
 void
 dispatch_step(void)
@@ -381,6 +390,8 @@ dispatch_step(void)
 		if (!guarded(step, delivery, &why))
 			delivery_broken(delivery, why);
 	}
+	notifier_receive();
+	run_job(&notifying);
 }
 
 /* Could it do something about a new message now? */
@@ -473,6 +484,7 @@ prune(void *arg)
 {
 	worker_begin();
 	deliver_prune();
+	notifications_prune();
 	worker_commit(false);
 }
 
@@ -492,6 +504,7 @@ watch_prepared(void *arg)
 	worker_commit(false);
 	if (any)
 		pg_atomic_write_u32(&worker.slot->prepared, 1);
+	notifier_look();
 	wake_runners();
 }
 
@@ -523,6 +536,7 @@ dispatch_housekeeping(void)
 		pruned_at = now;
 		run_job(&pruning);
 		run_job(&cleaning);
+		notifier_look();
 	}
 	if (unserved)
 		wake_runners();
@@ -540,6 +554,10 @@ dispatch_due(void)
 	TimestampTz due = earlier(delayed_at, checks_at);
 	dlist_iter	iter;
 
+	if (notifying.failures > 0)
+		due = earlier(due, notifying.not_before);
+	else
+		due = earlier(due, notifier_due());
 	if (!loaded || look_delayed || look_checks)
 		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), loading.failures + releasing.failures + checking.failures > 0 ? 100 : 0);
 	dlist_foreach(iter, &deliveries)
@@ -582,7 +600,7 @@ dispatch_is_idle(void)
 	dlist_iter	iter;
 
 	if (!loaded || delayed_at != 0 || checks_at != 0 || broken_is_due_later() ||
-		pg_atomic_read_u32(&worker.slot->prepared) != 0)
+		pg_atomic_read_u32(&worker.slot->prepared) != 0 || !notifier_is_idle())
 		return false;
 	dlist_foreach(iter, &deliveries)
 	{

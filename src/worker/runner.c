@@ -21,6 +21,7 @@
 #include "msg/half.h"
 #include "msg/position.h"
 #include "msg/undelivered.h"
+#include "notify/reconcile.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -293,7 +294,7 @@ handle_in_sight(Local *local, List *messages)
 		local->suspect = 0;
 		return handled;
 	}
-	handler = handler_lookup(s->handler);
+	handler = handler_lookup(s->handler, HANDLES_MESSAGES);
 	SpinLockAcquire(&worker_slot->mutex);
 	mine->batch_of = s->id;
 	mine->batch_size = list_length(messages);
@@ -455,6 +456,7 @@ run_all(Oid role)
 {
 	TimestampTz due = 0;
 	TimestampTz next;
+	TimestampTz expected;
 	ListCell   *cell;
 	bool		more;
 
@@ -471,9 +473,11 @@ run_all(Oid role)
 			more |= run_local(lfirst(cell));
 		while (half_message_check(role, &next))
 			CHECK_FOR_INTERRUPTS();
+		while (expectation_check(role, &expected))
+			CHECK_FOR_INTERRUPTS();
 		CHECK_FOR_INTERRUPTS();
 	} while (more);
-	due = next;
+	due = earlier(next, expected);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(cell, locals)

@@ -18,6 +18,7 @@
 #include "core/override.h"
 #include "core/relations.h"
 #include "guc.h"
+#include "net/http.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -29,6 +30,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/dispatch.h"
+#include "worker/notifier.h"
 #include "worker/worker.h"
 
 #define HOUSEKEEPING_INTERVAL	1000	/* ms */
@@ -63,6 +65,16 @@ worker_commit(bool durable)
 		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_OFF);
 	else if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_ON);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker.turn);
+	pgstat_report_stat(false);
+}
+
+void
+worker_commit_flushed(void)
+{
+	PopActiveSnapshot();
+	setting_override(&synchronous_commit, SYNCHRONOUS_COMMIT_LOCAL_FLUSH);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(worker.turn);
 	pgstat_report_stat(false);
@@ -197,12 +209,8 @@ static int	nwanted = 0;
 static int	room = 0;			/* of both */
 
 static void
-want(Link *link)
+want_socket(pgsocket socket, uint32 events, uint64 serial)
 {
-	uint32		events = link_events(link);
-
-	if (events == 0)
-		return;
 	if (nwanted == room)
 	{
 		room = Max(16, room * 2);
@@ -211,9 +219,18 @@ want(Link *link)
 		wanted = wanted == NULL ? MemoryContextAllocZero(worker.context, room * sizeof(Waited)) :
 			repalloc(wanted, room * sizeof(Waited));
 	}
-	wanted[nwanted].connection = link->state == LINK_CONNECTING ? 0 : link->pc->serial;
-	wanted[nwanted].socket = PQsocket(link->pc->conn);
+	wanted[nwanted].connection = serial;
+	wanted[nwanted].socket = socket;
 	wanted[nwanted++].events = events;
+}
+
+static void
+want(Link *link)
+{
+	uint32		events = link_events(link);
+
+	if (events != 0)
+		want_socket(PQsocket(link->pc->conn), events, link->state == LINK_CONNECTING ? 0 : link->pc->serial);
 }
 
 /* Have the wait event set wait for what is wanted: mostly it does already. */
@@ -267,6 +284,12 @@ wait_for_work(TimestampTz due)
 		want(&dlist_container(Channel, link, iter.cur)->connection);
 	while ((link = dispatch_next_link(&iterator)) != NULL)
 		want(link);
+	iterator = NULL;
+	while ((link = notifier_next_link(&iterator)) != NULL)
+		want(link);
+	/* it is one and the same for the life of the process */
+	if (http_socket() != PGINVALID_SOCKET)
+		want_socket(http_socket(), WL_SOCKET_READABLE, PG_UINT64_MAX);
 	adapt_waits();
 	if (dispatch_listen())
 		timeout = 0;

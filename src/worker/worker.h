@@ -132,6 +132,9 @@ extern TimestampTz earlier(TimestampTz a, TimestampTz b);
 extern void worker_begin(void);
 extern void worker_commit(bool durable);
 
+/* Commit so that it survives a crash of this server; standbys are not waited for. */
+extern void worker_commit_flushed(void);
+
 /* --- items: outcome.c --- */
 
 /* Queue a branch, unless it is known already. */

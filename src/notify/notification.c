@@ -1,0 +1,376 @@
+/*
+ * notification.c
+ *		The worker's side of dtx.notification: claiming, and recording what came of it.
+ *
+ * An attempt is counted before it is made, durably: one that ends the process is
+ * counted all the same. The time at which it was due stays in the row meanwhile. So
+ * after a crash it is due still, and comes again; nothing has to be found out.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "core/own_sql.h"
+#include "guc.h"
+#include "msg/schedule.h"
+#include "notify/notification.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* ms: 1, 5, 10, 30 minutes, 1, 2, 5, 10 hours after the attempt before */
+static const int64 default_schedule[] = {60000, 300000, 600000, 1800000, 3600000, 7200000, 18000000, 36000000};
+
+#define CUT_OFF			2		/* so many attempts beyond its schedule, when they were cut off */
+#define PRUNE_ROWS		10000	/* at a time */
+
+/*
+ * Rows become due and are done with all the time: the index is what leads to the few
+ * that count, whatever the statistics of a moment said when the plan was made.
+ */
+static void
+own_sql_begin_by_index(OwnSql *sql)
+{
+	own_sql_begin(sql);
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* --- targets --- */
+
+List *
+notification_targets(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	static SPIPlanPtr plan = NULL;
+	List	   *targets = NIL;
+	bool		isnull;
+	OwnSql		sql;
+
+	own_sql_begin_by_index(&sql);
+	/* one step down the index for each */
+	(void) own_sql_saved(&plan, "WITH RECURSIVE t AS ("
+						 " (SELECT server, role FROM dtx.notification WHERE next_attempt IS NOT NULL ORDER BY server, role LIMIT 1)"
+						 " UNION ALL"
+						 " SELECT l.server, l.role FROM t CROSS JOIN LATERAL"
+						 " (SELECT n.server, n.role FROM dtx.notification n WHERE n.next_attempt IS NOT NULL"
+						 "  AND (n.server, n.role) > (t.server, t.role) ORDER BY n.server, n.role LIMIT 1) l)"
+						 " SELECT server, role FROM t", 0, NULL, NULL, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		TargetKey  *key = MemoryContextAlloc(context, sizeof(TargetKey));
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		key->server = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		key->role = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+		targets = lappend(targets, key);
+		MemoryContextSwitchTo(old);
+	}
+	own_sql_end(&sql);
+	return targets;
+}
+
+List *
+target_stops_read(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *stops = NIL;
+	bool		isnull;
+	OwnSql		sql;
+
+	own_sql_begin(&sql);
+	(void) own_sql("SELECT server, role, disabled_at IS NOT NULL, not_before FROM dtx.target WHERE disabled_at IS NOT NULL OR not_before IS NOT NULL", 0, NULL, NULL, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		TargetStop *stop = MemoryContextAllocZero(context, sizeof(TargetStop));
+		MemoryContext old = MemoryContextSwitchTo(context);
+		Datum		value;
+
+		stop->key.server = DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &isnull));
+		stop->key.role = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
+		stop->disabled = DatumGetBool(SPI_getbinval(tuple, desc, 3, &isnull));
+		value = SPI_getbinval(tuple, desc, 4, &isnull);
+		stop->not_before = isnull ? 0 : DatumGetTimestampTz(value);
+		stops = lappend(stops, stop);
+		MemoryContextSwitchTo(old);
+	}
+	own_sql_end(&sql);
+	return stops;
+}
+
+void
+target_stop(Oid server, Oid role, bool disable, TimestampTz not_before, const char *reason)
+{
+	Oid			types[] = {OIDOID, OIDOID, BOOLOID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), BoolGetDatum(disable),
+	TimestampTzGetDatum(not_before), reason != NULL ? CStringGetTextDatum(reason) : (Datum) 0};
+	char		nulls[] = "     ";
+	OwnSql		sql;
+
+	if (not_before == 0)
+		nulls[3] = 'n';
+	if (reason == NULL)
+		nulls[4] = 'n';
+	own_sql_begin(&sql);
+	(void) own_sql("INSERT INTO dtx.target AS t (server, role, disabled_at, not_before, reason)"
+				   " VALUES ($1, $2, CASE WHEN $3 THEN clock_timestamp() END, $4, $5)"
+				   " ON CONFLICT (server, role) DO UPDATE SET disabled_at = coalesce(t.disabled_at, excluded.disabled_at),"
+				   " not_before = excluded.not_before,"
+				   " reason = CASE WHEN t.disabled_at IS NULL THEN excluded.reason ELSE t.reason END",
+				   lengthof(types), types, values, nulls);
+	own_sql_end(&sql);
+}
+
+void
+target_met(Oid server, Oid role, const char *node)
+{
+	Oid			types[] = {OIDOID, OIDOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), CStringGetTextDatum(node)};
+	OwnSql		sql;
+
+	own_sql_begin(&sql);
+	(void) own_sql("INSERT INTO dtx.target AS t (server, role, node) VALUES ($1, $2, $3)"
+				   " ON CONFLICT (server, role) DO UPDATE SET node = excluded.node WHERE t.node IS DISTINCT FROM excluded.node",
+				   lengthof(types), types, values, NULL);
+	own_sql_end(&sql);
+}
+
+/* --- claiming --- */
+
+static Datum
+ids_of(List *notifications)
+{
+	Datum	   *ids = palloc(Max(list_length(notifications), 1) * sizeof(Datum));
+	ListCell   *cell;
+	int			n = 0;
+
+	foreach(cell, notifications)
+		ids[n++] = Int64GetDatum(((Notification *) lfirst(cell))->id);
+	return PointerGetDatum(construct_array(ids, n, INT8OID, 8, true, TYPALIGN_DOUBLE));
+}
+
+static Notification *
+form_notification(HeapTuple tuple, TupleDesc desc)
+{
+	Notification *n = palloc0(sizeof(Notification));
+	Jsonb	   *payload;
+	bool		isnull;
+	Datum		value;
+
+	n->retry_after = -1;
+	n->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+	n->tx_no = TextDatumGetCString(SPI_getbinval(tuple, desc, 2, &isnull));
+	payload = DatumGetJsonbP(SPI_getbinval(tuple, desc, 3, &isnull));
+	n->payload = JsonbToCString(NULL, &payload->root, VARSIZE_ANY(payload));
+	value = SPI_getbinval(tuple, desc, 4, &isnull);
+	if (!isnull)
+		n->schedule = schedule_parse(value, 0, &n->nschedule);
+	n->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 5, &isnull));
+	n->begun_with = DatumGetInt32(SPI_getbinval(tuple, desc, 6, &isnull));
+	n->notified_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 7, &isnull));
+	n->due_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 8, &isnull));
+	return n;
+}
+
+List *
+notifications_claim(Oid server, Oid role, TimestampTz from, List *except, int most, MemoryContext context)
+{
+	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8ARRAYOID, INT4OID};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(GetCurrentTimestamp()),
+	TimestampTzGetDatum(from), ids_of(except), Int32GetDatum(most)};
+	static SPIPlanPtr plan = NULL;
+	List	   *claimed = NIL;
+	OwnSql		sql;
+
+	own_sql_begin_by_index(&sql);
+	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET attempts = n.attempts + 1, called_at = clock_timestamp()"
+						 " WHERE n.ctid = ANY (ARRAY(SELECT c.ctid FROM dtx.notification c"
+						 " WHERE c.server = $1 AND c.role = $2 AND c.next_attempt <= $3 AND c.next_attempt >= $4 AND c.id <> ALL ($5)"
+						 " ORDER BY c.next_attempt LIMIT $6 FOR UPDATE SKIP LOCKED))"
+						 " RETURNING n.id, n.tx_no, n.payload, n.schedule, n.attempts, n.begun_with, n.notified_at, n.next_attempt",
+						 lengthof(types), types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		claimed = lappend(claimed, form_notification(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
+		MemoryContextSwitchTo(old);
+	}
+	own_sql_end(&sql);
+	stat_add(STAT_NOTIFICATION_ATTEMPTS, list_length(claimed));
+	return claimed;
+}
+
+TimestampTz
+notifications_next(Oid server, Oid role)
+{
+	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(GetCurrentTimestamp())};
+	static SPIPlanPtr plan = NULL;
+	TimestampTz next = 0;
+	bool		isnull;
+	OwnSql		sql;
+
+	own_sql_begin_by_index(&sql);
+	if (own_sql_saved(&plan, "SELECT next_attempt FROM dtx.notification WHERE server = $1 AND role = $2 AND next_attempt > $3"
+					  " ORDER BY next_attempt LIMIT 1", lengthof(types), types, values, NULL) > 0)
+		next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	own_sql_end(&sql);
+	return next;
+}
+
+bool
+notification_is_worn_out(const Notification *n)
+{
+	int			nschedule = n->schedule == NULL ? lengthof(default_schedule) : n->nschedule;
+
+	/* the last regular one is nschedule + 1 */
+	return n->attempts - n->begun_with > nschedule + CUT_OFF;
+}
+
+void
+notification_free(Notification *n)
+{
+	pfree(n->tx_no);
+	pfree(n->payload);
+	if (n->schedule != NULL)
+		pfree(n->schedule);
+	if (n->error != NULL)
+		pfree(n->error);
+	if (n->answer != NULL)
+		pfree(n->answer);
+	pfree(n);
+}
+
+/* --- recording --- */
+
+/* What becomes of it after this attempt: its state, and when the next one is due, 0:
+ * never. */
+static char
+state_after(const Notification *n, TimestampTz now, TimestampTz *next)
+{
+	const int64 *schedule = n->schedule == NULL ? default_schedule : n->schedule;
+	int			nschedule = n->schedule == NULL ? lengthof(default_schedule) : n->nschedule;
+	int			made = n->attempts - n->begun_with;
+
+	*next = 0;
+	if (n->delivered)
+		return 'd';
+	if (n->postponed)
+		*next = TimestampTzPlusMilliseconds(now, n->retry_after);
+	else if (n->refused || made > nschedule)
+		return 'x';
+	else
+		*next = TimestampTzPlusMilliseconds(now, Max(schedule_delay(schedule, nschedule, made), n->retry_after));
+	return 'p';
+}
+
+#define RECORD_COLUMNS	7
+
+void
+notifications_record(List *notifications)
+{
+	static const Oid element[RECORD_COLUMNS] = {INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID};
+	Oid			types[RECORD_COLUMNS] = {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
+	TEXTARRAYOID, TEXTARRAYOID};
+	static SPIPlanPtr plan = NULL;
+	int			count = list_length(notifications);
+	Datum	   *columns[RECORD_COLUMNS];
+	bool	   *nulls[RECORD_COLUMNS];
+	Datum		values[RECORD_COLUMNS];
+	TimestampTz now = GetCurrentTimestamp();
+	int			delivered = 0;
+	int			exhausted = 0;
+	ListCell   *cell;
+	int			i = 0;
+	OwnSql		sql;
+
+	for (int c = 0; c < RECORD_COLUMNS; c++)
+	{
+		columns[c] = palloc0(count * sizeof(Datum));
+		nulls[c] = palloc0(count * sizeof(bool));
+	}
+	foreach(cell, notifications)
+	{
+		Notification *n = lfirst(cell);
+		TimestampTz next;
+		char		state = state_after(n, now, &next);
+		char		text[2] = {state, '\0'};
+
+		delivered += state == 'd';
+		exhausted += state == 'x';
+		columns[0][i] = Int64GetDatum(n->id);
+		columns[1][i] = CStringGetTextDatum(text);
+		columns[2][i] = Int32GetDatum(n->attempts - (n->postponed ? 1 : 0));
+		columns[3][i] = TimestampTzGetDatum(next);
+		nulls[3][i] = next == 0;
+		columns[4][i] = Int32GetDatum(n->status);
+		nulls[4][i] = n->status == 0;
+		nulls[5][i] = n->error == NULL;
+		if (n->error != NULL)
+			columns[5][i] = CStringGetTextDatum(n->error);
+		nulls[6][i] = n->answer == NULL;
+		if (n->answer != NULL)
+			columns[6][i] = CStringGetTextDatum(n->answer);
+		i++;
+	}
+	for (int c = 0; c < RECORD_COLUMNS; c++)
+	{
+		int16		length;
+		bool		by_value;
+		char		align;
+		int			dimensions[1] = {count};
+		int			lower[1] = {1};
+
+		get_typlenbyvalalign(element[c], &length, &by_value, &align);
+		values[c] = PointerGetDatum(construct_md_array(columns[c], nulls[c], 1, dimensions, lower, element[c],
+													   length, by_value, align));
+	}
+	own_sql_begin_by_index(&sql);
+	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET state = r.state::\"char\", attempts = r.attempts,"
+						 " next_attempt = r.next_attempt, called_at = NULL, last_status = r.status,"
+						 " last_error = coalesce(r.error, n.last_error), answer = r.answer,"
+						 " changed_at = CASE r.state WHEN 'p' THEN n.changed_at ELSE clock_timestamp() END"
+						 " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r(id, state, attempts, next_attempt, status, error, answer)"
+						 " WHERE n.id = r.id AND n.state = 'p'", RECORD_COLUMNS, types, values, NULL);
+	own_sql_end(&sql);
+	note_garbage(2 * count);
+	stat_add(STAT_NOTIFICATIONS_DELIVERED, delivered);
+	stat_add(STAT_NOTIFICATIONS_EXHAUSTED, exhausted);
+}
+
+/* --- pruning --- */
+
+static void
+prune(const char *statement, int retention)
+{
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(retention), Int32GetDatum(PRUNE_ROWS)};
+	OwnSql		sql;
+
+	if (retention < 0)
+		return;
+	own_sql_begin(&sql);
+	note_garbage(own_sql(statement, lengthof(types), types, values, NULL));
+	own_sql_end(&sql);
+}
+
+void
+notifications_prune(void)
+{
+	/* the oldest have the least ids; what is exhausted stays until somebody decides */
+	prune("DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
+		  " WHERE state IN ('d', 'r', 'g') AND changed_at < clock_timestamp() - make_interval(secs => $1) ORDER BY id LIMIT $2))",
+		  guc_notification_retention);
+	prune("DELETE FROM dtx.expectation WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
+		  " WHERE state = 'c' AND ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
+		  guc_notification_retention);
+	prune("DELETE FROM dtx.received WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.received"
+		  " WHERE received_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
+		  guc_received_retention);
+}

@@ -1,0 +1,692 @@
+/*
+ * notifier.c
+ *		Making attempts of notifications: what is due, how many at once, and what is
+ *		written down when.
+ *
+ * In each turn one transaction records what came of attempts and claims new ones;
+ * these are made when it is durable. An endpoint that hangs costs the others nothing:
+ * each has a number of requests of its own, which grows with its answers and is one
+ * while there are none.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "core/fault.h"
+#include "core/node.h"
+#include "net/peer.h"
+#include "net/remote.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "worker/notifier.h"
+#include "worker/target.h"
+#include "worker/worker.h"
+
+#define DB_BATCH		200		/* results in a call to a database */
+#define FAIL_BATCH		1000	/* that fail without a call, at once */
+#define UNPROVEN_MOST	(HTTP_MAX_REQUESTS / 2)	/* requests to endpoints that did not answer the last time */
+#define DISCOVER_DELAY	1000	/* ms between looks for targets, at least */
+#define LOOK_SHARE		20		/* of the time that a look takes, until the next one like it */
+#define LATE			500		/* ms from a row's time to its commit, mostly at most */
+#define IDLE_CLOSE		60000	/* ms */
+#define MAX_BYTES		(64 * 1024 * 1024)	/* of payloads that are under way */
+
+static dlist_head targets = DLIST_STATIC_INIT(targets);
+static List *over = NIL;		/* Call *: to be recorded; in the worker's context */
+static Size bytes = 0;			/* of payloads of all calls */
+static int	unproven = 0;		/* requests under way to targets that are */
+static char origin[DTX_NODE_SIZE];
+static uint32 seen[DTX_TARGET_BUCKETS];
+static bool discover = true;	/* there may be targets that are not known */
+static bool read_stops = true;
+static TimestampTz discover_at = 0; /* not before that */
+
+/* --- targets --- */
+
+/* A server or a mapping has changed. */
+static void
+forget_options(Datum arg, int cacheid, uint32 hashvalue)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &targets)
+		dlist_container(Target, node, iter.cur)->known = false;
+}
+
+static Target *
+find_target(TargetKey key)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (target->key.server == key.server && target->key.role == key.role)
+			return target;
+	}
+	return NULL;
+}
+
+static Target *
+add_target(TargetKey key)
+{
+	static bool registered = false;
+	Target	   *target = MemoryContextAllocZero(worker.context, sizeof(Target));
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, forget_options, (Datum) 0);
+		CacheRegisterSyscacheCallback(USERMAPPINGOID, forget_options, (Datum) 0);
+		registered = true;
+	}
+	target->key = key;
+	target->bucket = target_bucket(key.server, key.role);
+	target->options = AllocSetContextCreate(worker.context, "dtx target", ALLOCSET_SMALL_SIZES);
+	dlist_init(&target->calls);
+	target->window = 1;
+	target->from = DT_NOBEGIN;
+	link_init(&target->link, key.server, key.role);
+	dlist_push_tail(&targets, &target->node);
+	return target;
+}
+
+static void
+remove_target(Target *target)
+{
+	link_close(&target->link);
+	MemoryContextDelete(target->link.call_context);
+	MemoryContextDelete(target->options);
+	dlist_delete(&target->node);
+	pfree(target);
+}
+
+/* Compare the targets with those of dtx.notification. In a transaction. */
+static void
+discover_targets(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	dlist_mutable_iter iter;
+	ListCell   *cell;
+
+	dlist_foreach_modify(iter, &targets)
+		dlist_container(Target, node, iter.cur)->listed = false;
+	foreach(cell, notification_targets())
+	{
+		TargetKey  *key = lfirst(cell);
+		Target	   *target = find_target(*key);
+
+		if (target == NULL)
+		{
+			target = add_target(*key);
+			target->look = target->unsure = true;
+			read_stops = true;
+		}
+		target->listed = true;
+	}
+	dlist_foreach_modify(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (!target->listed && dlist_is_empty(&target->calls) && target->link.state == LINK_CLOSED)
+			remove_target(target);
+	}
+	discover = false;
+	discover_at = GetCurrentTimestamp() + Max(DISCOVER_DELAY * INT64CONST(1000), LOOK_SHARE * (GetCurrentTimestamp() - start));
+}
+
+static void
+read_stopped(void)
+{
+	dlist_iter	iter;
+	ListCell   *cell;
+
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (!target->stop_changed)
+		{
+			target->disabled = false;
+			target->not_before = 0;
+		}
+	}
+	foreach(cell, target_stops_read())
+	{
+		TargetStop *stop = lfirst(cell);
+		Target	   *target = find_target(stop->key);
+
+		if (target == NULL)
+			continue;
+		target->disabled |= stop->disabled;
+		target->not_before = Max(target->not_before, stop->not_before);
+	}
+	read_stops = false;
+}
+
+/* What its options say, in a transaction of its own. Requests that are under way have
+ * copies of what they need, but for what is to be blotted out of their answers. */
+static void
+read_options(Target *target)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	target->known = true;
+	target->endpoint = NULL;
+	target->broken = NULL;
+	MemoryContextReset(target->options);
+	worker_begin();
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(target->options);
+		if (endpoint_is_http(target->key.server))
+			target->endpoint = endpoint_load(target->key.server, target->key.role);
+		else
+			peer_require_database(target->key.server);
+		worker_commit(false);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(target->options);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		target->broken = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
+/* --- calls --- */
+
+char *
+call_text(Call *call, const char *text, int size)
+{
+	return MemoryContextStrdup(call->claim->context, remote_text(text, size));
+}
+
+void
+call_over(Call *call)
+{
+	MemoryContext old = MemoryContextSwitchTo(worker.context);
+
+	call->over = true;
+	call->target->under_way--;
+	over = lappend(over, call);
+	MemoryContextSwitchTo(old);
+}
+
+void
+calls_failed(Target *target, const char *why)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &target->calls)
+	{
+		Call	   *call = dlist_container(Call, node, iter.cur);
+
+		if (call->over)
+			continue;
+		call->notification->error = call_text(call, why, HTTP_ERROR_SIZE);
+		call_over(call);
+	}
+}
+
+static void
+free_call(Call *call)
+{
+	Claim	   *claim = call->claim;
+
+	dlist_delete(&call->node);
+	bytes -= strlen(call->notification->payload);
+	if (--claim->left == 0)
+		MemoryContextDelete(claim->context);
+}
+
+/* --- what to claim --- */
+
+static bool
+is_unproven(const Target *target)
+{
+	return target->endpoint != NULL && !target->proven;
+}
+
+static void
+count_unproven(void)
+{
+	dlist_iter	iter;
+
+	unproven = 0;
+	dlist_foreach(iter, &targets)
+		if (is_unproven(dlist_container(Target, node, iter.cur)))
+			unproven += dlist_container(Target, node, iter.cur)->under_way;
+}
+
+/* Is there, as far as is known, something due for it? */
+static bool
+has_due(const Target *target, TimestampTz now)
+{
+	return target->look || (target->look_at != 0 && now >= target->look_at) ||
+		(target->unsure && now >= target->full_at);
+}
+
+static bool
+is_stopped(const Target *target, TimestampTz now)
+{
+	return target->disabled || now < target->not_before;
+}
+
+/* How many it can get now; 0: none. */
+static int
+room_for(const Target *target, TimestampTz now)
+{
+	int			room;
+
+	if (is_stopped(target, now) || !has_due(target, now) || bytes >= MAX_BYTES)
+		return 0;
+	if (target->broken != NULL)
+		return FAIL_BATCH;
+	if (target->endpoint == NULL)
+		return target->under_way > 0 ? 0 : target->singles > 0 ? 1 : DB_BATCH;
+	room = Min(target->window - target->under_way, HTTP_MAX_REQUESTS - http_active());
+	if (is_unproven(target))
+		room = Min(room, UNPROVEN_MOST - unproven);
+	/* a few at a time are cheaper than one by one */
+	return room >= Max(1, target->window / 4) ? room : 0;
+}
+
+/* In the transaction of the turn. */
+static void
+claim(Target *target, int room, List **claims)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	bool		full = start >= target->full_at && target->unsure;
+	MemoryContext context = AllocSetContextCreate(worker.turn, "dtx claim", ALLOCSET_SMALL_SIZES);
+	List	   *except = NIL;
+	List	   *notifications;
+	dlist_iter	iter;
+	ListCell   *cell;
+	Claim	   *claim;
+
+	dlist_foreach(iter, &target->calls)
+		except = lappend(except, dlist_container(Call, node, iter.cur)->notification);
+	notifications = notifications_claim(target->key.server, target->key.role, full ? DT_NOBEGIN : target->from, except,
+										room, context);
+	if (full)
+	{
+		target->unsure = false;
+		target->full_at = GetCurrentTimestamp() + Max(DISCOVER_DELAY * INT64CONST(1000), LOOK_SHARE * (GetCurrentTimestamp() - start));
+	}
+	target->look = list_length(notifications) == room;
+	if (!target->look)
+		target->look_at = notifications_next(target->key.server, target->key.role);
+	if (notifications == NIL)
+		return;
+	claim = MemoryContextAllocZero(context, sizeof(Claim));
+	claim->context = context;
+	foreach(cell, notifications)
+	{
+		Call	   *call = MemoryContextAllocZero(context, sizeof(Call));
+
+		call->target = target;
+		call->claim = claim;
+		call->notification = lfirst(cell);
+		claim->left++;
+		if (target->endpoint != NULL)
+			target_http_prepare(call, origin);
+		*claims = lappend(*claims, call);
+	}
+}
+
+/* What was due before the first of those that are called now, or that was just claimed,
+ * is done with, but for what commits late. */
+static void
+move_on(Target *target, TimestampTz claimed)
+{
+	TimestampTz least = claimed;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &target->calls)
+		least = Min(least, dlist_container(Call, node, iter.cur)->notification->due_at);
+	target->from = TimestampTzPlusMilliseconds(least, -LATE);
+}
+
+/* The transaction that has claimed it is durable: make the attempt. */
+static void
+start_call(Call *call)
+{
+	Target	   *target = call->target;
+
+	dlist_push_tail(&target->calls, &call->node);
+	target->under_way++;
+	bytes += strlen(call->notification->payload);
+	if (notification_is_worn_out(call->notification))
+	{
+		call->notification->refused = true;
+		call->notification->error = call_text(call, "what came of the last attempts is not known", HTTP_ERROR_SIZE);
+		call_over(call);
+	}
+	else if (target->broken != NULL)
+	{
+		call->notification->error = call_text(call, target->broken, HTTP_ERROR_SIZE);
+		call_over(call);
+	}
+	else if (target->endpoint != NULL)
+		target_http_start(call);
+}
+
+/* --- turns --- */
+
+void
+notifier_reload(void)
+{
+	discover = read_stops = true;
+	discover_at = 0;
+	notifier_look();
+}
+
+void
+notifier_look(void)
+{
+	dlist_iter	iter;
+
+	discover = true;
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		target->look = target->unsure = true;
+	}
+}
+
+void
+notifier_receive(void)
+{
+	http_step(target_http_done);
+}
+
+/* Which targets have been notified. */
+static void
+read_buckets(void)
+{
+	for (uint32 i = 0; i < DTX_TARGET_BUCKETS; i++)
+	{
+		uint32		count = pg_atomic_read_u32(&worker.slot->notified[i]);
+		bool		known = false;
+		dlist_iter	iter;
+
+		if (count == seen[i])
+			continue;
+		seen[i] = count;
+		worker.last_work = GetCurrentTimestamp();
+		dlist_foreach(iter, &targets)
+		{
+			Target	   *target = dlist_container(Target, node, iter.cur);
+
+			if (target->bucket != i)
+				continue;
+			known = target->look = target->unsure = true;
+		}
+		/* and there may be another one with the same hash */
+		discover = true;
+		if (!known)
+			discover_at = 0;
+	}
+}
+
+static bool
+discovery_is_due(TimestampTz now)
+{
+	return discover && now >= discover_at;
+}
+
+/* What is there to be claimed by whom: a List of Target *, in the worker's turn. */
+static List *
+choose_targets(TimestampTz now)
+{
+	List	   *chosen = NIL;
+	dlist_iter	iter;
+
+	count_unproven();
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (is_stopped(target, now) || !has_due(target, now))
+			continue;
+		if (!target->known)
+			read_options(target);
+		if (room_for(target, now) > 0)
+			chosen = lappend(chosen, target);
+	}
+	return chosen;
+}
+
+static void
+record_stops(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (target->stop_changed)
+			target_stop(target->key.server, target->key.role, target->disabled, target->not_before, target->stop_reason);
+		if (target->met)
+			target_met(target->key.server, target->key.role, target->link.pc == NULL ? "" : target->link.pc->peer_node);
+	}
+}
+
+static List *
+recordable(void)
+{
+	List	   *notifications = NIL;
+	ListCell   *cell;
+
+	foreach(cell, over)
+		notifications = lappend(notifications, ((Call *) lfirst(cell))->notification);
+	return notifications;
+}
+
+/* What was recorded is durable. */
+static void
+forget_recorded(void)
+{
+	List	   *recorded = over;
+	dlist_iter	iter;
+	ListCell   *cell;
+
+	over = NIL;
+	foreach(cell, recorded)
+	{
+		Target	   *target = ((Call *) lfirst(cell))->target;
+
+		/* it may be due again, soon */
+		target->look |= !((Call *) lfirst(cell))->notification->delivered;
+		free_call(lfirst(cell));
+	}
+	list_free(recorded);
+	dlist_foreach(iter, &targets)
+		dlist_container(Target, node, iter.cur)->stop_changed = dlist_container(Target, node, iter.cur)->met = false;
+}
+
+/* Record, and claim: Calls, in the worker's turn. */
+static List *
+run_transaction(List *chosen)
+{
+	List	   *claims = NIL;
+	ListCell   *cell;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (over != NIL)
+		DTX_FAULT_POINT("notify-after-answer");
+	DTX_FAULT_POINT("notify-before-claim");
+	worker_begin();
+	MemoryContextSwitchTo(worker.turn);
+	strlcpy(origin, node_origin(), sizeof(origin));
+	if (over != NIL)
+		notifications_record(recordable());
+	record_stops();
+	foreach(cell, chosen)
+	{
+		Target	   *target = lfirst(cell);
+		int			room = room_for(target, now);
+
+		if (room > 0)
+			claim(target, room, &claims);
+	}
+	worker_commit_flushed();
+	if (over != NIL)
+		DTX_FAULT_POINT("notify-after-record");
+	forget_recorded();
+	return claims;
+}
+
+static void
+start_calls(List *claims)
+{
+	ListCell   *cell;
+	dlist_iter	iter;
+
+	foreach(cell, claims)
+	{
+		Call	   *call = lfirst(cell);
+
+		/* it lives for longer than this turn */
+		MemoryContextSetParent(call->claim->context, worker.context);
+		move_on(call->target, Min(call->notification->due_at, GetCurrentTimestamp()));
+		start_call(call);
+	}
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (target->endpoint == NULL && target->under_way > 0 && !target->calling && target->link.state <= LINK_IDLE)
+			target_db_start(target, origin);
+	}
+}
+
+static void
+step_databases(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+		Link	   *link = &target->link;
+
+		if (link->state == LINK_IDLE && (link_is_stale(link) ||
+										 GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(link->last_used, IDLE_CLOSE)))
+			link_close(link);
+		else if (link->state != LINK_CLOSED)
+			target_db_step(target, origin);
+	}
+}
+
+void
+notifier_step(void *arg)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	List	   *chosen;
+
+	read_buckets();
+	step_databases();
+	if (discovery_is_due(now) || read_stops)
+	{
+		worker_begin();
+		MemoryContextSwitchTo(worker.turn);
+		if (discovery_is_due(now))
+			discover_targets();
+		if (read_stops)
+			read_stopped();
+		worker_commit(false);
+	}
+	chosen = choose_targets(now);
+	if (over != NIL || chosen != NIL)
+	{
+		List	   *claims = run_transaction(chosen);
+
+		if (claims != NIL)
+		{
+			worker.last_work = now;
+			DTX_FAULT_POINT("notify-after-claim");
+			start_calls(claims);
+		}
+		/* requests are sent at once */
+		notifier_receive();
+	}
+}
+
+TimestampTz
+notifier_due(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due = http_due();
+	dlist_iter	iter;
+
+	if (over != NIL || read_stops)
+		return now;
+	if (discover)
+		due = earlier(due, Max(discover_at, 1));
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		due = earlier(due, link_due(&target->link));
+		if (target->link.state == LINK_IDLE)
+			due = earlier(due, TimestampTzPlusMilliseconds(target->link.last_used, IDLE_CLOSE));
+		if (target->disabled)
+			continue;
+		if (has_due(target, now))
+		{
+			/* what is under way makes room; and it wakes the worker */
+			if (target->not_before > now)
+				due = earlier(due, target->not_before);
+			else if (!target->known || room_for(target, now) > 0)
+				due = now;
+			continue;
+		}
+		if (target->look_at != 0)
+			due = earlier(due, Max(target->look_at, target->not_before));
+		if (target->unsure)
+			due = earlier(due, Max(target->full_at, target->not_before));
+	}
+	return due;
+}
+
+bool
+notifier_is_idle(void)
+{
+	dlist_iter	iter;
+
+	if (discover || read_stops || over != NIL)
+		return false;
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (!dlist_is_empty(&target->calls) ||
+			(!target->disabled && (target->look || target->unsure || target->look_at != 0)))
+			return false;
+	}
+	return true;
+}
+
+Link *
+notifier_next_link(void **iterator)
+{
+	dlist_node *node = *iterator;
+
+	if (node == NULL ? dlist_is_empty(&targets) : !dlist_has_next(&targets, node))
+		return NULL;
+	node = node == NULL ? dlist_head_node(&targets) : dlist_next_node(&targets, node);
+	*iterator = node;
+	return &dlist_container(Target, node, node)->link;
+}

@@ -1,0 +1,94 @@
+/*
+ * target.h
+ *		Whom the worker notifies: a server, as a role. Of the notifier alone.
+ */
+#ifndef DTX_WORKER_TARGET_H
+#define DTX_WORKER_TARGET_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "net/endpoint.h"
+#include "net/http.h"
+#include "notify/notification.h"
+#include "worker/link.h"
+
+/* Notifications that were claimed together, and the memory they live in. */
+typedef struct Claim
+{
+	MemoryContext context;
+	int			left;			/* that were not recorded yet */
+} Claim;
+
+/* An attempt, from its claim to its record. */
+typedef struct Call
+{
+	dlist_node	node;			/* in its target's calls */
+	struct Target *target;
+	Claim	   *claim;
+	Notification *notification;
+	bool		over;			/* it is known what came of it */
+	List	   *headers;		/* char *, of an HTTP request */
+	HttpRequest request;
+} Call;
+
+typedef struct Target
+{
+	dlist_node	node;
+	TargetKey	key;
+	uint32		bucket;
+	bool		listed;			/* at the last discovery */
+	/* what it is */
+	bool		known;			/* the next four are as its options say */
+	MemoryContext options;
+	Endpoint   *endpoint;		/* NULL: a database */
+	char	   *broken;			/* NULL, or why it cannot be called */
+	uint32		server_hash;	/* of the catalog rows */
+	/* what keeps it from getting any */
+	bool		disabled;
+	TimestampTz not_before;		/* 0: no time */
+	bool		stop_changed;	/* to be written down, for this reason */
+	const char *stop_reason;
+	/* what there is for it */
+	bool		look;			/* there may be something due */
+	TimestampTz look_at;		/* when the next one is due; 0: none */
+	TimestampTz from;			/* what was due before that is done with, but for what commits late */
+	bool		unsure;			/* something may have committed late */
+	TimestampTz full_at;		/* not before that is looked for it */
+	dlist_head	calls;
+	int			under_way;		/* those that are not over */
+	/* how many at once */
+	int			window;
+	bool		proven;			/* it answered the last time */
+	/* a database */
+	Link		link;
+	bool		calling;
+	bool		met;			/* a node that is to be noted */
+	int			singles;		/* so many are to be sent one by one */
+} Target;
+
+/* --- notifier.c, for target_db.c and target_http.c --- */
+
+/* What came of a call is known: it is in its notification. */
+extern void call_over(Call *call);
+
+/* The same for all of a target's calls that are under way: they have failed. */
+extern void calls_failed(Target *target, const char *why);
+
+/* Text into a call's memory, valid in this database's encoding. */
+extern char *call_text(Call *call, const char *text, int size);
+
+/* --- target_db.c: a database is called with a batch of them --- */
+
+/* Call with what was claimed, connecting first if need be; go on with it. */
+extern void target_db_start(Target *target, const char *origin);
+extern void target_db_step(Target *target, const char *origin);
+
+/* --- target_http.c: an endpoint gets a request for each --- */
+
+/* Its body and headers, in the transaction that claims it: signing needs one. */
+extern void target_http_prepare(Call *call, const char *origin);
+extern void target_http_start(Call *call);
+extern void target_http_done(HttpRequest *request);
+
+#endif							/* DTX_WORKER_TARGET_H */
