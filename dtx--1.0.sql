@@ -758,7 +758,7 @@ COMMENT ON FUNCTION dtx_redeliver(text, text, timestamptz, text) IS
 CREATE FUNCTION dtx_discard(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_discard(bigint[], text) IS
-    'gives dead letters up for good: what waits for them in the order of their key goes on; without a subscription also exhausted notifications. Returns how many.';
+    'gives dead letters up for good: what waits for them in the order of their key goes on; without a subscription also notifications that are exhausted or pending. Returns how many.';
 
 CREATE FUNCTION dtx_message_prepare(topic text, payload jsonb, key text DEFAULT NULL, "check" text DEFAULT NULL, headers jsonb DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -927,6 +927,11 @@ CREATE FUNCTION dtx_expect(server name, tx_no text, after interval, schedule int
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_expect(name, text, interval, interval[]) IS
     'has dtx_reconcile done as the caller when that result was not notified after a time, and again by the schedule until there is one';
+
+CREATE FUNCTION dtx_unexpect(server name, tx_no text) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_unexpect(name, text) IS
+    'takes dtx_expect back. Needs the rights of the role that expects it. ERROR 42704 when nothing is expected.';
 
 CREATE FUNCTION dtx_verify(payload text, headers jsonb, secret text, tolerance interval DEFAULT '5min') RETURNS boolean
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

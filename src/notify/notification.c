@@ -41,6 +41,28 @@ own_sql_begin_by_index(OwnSql *sql)
 
 /* --- targets --- */
 
+bool
+notifications_need(Oid server, Oid role)
+{
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role)};
+	bool		needed = false;
+	ListCell   *cell;
+	OwnSql		sql;
+
+	foreach(cell, notification_targets())
+	{
+		TargetKey  *key = lfirst(cell);
+
+		needed |= (!OidIsValid(server) || key->server == server) && (!OidIsValid(role) || key->role == role);
+	}
+	own_sql_begin(&sql);
+	needed |= own_sql("SELECT 1 FROM dtx.expectation WHERE next_attempt IS NOT NULL AND ($1 = 0 OR server = $1)"
+					  " AND ($2 = 0 OR role = $2) LIMIT 1", lengthof(types), types, values, NULL) > 0;
+	own_sql_end(&sql);
+	return needed;
+}
+
 List *
 notification_targets(void)
 {
@@ -233,20 +255,6 @@ notification_is_worn_out(const Notification *n)
 	return n->attempts - n->begun_with > nschedule + CUT_OFF;
 }
 
-void
-notification_free(Notification *n)
-{
-	pfree(n->tx_no);
-	pfree(n->payload);
-	if (n->schedule != NULL)
-		pfree(n->schedule);
-	if (n->error != NULL)
-		pfree(n->error);
-	if (n->answer != NULL)
-		pfree(n->answer);
-	pfree(n);
-}
-
 /* --- recording --- */
 
 /* What becomes of it after this attempt: its state, and when the next one is due, 0:
@@ -268,6 +276,50 @@ state_after(const Notification *n, TimestampTz now, TimestampTz *next)
 	else
 		*next = TimestampTzPlusMilliseconds(now, Max(schedule_delay(schedule, nschedule, made), n->retry_after));
 	return 'p';
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		ia = *(const int64 *) a;
+	int64		ib = *(const int64 *) b;
+
+	return ia < ib ? -1 : ia > ib ? 1 : 0;
+}
+
+/* Mark those whose ids are in a result; present: in the first column, or not there. */
+static void
+mark_by_result(List *notifications, bool present)
+{
+	uint64		count = SPI_processed;
+	int64	   *ids = palloc(Max(count, 1) * sizeof(int64));
+	ListCell   *cell;
+	bool		isnull;
+
+	for (uint64 i = 0; i < count; i++)
+		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	qsort(ids, count, sizeof(int64), compare_ids);
+	foreach(cell, notifications)
+	{
+		Notification *n = lfirst(cell);
+
+		n->recorded |= (bsearch(&n->id, ids, count, sizeof(int64), compare_ids) != NULL) == present;
+	}
+}
+
+/* Those that the update has returned; and those that are gone: there is nothing left to
+ * be recorded of them. The others are locked by somebody. */
+static void
+mark_recorded(List *notifications)
+{
+	Oid			types[] = {INT8ARRAYOID};
+	Datum		values[] = {ids_of(notifications)};
+
+	mark_by_result(notifications, true);
+	if (SPI_processed == (uint64) list_length(notifications))
+		return;
+	(void) own_sql("SELECT id FROM dtx.notification WHERE id = ANY ($1)", 1, types, values, NULL);
+	mark_by_result(notifications, false);
 }
 
 #define RECORD_COLUMNS	7
@@ -332,12 +384,15 @@ notifications_record(List *notifications)
 													   length, by_value, align));
 	}
 	own_sql_begin_by_index(&sql);
-	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET state = r.state::\"char\", attempts = r.attempts,"
-						 " next_attempt = r.next_attempt, called_at = NULL, last_status = r.status,"
-						 " last_error = coalesce(r.error, n.last_error), answer = r.answer,"
-						 " changed_at = CASE r.state WHEN 'p' THEN n.changed_at ELSE clock_timestamp() END"
+	/* what somebody has given up meanwhile stays so */
+	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET state = CASE n.state WHEN 'p' THEN r.state::\"char\" ELSE n.state END,"
+						 " attempts = r.attempts, next_attempt = CASE n.state WHEN 'p' THEN r.next_attempt END,"
+						 " called_at = NULL, last_status = r.status, last_error = coalesce(r.error, n.last_error), answer = r.answer,"
+						 " changed_at = CASE WHEN r.state = 'p' OR n.state <> 'p' THEN n.changed_at ELSE clock_timestamp() END"
 						 " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r(id, state, attempts, next_attempt, status, error, answer)"
-						 " WHERE n.id = r.id AND n.state = 'p'", RECORD_COLUMNS, types, values, NULL);
+						 " WHERE n.id = r.id AND n.ctid = ANY (ARRAY(SELECT c.ctid FROM dtx.notification c WHERE c.id = ANY ($1) FOR UPDATE SKIP LOCKED))"
+						 " RETURNING n.id", RECORD_COLUMNS, types, values, NULL);
+	mark_recorded(notifications);
 	own_sql_end(&sql);
 	note_garbage(2 * count);
 	stat_add(STAT_NOTIFICATIONS_DELIVERED, delivered);

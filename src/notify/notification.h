@@ -27,7 +27,6 @@ typedef struct Notification
 	int			nschedule;
 	TimestampTz notified_at;
 	TimestampTz due_at;			/* its next_attempt, in the row, while it is called */
-	void	   *call;			/* the caller's */
 	/* what came of the attempt */
 	bool		delivered;
 	bool		refused;		/* for good */
@@ -36,6 +35,7 @@ typedef struct Notification
 	int64		retry_after;	/* ms until it is to come again, at least; -1: not said */
 	char	   *error;			/* palloc'd, in this database's encoding */
 	char	   *answer;
+	bool		recorded;
 } Notification;
 
 #define TX_NO_SIZE		255		/* bytes, at most */
@@ -53,10 +53,15 @@ target_bucket(Oid server, Oid role)
 	return hash_combine(murmurhash32(server), murmurhash32(role)) % DTX_TARGET_BUCKETS;
 }
 
-/* Deliver those of these (int8[]) that are exhausted again, with a new schedule, or
- * give them up, as far as the current role may. Returns how many. */
+/* Deliver those of these (int8[]) that are exhausted again, with a new schedule; or give
+ * those up that are exhausted or pending; as far as the current role may. Returns how
+ * many. */
 extern uint64 notifications_redeliver(Datum ids);
 extern uint64 notifications_discard(Datum ids);
+
+/* Is something pending, to be told or asked for, that needs the server (InvalidOid: any)
+ * and the role (the same)? */
+extern bool notifications_need(Oid server, Oid role);
 
 /* --- in the worker, in a transaction --- */
 
@@ -98,13 +103,12 @@ extern List *notifications_claim(Oid server, Oid role, TimestampTz from, List *e
 /* When the first one is due that is not due yet; 0: none. */
 extern TimestampTz notifications_next(Oid server, Oid role);
 
-/* Record what came of attempts. */
+/* Record what came of attempts, of those whose rows nobody has locked: these are marked as
+ * recorded. */
 extern void notifications_record(List *notifications);
 
 /* One whose attempts were cut off again and again has had enough. */
 extern bool notification_is_worn_out(const Notification *notification);
-
-extern void notification_free(Notification *notification);
 
 /* Forget what was delivered long ago, what was received, and what was expected. */
 extern void notifications_prune(void);

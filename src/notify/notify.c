@@ -332,11 +332,11 @@ dtx_target_disable(PG_FUNCTION_ARGS)
 
 /* --- dead ones: the functions of messages take their ids too --- */
 
-/* Those of the ids that are exhausted, and whose role's rights the caller has. */
-#define EXHAUSTED	" WHERE n.id = ANY ($1) AND n.state = 'x' AND pg_has_role($2, n.role, 'USAGE')"
+/* Those of the ids whose role's rights the caller has. */
+#define MINE	" WHERE n.id = ANY ($1) AND pg_has_role($2, n.role, 'USAGE')"
 
 static uint64
-change_exhausted(const char *statement, Datum ids, bool wake)
+change_rows(const char *statement, Datum ids, bool wake)
 {
 	Oid			types[] = {INT8ARRAYOID, OIDOID};
 	Datum		values[] = {ids, ObjectIdGetDatum(GetUserId())};
@@ -360,13 +360,14 @@ change_exhausted(const char *statement, Datum ids, bool wake)
 uint64
 notifications_redeliver(Datum ids)
 {
-	return change_exhausted("UPDATE dtx.notification n SET state = 'p', begun_with = attempts,"
-							" next_attempt = clock_timestamp(), changed_at = clock_timestamp()" EXHAUSTED
-							" RETURNING n.server, n.role", ids, true);
+	return change_rows("UPDATE dtx.notification n SET state = 'p', begun_with = attempts,"
+							" next_attempt = clock_timestamp(), changed_at = clock_timestamp()" MINE
+							" AND n.state = 'x' RETURNING n.server, n.role", ids, true);
 }
 
 uint64
 notifications_discard(Datum ids)
 {
-	return change_exhausted("UPDATE dtx.notification n SET state = 'g', changed_at = clock_timestamp()" EXHAUSTED, ids, false);
+	return change_rows("UPDATE dtx.notification n SET state = 'g', next_attempt = NULL, changed_at = clock_timestamp()" MINE
+					   " AND n.state IN ('x', 'p')", ids, false);
 }

@@ -39,6 +39,7 @@
 
 PG_FUNCTION_INFO_V1(dtx_reconcile);
 PG_FUNCTION_INFO_V1(dtx_expect);
+PG_FUNCTION_INFO_V1(dtx_unexpect);
 
 #define LOOK_AGAIN		1000	/* ms: what is due was not asked for yet */
 #define MAX_ATTEMPT		3		/* of a call that lost its prepared statement */
@@ -210,6 +211,29 @@ dtx_expect(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* dtx_unexpect(server name, tx_no text) */
+Datum
+dtx_unexpect(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {TEXTOID, NAMEOID, OIDOID};
+	Datum		values[] = {PG_GETARG_DATUM(1), PG_GETARG_DATUM(0), ObjectIdGetDatum(GetUserId())};
+	uint64		count;
+	OwnSql		sql;
+
+	shmem_require();
+	refuse_in_branch("dtx_unexpect()");
+	own_sql_begin(&sql);
+	count = own_sql("DELETE FROM dtx.expectation e USING pg_foreign_server s WHERE s.srvname = $2 AND e.server = s.oid"
+					" AND e.tx_no = $1 AND pg_has_role($3, e.role, 'USAGE')", lengthof(types), types, values, NULL);
+	own_sql_end(&sql);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("transaction \"%s\" is not expected from server \"%s\"", text_to_cstring(PG_GETARG_TEXT_PP(1)),
+						NameStr(*PG_GETARG_NAME(0)))));
+	PG_RETURN_VOID();
+}
+
 List *
 expectations_due(TimestampTz *next)
 {
@@ -310,8 +334,11 @@ claim_due(Oid role, Expectation *e, TimestampTz *next)
 	else if (own_sql("SELECT min(next_attempt) FROM dtx.expectation WHERE role = $1", 1, types, values, NULL) > 0)
 	{
 		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-		if (!isnull)
-			*next = Max(DatumGetTimestampTz(value), TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN));
+		/* what is due, and not to be had, is locked by somebody */
+		if (!isnull && DatumGetTimestampTz(value) <= GetCurrentTimestamp())
+			*next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN);
+		else if (!isnull)
+			*next = DatumGetTimestampTz(value);
 	}
 	own_sql_end(&sql);
 	return found;

@@ -17,6 +17,7 @@
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "fmgr.h"
+#include "notify/notification.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
@@ -299,6 +300,21 @@ refuse_while_prepared(Oid role)
 				 errhint("Commit or roll them back; see the view dtx_half_messages.")));
 }
 
+/* Refuse while something is pending that needs the server, or the role; or, of neither,
+ * anything. */
+static void
+refuse_while_notified(const char *what, Oid server, Oid role)
+{
+	/* DROP EXTENSION may have got to them already */
+	if (!own_table_exists(OWN_NOTIFICATION) || !own_table_exists(OWN_EXPECTATION))
+		return;
+	if (notifications_need(server, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot drop %s: there are notifications, or expectations, that need it", what),
+				 errhint("See the views dtx_notifications and dtx_expectations; dtx_discard and dtx_unexpect end them.")));
+}
+
 static bool
 server_is_needed(Oid server)
 {
@@ -322,6 +338,8 @@ worker_guard_drop(Oid class_id, Oid object_id)
 			refuse_drop("extension dtx");
 		if (object_id == own_relid_if_any(OWN_SUBSCRIPTION))
 			refuse_while_subscribed("extension dtx", InvalidOid, InvalidOid);
+		if (object_id == own_relid_if_any(OWN_NOTIFICATION) || object_id == own_relid_if_any(OWN_EXPECTATION))
+			refuse_while_notified("extension dtx", InvalidOid, InvalidOid);
 		wake_at_commit |= object_id == own_relid_if_any(OWN_BRANCH);
 		return;
 	}
@@ -343,14 +361,20 @@ worker_guard_drop(Oid class_id, Oid object_id)
 		refuse_while_subscribed("the role", InvalidOid, object_id);
 	if (class_id == AuthIdRelationId)
 		refuse_while_prepared(object_id);
+	if (class_id == AuthIdRelationId)
+		refuse_while_notified("the role", InvalidOid, object_id);
 	if (!own_table_exists(OWN_BRANCH))
 		return;
 	if (class_id == ForeignServerRelationId && server_is_needed(object_id))
 		refuse_drop("the server");
 	if (class_id == ForeignServerRelationId)
 		refuse_while_subscribed("the server", object_id, InvalidOid);
+	if (class_id == ForeignServerRelationId)
+		refuse_while_notified("the server", object_id, InvalidOid);
 	if (class_id == UserMappingRelationId && server_is_needed(server_of_mapping(object_id)))
 		refuse_drop("the user mapping");
 	if (class_id == UserMappingRelationId)
 		refuse_while_subscribed("the user mapping", server_of_mapping(object_id), InvalidOid);
+	if (class_id == UserMappingRelationId)
+		refuse_while_notified("the user mapping", server_of_mapping(object_id), InvalidOid);
 }

@@ -31,11 +31,13 @@
 #define DISCOVER_DELAY	1000	/* ms between looks for targets, at least */
 #define LOOK_SHARE		20		/* of the time that a look takes, until the next one like it */
 #define LATE			500		/* ms from a row's time to its commit, mostly at most */
+#define RECORD_AGAIN	100		/* ms until a row that was locked is tried again */
 #define IDLE_CLOSE		60000	/* ms */
 #define MAX_BYTES		(64 * 1024 * 1024)	/* of payloads that are under way */
 
 static dlist_head targets = DLIST_STATIC_INIT(targets);
 static List *over = NIL;		/* Call *: to be recorded; in the worker's context */
+static TimestampTz record_at = 0;	/* not before that: somebody has locked a row */
 static Size bytes = 0;			/* of payloads of all calls */
 static int	unproven = 0;		/* requests under way to targets that are */
 static char origin[DTX_NODE_SIZE];
@@ -218,6 +220,7 @@ call_over(Call *call)
 	call->over = true;
 	call->target->under_way--;
 	over = lappend(over, call);
+	record_at = 0;
 	MemoryContextSwitchTo(old);
 }
 
@@ -494,24 +497,38 @@ recordable(void)
 	return notifications;
 }
 
-/* What was recorded is durable. */
+/* What was recorded is durable; what could not be comes again. */
 static void
 forget_recorded(void)
 {
-	List	   *recorded = over;
-	dlist_iter	iter;
+	List	   *former = over;
 	ListCell   *cell;
+	MemoryContext old = MemoryContextSwitchTo(worker.context);
 
 	over = NIL;
-	foreach(cell, recorded)
+	foreach(cell, former)
 	{
-		Target	   *target = ((Call *) lfirst(cell))->target;
+		Call	   *call = lfirst(cell);
 
+		if (!call->notification->recorded)
+		{
+			over = lappend(over, call);
+			continue;
+		}
 		/* it may be due again, soon */
-		target->look |= !((Call *) lfirst(cell))->notification->delivered;
-		free_call(lfirst(cell));
+		call->target->look |= !call->notification->delivered;
+		free_call(call);
 	}
-	list_free(recorded);
+	list_free(former);
+	MemoryContextSwitchTo(old);
+	record_at = over == NIL ? 0 : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RECORD_AGAIN);
+}
+
+static void
+note_stops_recorded(void)
+{
+	dlist_iter	iter;
+
 	dlist_foreach(iter, &targets)
 		dlist_container(Target, node, iter.cur)->stop_changed = dlist_container(Target, node, iter.cur)->met = false;
 }
@@ -524,13 +541,15 @@ run_transaction(List *chosen)
 	ListCell   *cell;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (over != NIL)
+	bool		record = over != NIL && now >= record_at;
+
+	if (record)
 		DTX_FAULT_POINT("notify-after-answer");
 	DTX_FAULT_POINT("notify-before-claim");
 	worker_begin();
 	MemoryContextSwitchTo(worker.turn);
 	strlcpy(origin, node_origin(), sizeof(origin));
-	if (over != NIL)
+	if (record)
 		notifications_record(recordable());
 	record_stops();
 	foreach(cell, chosen)
@@ -542,9 +561,12 @@ run_transaction(List *chosen)
 			claim(target, room, &claims);
 	}
 	worker_commit_flushed();
-	if (over != NIL)
+	if (record)
+	{
 		DTX_FAULT_POINT("notify-after-record");
-	forget_recorded();
+		forget_recorded();
+	}
+	note_stops_recorded();
 	return claims;
 }
 
@@ -609,7 +631,7 @@ notifier_step(void *arg)
 		worker_commit(false);
 	}
 	chosen = choose_targets(now);
-	if (over != NIL || chosen != NIL)
+	if ((over != NIL && now >= record_at) || chosen != NIL)
 	{
 		List	   *claims = run_transaction(chosen);
 
@@ -631,8 +653,10 @@ notifier_due(void)
 	TimestampTz due = http_due();
 	dlist_iter	iter;
 
-	if (over != NIL || read_stops)
+	if (read_stops)
 		return now;
+	if (over != NIL)
+		due = earlier(due, Max(record_at, 1));
 	if (discover)
 		due = earlier(due, Max(discover_at, 1));
 	dlist_foreach(iter, &targets)
