@@ -62,13 +62,15 @@ tx_no_check(const char *tx_no)
 				 errdetail("It has from 1 to %d bytes, and no control characters.", TX_NO_SIZE)));
 }
 
-/* The row that there is already for the same target, or that this branch (0: none) holds:
- * is it the same? Then its id; 0: there is none. What another branch holds may never be. */
+/* The row that there is already for the same target, or that this branch (gid; NULL: none)
+ * holds, or another one of its global transaction: is it the same? Then its id; 0: there is
+ * none. What a stranger's branch holds may never be. */
 static int64
-find_same(const Entry *entry, int64 branch)
+find_same(const Entry *entry, const char *gid)
 {
-	Oid			types[] = {TEXTOID, OIDOID, JSONBOID, INT8OID};
-	Datum		values[] = {entry->tx_no, ObjectIdGetDatum(entry->server), entry->payload, Int64GetDatum(branch)};
+	Oid			types[] = {TEXTOID, OIDOID, JSONBOID, TEXTOID, INT8OID};
+	Datum		values[] = {entry->tx_no, ObjectIdGetDatum(entry->server), entry->payload,
+	CStringGetTextDatum(gid == NULL ? "" : gid), Int64GetDatum(gid == NULL ? 0 : current_branch.key)};
 	static SPIPlanPtr plan = NULL;
 	int64		id = 0;
 	Oid			role = InvalidOid;
@@ -78,7 +80,9 @@ find_same(const Entry *entry, int64 branch)
 
 	own_sql_begin(&sql);
 	if (own_sql_saved(&plan, "SELECT id, role, payload = $3 FROM dtx.notification WHERE tx_no = $1 AND server = $2"
-					  " UNION ALL SELECT id, role, payload = $3 FROM dtx.held_notification WHERE branch = $4 AND tx_no = $1 AND server = $2",
+					  " UNION ALL SELECT id, role, payload = $3 FROM dtx.held_notification h WHERE tx_no = $1 AND server = $2"
+					  " AND (branch = $5 OR EXISTS (SELECT FROM dtx.joined_branch j WHERE j.branch = h.branch"
+					  " AND dtx.gid_xid(j.gid) = dtx.gid_xid($4)))",
 					  lengthof(types), types, values, NULL) > 0)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[0];
@@ -210,7 +214,7 @@ dtx_notify(PG_FUNCTION_ARGS)
 	/* a branch that is prepared holds its rows back by itself */
 	if (current_branch.active && !current_branch.mode->settle_held)
 	{
-		int64		same = find_same(&entry, current_branch.key);
+		int64		same = find_same(&entry, current_branch.gid_text);
 
 		if (same != 0)
 			PG_RETURN_INT64(same);
@@ -218,7 +222,7 @@ dtx_notify(PG_FUNCTION_ARGS)
 	}
 	else if (!insert_row(&entry))
 	{
-		int64		same = find_same(&entry, 0);
+		int64		same = find_same(&entry, NULL);
 
 		/* who inserted it is not seen yet: repeatable read */
 		if (same == 0)
