@@ -39,6 +39,7 @@ needs_of()
 			cat <<-EON
 			postgresql-15-pgq3 test -f "\$($pg_config --sharedir)/extension/pgq.control"
 			pgqd               command -v pgqd
+			nginx-light        command -v nginx
 			EON
 		fi
 		return
@@ -48,10 +49,16 @@ needs_of()
 	make                     command -v make
 	postgresql-15            test -x "\$($pg_config --bindir)/initdb"
 	postgresql-server-dev-15 test -f "\$($pg_config --pgxs)" -a -f "\$($pg_config --includedir-server)/postgres.h"
+	libcurl4-openssl-dev     echo '\#include <curl/curl.h>' | gcc -E -o /dev/null -
 	libipc-run-perl          perl -MIPC::Run -MTest::More -MTAP::Harness -e 1
 	EON
 	if [ "$TARGET" = check ]; then
-		echo 'pgbouncer                command -v pgbouncer'
+		cat <<-EON
+		pgbouncer                command -v pgbouncer
+		nodejs                   command -v node
+		npm                      command -v npm
+		openssl                  command -v openssl
+		EON
 	fi
 	if [ "$TARGET" = lint ]; then
 		cat <<-EON

@@ -412,13 +412,23 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 	return true;
 }
 
-static SettleListener listener = NULL;
+#define MAX_LISTENERS	4
+
+static SettleListener listeners[MAX_LISTENERS];
+static int	nlisteners = 0;
 
 void
 settle_listen(SettleListener function)
 {
-	Assert(listener == NULL);
-	listener = function;
+	Assert(nlisteners < MAX_LISTENERS);
+	listeners[nlisteners++] = function;
+}
+
+static void
+tell_listeners(const JoinedBranch *branch, bool commit)
+{
+	for (int i = 0; i < nlisteners; i++)
+		listeners[i] (branch, commit);
 }
 
 /* Settle a branch that this transaction has alone with commit; its row too. */
@@ -427,8 +437,7 @@ settle_with_commit(const JoinedBranch *branch)
 {
 	if (mode_by_letter(branch->mode)->settle_commit)
 		mode_by_letter(branch->mode)->settle_commit(branch);
-	if (listener)
-		listener(branch, true);
+	tell_listeners(branch, true);
 	if (branch->children > 0)
 		children_decide(branch, true);
 	own_delete_tid(OWN_JOINED_BRANCH, (ItemPointer) &branch->tid);
@@ -460,8 +469,7 @@ settle_group(void *arg)
 			settle_with_commit(branch);
 		else
 		{
-			if (listener)
-				listener(branch, false);
+			tell_listeners(branch, false);
 			if (branch->children > 0)
 				children_decide(branch, false);
 			own_delete_tid(OWN_JOINED_BRANCH, &branch->tid);

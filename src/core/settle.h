@@ -81,7 +81,7 @@ extern char *settle_own(List *gids, bool commit);
 extern bool settle_allowed(const JoinedBranch *branch);
 
 /* Have a function called in each transaction that settles a branch here, with its
- * decision. It may throw. At load time, once. */
+ * decision. It may throw. At load time. */
 typedef void (*SettleListener) (const JoinedBranch *branch, bool commit);
 extern void settle_listen(SettleListener listener);
 

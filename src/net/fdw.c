@@ -47,7 +47,8 @@ dtx_fdw_validator(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 					 errmsg("option \"%s\" does not go with url", def->defname),
 					 errdetail("A server is an HTTP endpoint or a database.")));
-		if (has_options && endpoint_option_is_known(def->defname, in_mapping))
+		if (has_options && !is_http && endpoint_option_is_known(def->defname, in_mapping) &&
+			!peer_option_is_known(def->defname, in_mapping))
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 					 errmsg("option \"%s\" needs the option url", def->defname)));

@@ -557,7 +557,8 @@ run_transaction(List *chosen)
 		Target	   *target = lfirst(cell);
 		int			room = room_for(target, now);
 
-		if (room > 0)
+		/* its options have changed just now: in the next turn */
+		if (room > 0 && target->known)
 			claim(target, room, &claims);
 	}
 	worker_commit_flushed();

@@ -1,0 +1,373 @@
+# Notifications over HTTP: what endpoints answer, and all that they do instead; the
+# request, and its signature; who is protected from whom; and that one endpoint that
+# hangs delays nobody else.
+#
+# No time is measured or slept for: schedules come with the call, timeouts with the
+# server, and what is waited for is a condition.
+
+use strict;
+use warnings;
+
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DtxTest;
+use DtxTest::Http;
+
+# a proxy in the server's environment is not asked
+$ENV{http_proxy} = $ENV{https_proxy} = $ENV{HTTPS_PROXY} = $ENV{ALL_PROXY} = 'http://127.0.0.1:1/';
+my ($bank1, $bank2) = two_banks(conf => "log_statement = all\n");
+delete @ENV{qw(http_proxy https_proxy HTTPS_PROXY ALL_PROXY)};
+my $http = DtxTest::Http->new;
+my $secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
+my $other_secret = 'whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD';
+my $endpoints = 0;
+
+# A new endpoint at a path; its name. Options as for make_endpoint, and for url.
+sub endpoint
+{
+	my ($path, %options) = @_;
+	my $name = 'e' . ++$endpoints;
+	$http->make_endpoint($bank1, $name, $options{url} // $http->url($path, %options), %options);
+	return $name;
+}
+
+sub notify
+{
+	my ($server, $tx_no, $schedule, $payload) = @_;
+	$schedule = defined $schedule ? "'{$schedule}'" : 'NULL';
+	return value($bank1, "SELECT dtx_notify('$server', '$tx_no', '" . ($payload // '{"amount": 100}') . "', $schedule)");
+}
+
+my $stand = q{concat_ws(', ', state, attempts, last_status, last_error)};
+
+# How a notification stands when it is pending no more.
+sub outcome
+{
+	my ($tx_no) = @_;
+	wait_for_value($bank1, "SELECT bool_and(state <> 'pending') FROM dtx_notifications WHERE tx_no = '$tx_no'", 't');
+	return value($bank1, "SELECT string_agg($stand, '; ' ORDER BY id) FROM dtx_notifications WHERE tx_no = '$tx_no'");
+}
+
+# --- acknowledged by 2xx, and by nothing else
+
+foreach my $status (200, 201, 204, 299)
+{
+	notify(endpoint("status/$status"), "status $status", '');
+	is(outcome("status $status"), "delivered, 1, $status", "status $status acknowledges");
+}
+foreach my $status (300, 301, 302, 304, 307, 308)
+{
+	notify(endpoint("status/$status"), "status $status", '');
+	is(outcome("status $status"), "exhausted, 1, $status, HTTP status $status: redirects are not followed", "status $status");
+}
+foreach my $status (400, 401, 403, 404, 409, 418, 422, 429, 500, 502, 503, 599)
+{
+	notify(endpoint("status/$status"), "status $status", '');
+	is(outcome("status $status"), "exhausted, 1, $status, HTTP status $status", "status $status is a failed attempt");
+	is(value($bank1, "SELECT answer FROM dtx_notifications WHERE tx_no = 'status $status'"),
+		"this is what $status says", "status $status: the start of the body is kept");
+}
+is(value($bank1, q{SELECT string_agg(DISTINCT state, ' ') FROM dtx_targets}), 'enabled', 'none of these disables the target');
+
+notify(endpoint('redirect'), 'redirect', '');
+is(outcome('redirect'), 'exhausted, 1, 302, HTTP status 302: redirects are not followed', 'a redirect is not followed');
+is(scalar(grep { $_->{url} eq '/status/204' } $http->requests(qr/:redirect$/)), 0, 'nobody asked for where it leads');
+
+# --- what else can go wrong
+
+notify(endpoint('', port => 'none'), 'refused', '10ms');
+like(outcome('refused'), qr/^exhausted, 2, Failed to connect/, 'refused: every attempt is counted');
+
+notify(endpoint('hang', server => "allow_private 'true', timeout '300ms'"), 'hangs', '');
+like(outcome('hangs'), qr/^exhausted, 1, Operation timed out/, 'an endpoint that hangs is given up after its timeout');
+
+notify(endpoint('drip', server => "allow_private 'true', timeout '300ms'"), 'drips', '');
+like(outcome('drips'), qr/^exhausted, 1, 200, Operation timed out/, 'one that drips, too: the time is that of the whole request');
+
+notify(endpoint('cut'), 'cut', '');
+like(outcome('cut'), qr/^exhausted, 1, 200, transfer closed/, 'an answer that is cut off does not acknowledge');
+
+notify(endpoint('lost/99'), 'lost', '');
+like(outcome('lost'), qr/^exhausted, 1, (Empty reply|Recv failure)/, 'nor does none');
+
+notify(endpoint('garbage'), 'garbage', '');
+like(outcome('garbage'), qr/^exhausted, 1, Received HTTP\/0\.9|^exhausted, 1, Unsupported/, 'nor does what is no HTTP');
+
+notify(endpoint('headers'), 'headers', '');
+like(outcome('headers'), qr/^exhausted, 1, (200, )?the headers of the answer are too long/, 'headers without end are not read');
+
+notify(endpoint('huge'), 'huge', '');
+is(outcome('huge'), 'delivered, 1, 200', 'a status counts, whatever follows');
+wait_until(sub { grep { $_->{url} eq '/huge' } $http->lines('ended') }, 'the answer is not waited for');
+my ($huge) = grep { $_->{url} eq '/huge' } $http->lines('ended');
+cmp_ok($huge->{sent}, '<', 100_000_000, 'of 10 GB little is taken');
+
+notify(endpoint('', url => 'http://nowhere.invalid/'), 'unknown', '');
+like(outcome('unknown'), qr/^exhausted, 1, Could not resolve host/, 'a name that nobody knows');
+
+# --- attempts: by the schedule, with the same id, and signed anew
+
+notify(endpoint('fails/2'), 'T 1/é', '20ms,1100ms,1min', '{"text": "ä\\\\\"€", "number": 1.50, "none": null}');
+is(outcome('T 1/é'), 'delivered, 3, 204', 'failed twice, then delivered');
+is(value($bank1, q{SELECT state || ' ' || last_error || ' ' || (delivered_at > notified_at AND next_attempt IS NULL) FROM dtx_outcome('T 1/é')}),
+	'delivered HTTP status 500 true', 'who asks is told the last error');
+my $origin = value($bank1, q{SELECT name || '.' || tag FROM dtx.node});
+my @requests = $http->requests(qr/:T%201/);
+is(scalar @requests, 3, 'three requests');
+is(join(' ', map { $_->{headers}{'webhook-id'} } @requests), join(' ', ("$origin:T%201%2F%C3%A9") x 3),
+	'with the same webhook-id, which says who sends and which transaction');
+my %times = map { $_->{headers}{'webhook-timestamp'} => 1 } @requests;
+cmp_ok(scalar keys %times, '>', 1, 'and the time of the attempt');
+is_deeply([ $http->verify($secret, @requests) ], [ ('ok') x 3 ], 'signed, as the reference implementation finds');
+is(join(' ', map { "$_->{method} $_->{headers}{'content-type'} $_->{version}" } @requests), join(' ', ('POST application/json 1.1') x 3),
+	'a POST of JSON');
+is_deeply(decode_json(encode_utf8_once($requests[0]{body})), { text => "\x{e4}\\\"\x{20ac}", number => 1.5, none => undef }, 'the body is the payload');
+like($requests[0]{body}, qr/"number": 1\.50/, 'to the digit');
+isnt($http->verify($other_secret, $requests[0]), 'ok', 'another secret does not fit');
+$requests[0]{body} .= ' ';
+isnt($http->verify($secret, $requests[0]), 'ok', 'nor does another body');
+
+# What decode_json makes of a line are characters.
+sub encode_utf8_once
+{
+	my ($text) = @_;
+	utf8::encode($text);
+	return $text;
+}
+
+# --- rotation of secrets, tokens, headers
+
+my $rotating = endpoint('status/204', mapping => "secret '$secret $other_secret', token 'no-one-knows', headers '{\"X-Key\": \"my-own-key\", \"X-Empty\": \"\"}'");
+notify($rotating, 'rotated', '');
+outcome('rotated');
+my ($rotated) = $http->requests(qr/:rotated$/);
+is(scalar(split / /, $rotated->{headers}{'webhook-signature'}), 2, 'two secrets, two signatures');
+is_deeply([ map { $http->verify($_, $rotated) } $secret, $other_secret ], [ 'ok', 'ok' ], 'each of its own');
+is(join(', ', map { $_ // 'none' } @{ $rotated->{headers} }{qw(authorization x-key x-empty)}), 'Bearer no-one-knows, my-own-key, ', 'token and headers');
+$bank1->safe_psql('bank1', "ALTER USER MAPPING FOR CURRENT_USER SERVER $rotating OPTIONS (SET secret '$other_secret', DROP token)");
+notify($rotating, 'rotated again', '');
+outcome('rotated again');
+($rotated) = $http->requests(qr/:rotated%20again$/);
+is_deeply([ map { $_ eq 'ok' ? 1 : 0 } map { $http->verify($_, $rotated) } $secret, $other_secret ], [ 0, 1 ], 'the mapping that counts is the present one');
+ok(!defined $rotated->{headers}{authorization}, 'without the token');
+
+my $unsigned = endpoint('status/204', mapping => "unsigned 'true'");
+notify($unsigned, 'unsigned', '');
+outcome('unsigned');
+my ($bare) = $http->requests(qr/:unsigned$/);
+is(join(' ', map { defined $bare->{headers}{"webhook-$_"} ? 1 : 0 } qw(id timestamp signature)), '1 1 0', 'unsigned where the mapping says so');
+
+# --- secrets are not shown: not by an endpoint that says them again, not in the log
+
+my $mark = log_mark($bank1);
+notify(endpoint('echo', mapping => "secret '$secret', token 'ask-me-not', headers '{\"X-Key\": \"my-hidden-key\"}'"), 'echo', '10ms');
+is(outcome('echo'), 'exhausted, 2, 500, HTTP status 500', 'an endpoint that sends back what it got');
+my $shown = value($bank1, q{SELECT n::text || (SELECT string_agg(t::text, ' ') FROM dtx_targets t) || (SELECT o::text FROM dtx_outcome('echo') o)
+  FROM dtx_notifications n WHERE tx_no = 'echo'});
+like($shown, qr/webhook-id/, 'its answer is shown');
+unlike($shown, qr/ask-me-not|my-hidden-key|MfKQ9r8GKYqr/, 'without the secrets');
+my @log = grep { !/CREATE USER MAPPING/ } split /\n/, log_since($bank1, $mark);
+is(scalar(grep { /ask-me-not|my-hidden-key|MfKQ9r8GKYqr/ } @log), 0, 'nor are they in the log');
+
+# --- TLS
+
+notify(endpoint('status/204', port => 'https', host => 'localhost'), 'nobody\'\'s authority', '');
+like(outcome('nobody\'\'s authority'), qr/^exhausted, 1, SSL certificate problem/, 'a certificate that nobody vouches for');
+my $ca = $http->ca;
+notify(endpoint('status/204', port => 'other', host => 'localhost', server => "allow_private 'true', sslrootcert '$ca'"), 'other authority', '');
+like(outcome('other authority'), qr/^exhausted, 1, SSL certificate problem/, 'one of another authority');
+notify(endpoint('status/204', port => 'https', server => "allow_private 'true', sslrootcert '$ca'"), 'other name', '');
+like(outcome('other name'), qr/^exhausted, 1, SSL: no alternative certificate subject name matches/, 'one for another name');
+is(scalar $http->requests(qr/:(nobody|other)/), 0, 'none of these was told');
+my $safe = endpoint('status/204', port => 'https', host => 'localhost', server => "allow_private 'true', sslrootcert '$ca'");
+notify($safe, 'safe 0', '');
+is(outcome('safe 0'), 'delivered, 1, 204', 'one of the authority that the server names');
+value($bank1, "SELECT count(dtx_notify('$safe', 'safe ' || i, '{}', '{}')) FROM generate_series(1, 100) i");
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE tx_no LIKE 'safe %' AND state = 'delivered'}, 101), 'many more');
+my @safe = $http->requests(qr/:safe/);
+my %connections = map { $_->{connection} => 1 } @safe;
+is(join(' ', scalar(@safe), (sort keys %{ { map { $_->{version} => 1 } @safe } }), scalar(keys %connections)), '101 2.0 1',
+	'over HTTP/2 and one connection');
+my $plain = endpoint('status/204');
+value($bank1, "SELECT count(dtx_notify('$plain', 'plain ' || i, '{}', '{}')) FROM generate_series(1, 500) i");
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE tx_no LIKE 'plain %' AND state = 'delivered'}, 500), 'without TLS');
+%connections = map { $_->{connection} => 1 } $http->requests(qr/:plain/);
+cmp_ok(scalar(keys %connections), '<=', 33, 'connections are used again');
+
+# --- addresses
+
+my $before = $http->connections;
+my $private = qr/^exhausted, 1, the address is private or a loopback's/;
+my $port = $http->{ports}{http};
+foreach my $host ('127.0.0.1', 'localhost', '127.1', '0x7f.1', '2130706433', '127.8.9.10', '[::1]', '[::ffff:127.0.0.1]', '[::127.0.0.1]', '[::]', '0.0.0.0',
+	'10.1.2.3', '172.16.0.1', '172.31.255.255', '192.168.1.1', '169.254.169.254', '100.64.0.1', '192.0.0.1', '198.18.0.1', '224.0.0.1', '255.255.255.255',
+	'[fe80::1]', '[fc00::1]', '[fd12:3456::1]', '[64:ff9b::7f00:1]', '[2002:7f00:1::]', '[ff02::1]')
+{
+	notify(endpoint('', url => "http://$host:$port/status/204", server => "timeout '5s'"), "private $host", '');
+	like(outcome("private $host"), $private, "$host is refused, unless the server allows private addresses");
+}
+is($http->connections, $before, 'nobody was connected to');
+# the same URL, with a connection that another server's request has left
+my $allowed = endpoint('status/204');
+notify($allowed, 'allowed', '');
+is(outcome('allowed'), 'delivered, 1, 204', 'a server that allows them');
+notify(endpoint('status/204', server => ''), 'not allowed', '');
+like(outcome('not allowed'), $private, 'another one does not get its connection');
+$bank1->safe_psql('bank1', "ALTER SERVER $allowed OPTIONS (SET allow_private 'false')");
+notify($allowed, 'no more', '');
+like(outcome('no more'), $private, 'nor does the same, when it allows them no more');
+
+# --- 410: no more
+
+my $gone = endpoint('status/410');
+notify($gone, 'gone 1', '1h');
+ok(wait_for_value($bank1, "SELECT state || ', ' || reason FROM dtx_targets WHERE server = '$gone'",
+		'disabled, HTTP status 410: it wants no more notifications'),
+	'410 disables the target, and shows it');
+is(value($bank1, "SELECT $stand FROM dtx_notifications WHERE tx_no = 'gone 1'"), 'stopped, 1, 410, HTTP status 410', 'its notification waits');
+notify($gone, 'gone 2', '1h');
+notify($plain, 'not gone', '');
+outcome('not gone');
+is(scalar $http->requests(qr/:gone%202$/), 0, 'others to it, too');
+# also after a restart
+$bank1->restart;
+forget_sessions();
+notify($plain, 'restarted', '');
+is(outcome('restarted'), 'delivered, 1, 204', 'after a restart it goes on');
+is(scalar $http->requests(qr/:gone%202$/), 0, 'but not there');
+$bank1->safe_psql('bank1', "ALTER SERVER $gone OPTIONS (SET url '" . $http->url('status/204') . "')");
+is(value($bank1, "SELECT dtx_target_enable('$gone')"), 2, 'enabled again');
+is(outcome('gone 2'), 'delivered, 1, 204', 'what is due is sent');
+is(value($bank1, q{SELECT next_attempt > now() + interval '50 min' FROM dtx_notifications WHERE tx_no = 'gone 1'}), 't', 'what was tried comes by its schedule');
+is(value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'gone 1'}), 1, 'or is given up');
+
+# --- Retry-After
+
+foreach my $case ([ 429, '7200' ], [ 503, '7200' ], [ 503, 'in two hours' ])
+{
+	my ($status, $after) = @$case;
+	my $value = $after =~ /^\d+$/ ? $after : value($bank1, q{SELECT to_char((now() + interval '2 hours') AT TIME ZONE 'UTC', 'Dy, DD Mon YYYY HH24:MI:SS "GMT"')});
+	$value =~ s/ /%20/g;
+	my $busy = endpoint("status/$status?after=$value");
+	my $what = "$status $after";
+	notify($busy, $what, '10ms,10ms,10ms');
+	ok(wait_for_value($bank1, "SELECT last_status FROM dtx_notifications WHERE tx_no = '$what'", $status), "$what: tried");
+	is(value($bank1, "SELECT attempts || ' ' || (next_attempt - now() BETWEEN '110 min' AND '120 min') FROM dtx_notifications WHERE tx_no = '$what'"),
+		'1 true', "$what: not again before");
+	is(value($bank1, "SELECT state || ' ' || (not_before > now()) || ', ' || reason FROM dtx_targets WHERE server = '$busy'"),
+		'enabled true, it has asked for a pause, with Retry-After', "$what: the target is left alone, and shown so");
+	notify($busy, "$what, too", '');
+	notify($plain, "beside $what", '');
+	outcome("beside $what");
+	is(value($bank1, "SELECT attempts || ' ' || (next_attempt > now()) FROM dtx_notifications WHERE tx_no = '$what, too'"), '0 true', "$what: other notifications wait with it");
+	value($bank1, "SELECT dtx_target_enable('$busy')");
+	is(outcome("$what, too"), "exhausted, 1, $status, HTTP status $status", "$what: unless somebody says otherwise");
+	value($bank1, "SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = '$what'");
+}
+# others' is no promise
+notify(endpoint('status/500?after=7200'), '500 after', '10ms');
+is(outcome('500 after'), 'exhausted, 2, 500, HTTP status 500', 'only 429 and 503 ask for a pause');
+# a short one is kept to
+notify(endpoint('status/429?after=1'), '429 after a second', '1ms');
+is(outcome('429 after a second'), 'exhausted, 2, 429, HTTP status 429', 'after a second it is tried again');
+my @late = map { $_->{headers}{'webhook-timestamp'} } $http->requests(qr/:429%20after%20a/);
+cmp_ok($late[1], '>', $late[0], 'not before');
+
+# --- the same, once, and more of it
+
+my $id = notify($plain, 'once', '');
+is(notify($plain, 'once', ''), $id, 'the same number is the same notification');
+outcome('once');
+is(scalar $http->requests(qr/:once$/), 1, 'which is sent once');
+my $exhausted = endpoint('fails/1');
+$id = notify($exhausted, 'redelivered', '');
+is(outcome('redelivered'), 'exhausted, 1, 500, HTTP status 500', 'exhausted');
+is(value($bank1, "SELECT dtx_redeliver(ARRAY[$id])"), 1, 'redelivered');
+is(outcome('redelivered'), 'delivered, 2, 204', 'as another attempt of the same');
+my $big = notify($plain, 'big', '', '["' . ('x' x 1_000_000) . '"]');
+is(outcome('big'), 'delivered, 1, 204', 'a large payload');
+my ($large) = $http->requests(qr/:big$/);
+is(length $large->{body}, 1_000_004, 'is sent whole');
+
+# --- an endpoint that hangs delays no other endpoint, no database, no message, no phase 2
+
+my $hang = endpoint('hang', server => "allow_private 'true', timeout '1h'");
+notify($hang, "hang $_", '') foreach 1 .. 5;
+ok(wait_until(sub { $http->requests(qr/:hang%20/) }, 'it hangs'), 'an endpoint hangs');
+$bank2->safe_psql('bank2', <<'SQL');
+CREATE TABLE told (what text);
+CREATE FUNCTION tell(tx_no text, payload jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO told VALUES (tx_no) $$;
+CREATE FUNCTION tell_message(payload jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO told VALUES (payload ->> 'message') $$;
+SELECT dtx_on_notification('tell');
+SQL
+value($bank1, "SELECT dtx_subscribe('beside', 'bank2', 'tell_message')");
+foreach my $round (1 .. 3)
+{
+	notify($plain, "beside $round", '');
+	notify('bank2', "beside $round", '');
+	value($bank1, qq{SELECT dtx_publish('beside', '{"message": "message $round"}')});
+	my $xid = value($bank1, "BEGIN; SELECT dtx_transfer('bank2', '1', '2', 1); COMMIT");
+	is(outcome("beside $round"), 'delivered, 1, 204; delivered, 1', 'others are notified');
+	ok(wait_for_value($bank2, "SELECT count(*) FROM told WHERE what IN ('message $round', 'beside $round')", 2), 'a message is delivered, a database notified');
+	is(value($bank1, "SELECT dtx_wait('$xid')"), 'committed', 'a transfer is settled');
+}
+is(value($bank1, q{SELECT string_agg(DISTINCT state || ' ' || (delivered_at IS NULL), ' ') FROM dtx_notifications WHERE tx_no LIKE 'hang %'}),
+	'pending true', 'while it hangs');
+is(scalar $http->requests(qr/:hang%20/), 1, 'an endpoint that has never answered gets one at a time');
+# a database whose handler takes for ever is no different
+my $blocker = session($bank2);
+$blocker->must('BEGIN', 'LOCK TABLE told');
+notify('bank2', 'blocked', '');
+ok(wait_for_value($bank2, q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dtx' AND wait_event_type = 'Lock'}, 1), 'a database hangs');
+notify($plain, 'beside the database', '');
+is(outcome('beside the database'), 'delivered, 1, 204', 'others are notified');
+$blocker->must('COMMIT');
+$blocker->close;
+is(outcome('blocked'), 'delivered, 1', 'and then it is');
+
+# --- what is given up while it is sent stays given up
+
+is(value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no LIKE 'hang %'}), 5, 'given up, one of them in the middle of an attempt');
+my ($worker) = workers($bank1);
+kill 'TERM', $worker;
+ok(wait_until(sub { workers($bank1) ne $worker }, 'the worker ends'), 'the worker is told to end in the middle of a request');
+notify($plain, 'after that', '');
+is(outcome('after that'), 'delivered, 1, 204', 'the next one goes on');
+is(value($bank1, q{SELECT string_agg(DISTINCT state, ' ') FROM dtx_notifications WHERE tx_no LIKE 'hang %'}), 'discarded', 'not with those');
+my $ends = endpoint('hang', server => "allow_private 'true', timeout '500ms'");
+notify($ends, 'given up', '1h');
+ok(wait_until(sub { $http->requests(qr/:given%20up$/) }, 'it is sent'), 'given up before the answer');
+my $holder = session($bank1);
+$holder->must('BEGIN', q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'given up'});
+# its row is locked when the answer is to be recorded: that waits for nobody
+notify($ends, 'after it', '');
+like(outcome('after it'), qr/^exhausted, 1, Operation timed out/, 'others are recorded meanwhile');
+$holder->must('COMMIT');
+$holder->close;
+ok(wait_for_value($bank1, q{SELECT state || ' ' || (last_error LIKE 'Operation timed out%') FROM dtx_notifications WHERE tx_no = 'given up'}, 'discarded true'),
+	'what came of the attempt is recorded, and it stays given up');
+
+# --- many endpoints
+
+my @many = map { endpoint("status/204?$_") } 1 .. 60;
+foreach my $server (@many)
+{
+	value($bank1, "SELECT count(dtx_notify('$server', 'many ' || i, '{}', '{}')) FROM generate_series(1, 20) i");
+}
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE tx_no LIKE 'many %' AND state = 'delivered'}, 1200), 'sixty endpoints, twenty each');
+is(scalar $http->requests(qr/:many%20/), 1200, 'each once');
+is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE state = 'pending'}), 0, 'nothing is pending');
+is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE attempts = 0 AND state = 'delivered'}), 0, 'nothing was delivered without an attempt');
+
+# --- retention
+
+$bank1->append_conf('postgresql.conf', "dtx.notification_retention = 0\n");
+$bank1->restart;
+forget_sessions();
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE state NOT IN ('exhausted')}, 0), 'what was delivered long ago is forgotten');
+is(value($bank1, q{SELECT count(*) > 10 FROM dtx_notifications WHERE state = 'exhausted'}), 't', 'what was not stays');
+
+done_testing();

@@ -1,0 +1,170 @@
+// server.js: an HTTP server for tests, which does what its paths say.
+//
+//	node server.js DIRECTORY
+//
+// In DIRECTORY: key.pem and cert.pem, of an authority that clients may be told of, and
+// other-key.pem and other-cert.pem, of one that nobody trusts. It writes there
+//
+//	ports.json		where it listens: http, https (HTTP/2 too), other (https with the other
+//					certificate), and none, where nobody does
+//	requests		a line of JSON for each request, when its body is there
+//	connections		a line for each connection
+//	ended			a line for each answer that the client did not wait for
+//
+//	/status/N			that status, with a body; ?after=X: with Retry-After: X
+//	/fails/N			500 to the first N requests of each webhook-id, then 204
+//	/lost/N				applied, but the connection is cut before the answer, N times an id
+//	/hang				no answer, ever
+//	/drip				an answer of a byte now and then
+//	/cut				the connection is cut in the middle of the body
+//	/redirect			to /status/204
+//	/huge				200, and 10 GB
+//	/headers			headers without end
+//	/garbage			no HTTP
+//	/echo				500, and what was sent, in the body
+'use strict';
+const fs = require('fs');
+const http = require('http');
+const http2 = require('http2');
+const https = require('https');
+const net = require('net');
+const path = require('path');
+
+const dir = process.argv[2];
+const file = (name) => path.join(dir, name);
+const read = (name) => fs.readFileSync(file(name));
+const append = (name, what) => fs.appendFileSync(file(name), JSON.stringify(what) + '\n');
+const counts = {};
+let connections = 0;
+
+// How often that happened before, for a path and an id.
+function count(url, id) {
+	const key = url + ' ' + id;
+	counts[key] = (counts[key] || 0) + 1;
+	return counts[key];
+}
+
+function socketOf(request) {
+	return request.stream ? request.stream.session.socket : request.socket;
+}
+
+const behaviours = {
+	status(request, response, rest, query) {
+		const status = Number(rest);
+		const headers = status === 204 || status === 304 ? {} : { 'content-type': 'text/plain' };
+		if (query.get('after'))
+			headers['retry-after'] = query.get('after');
+		response.writeHead(status, headers);
+		response.end(status === 204 || status === 304 ? '' : 'this is what ' + status + ' says');
+	},
+	fails(request, response, rest) {
+		const failed = count(request.url, request.headers['webhook-id']) <= Number(rest);
+		response.writeHead(failed ? 500 : 204);
+		response.end(failed ? 'not yet' : '');
+	},
+	lost(request, response, rest) {
+		if (count(request.url, request.headers['webhook-id']) <= Number(rest))
+			socketOf(request).destroy();
+		else {
+			response.writeHead(204);
+			response.end();
+		}
+	},
+	hang() {
+	},
+	drip(request, response) {
+		response.writeHead(200);
+		const timer = setInterval(() => response.write('.'), 20);
+		response.on('close', () => clearInterval(timer));
+	},
+	cut(request, response) {
+		response.writeHead(200, { 'content-length': 1000 });
+		response.write('half of it', () => socketOf(request).destroy());
+	},
+	redirect(request, response) {
+		response.writeHead(302, { location: '/status/204' });
+		response.end();
+	},
+	huge(request, response) {
+		const piece = Buffer.alloc(65536, 'x');
+		let sent = 0;
+		response.writeHead(200, { 'content-length': 10 * 1024 * 1024 * 1024 });
+		const more = () => {
+			while (!response.destroyed) {
+				sent += piece.length;
+				if (!response.write(piece))
+					return;
+			}
+		};
+		response.on('drain', more);
+		response.on('close', () => append('ended', { url: request.url, sent }));
+		more();
+	},
+	headers(request, response) {
+		const socket = socketOf(request);
+		let n = 0;
+		socket.write('HTTP/1.1 200 OK\r\n');
+		const more = () => {
+			while (!socket.destroyed && socket.write('X-Header-' + n++ + ': ' + 'x'.repeat(1000) + '\r\n'));
+		};
+		socket.on('drain', more);
+		socket.on('close', () => append('ended', { url: request.url, sent: n * 1000 }));
+		more();
+	},
+	garbage(request) {
+		socketOf(request).end('\u0000\u0001 this is no answer\r\n\r\n');
+	},
+	echo(request, response) {
+		response.writeHead(500);
+		response.end(JSON.stringify(request.headers));
+	},
+};
+
+function answer(request, response) {
+	const pieces = [];
+	request.on('data', (piece) => pieces.push(piece));
+	request.on('end', () => {
+		const url = new URL(request.url, 'http://localhost');
+		const [, what, rest] = url.pathname.split('/');
+		append('requests', {
+			url: request.url, method: request.method, version: request.httpVersion, headers: request.headers,
+			body: Buffer.concat(pieces).toString('utf8'), connection: socketOf(request).number,
+		});
+		(behaviours[what] || behaviours.hang)(request, response, rest, url.searchParams);
+	});
+	response.on('error', () => undefined);
+}
+
+function watched(server) {
+	server.on(server instanceof http.Server ? 'connection' : 'secureConnection', (socket) => {
+		socket.number = ++connections;
+		append('connections', { number: socket.number });
+		socket.on('error', () => undefined);
+	});
+	server.on('sessionError', () => undefined);
+	server.on('tlsClientError', () => undefined);
+	server.keepAliveTimeout = 600000;
+	server.headersTimeout = 600000;
+	server.requestTimeout = 0;
+	return server;
+}
+
+const servers = {
+	http: watched(http.createServer(answer)),
+	https: watched(http2.createSecureServer({ key: read('key.pem'), cert: read('cert.pem'), allowHTTP1: true }, answer)),
+	other: watched(https.createServer({ key: read('other-key.pem'), cert: read('other-cert.pem') }, answer)),
+	none: net.createServer(),
+};
+const ports = {};
+for (const name of ['requests', 'connections', 'ended'])
+	fs.writeFileSync(file(name), '');
+for (const [name, server] of Object.entries(servers))
+	server.listen(0, '127.0.0.1', () => {
+		ports[name] = server.address().port;
+		if (Object.keys(ports).length < Object.keys(servers).length)
+			return;
+		servers.none.close(() => {
+			fs.writeFileSync(file('ports.new'), JSON.stringify(ports));
+			fs.renameSync(file('ports.new'), file('ports.json'));
+		});
+	});
