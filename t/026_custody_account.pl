@@ -435,10 +435,12 @@ is(post($body, signed($body, "$origin:never asked for")), 500, 'signed, but noth
 is(post('', $headers, method => 'GET'), 405, 'a GET');
 is(post($body, $headers, length => ''), 400, 'a body of unknown length');
 is(post($body, $headers, length => "Content-Length: x\r\n"), 400, 'a length that is none');
+is(post($body, $headers, length => "Content-Length: 10\r\n"), 400, 'a body that is longer than it says');
 is(post($body, $headers, length => "Content-Length: 100\r\n"), 400, 'a body that is cut off');
 is(post("$body\0", $headers), 400, 'a body with a zero byte');
 is(post('', $headers, length => "Content-Length: 999999\r\n"), 400, 'a body that is too long');
-is(post('', { x => 'y' x 200_000 }), 400, 'headers that are too long');
+# it may not read the answer, as it is still writing
+like(post('', { x => 'y' x 200_000 }), qr/^(400|no answer)$/, 'headers that are too long');
 ok(!-e "$mishaps.hacked", 'nobody has run a command');
 taken($no, 0, 'forged');
 $clerk->must("SELECT open_account('$no', '$schedule')");

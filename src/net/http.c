@@ -28,6 +28,7 @@
 
 #define MAX_BODY		(64 * 1024)	/* bytes of an answer that are read */
 #define MAX_HEADERS		(64 * 1024)
+#define MAX_IDLE		3L			/* s that a connection is kept: many servers close it after 5 */
 #define USER_AGENT		"dtx/1.0 (PostgreSQL)"
 
 /* Those for public addresses only, and those for any. */
@@ -141,6 +142,17 @@ close_socket(void *arg, curl_socket_t fd)
 	close(fd);
 	ReleaseExternalFD();
 	return 0;
+}
+
+/* A request is about to be sent. libcurl would send it again by itself when a connection
+ * that it has used before is lost without an answer: that would be an attempt that nobody
+ * has counted. */
+static int
+about_to_send(void *arg, char *their_address, char *our_address, int their_port, int our_port)
+{
+	HttpRequest *request = arg;
+
+	return request->sent++ == 0 ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
 }
 
 static size_t
@@ -268,6 +280,8 @@ take_handle(void)
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, NULL);
+	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, about_to_send);
+	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);
 	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, take_header);
 	return easy;
@@ -333,6 +347,7 @@ http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int co
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, request);
 	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, request->error);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, request);
+	curl_easy_setopt(easy, CURLOPT_PREREQDATA, request);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, request);
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, request);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, request->header_list);
@@ -397,6 +412,8 @@ read_answer(HttpRequest *request, CURLcode code)
 	}
 	else if (request->header_size > MAX_HEADERS)
 		strlcpy(request->error, "the headers of the answer are too long", sizeof(request->error));
+	else if (code == CURLE_ABORTED_BY_CALLBACK)
+		strlcpy(request->error, "the connection was lost before the answer", sizeof(request->error));
 	else if (request->refused[0] != '\0' && request->status == 0)
 		strlcpy(request->error, request->refused, sizeof(request->error));
 	else if (request->error[0] == '\0')

@@ -32,6 +32,7 @@ typedef struct HttpRequest
 	bool		acknowledged;	/* 2xx */
 	long		status;			/* 0: there was none */
 	int64		retry_after;	/* ms; -1: it did not say */
+	int			sent;			/* how often it was begun to be sent */
 	Size		received;		/* bytes of its body */
 	Size		header_size;
 	bool		cut;			/* its body was too long: the rest was not read */
