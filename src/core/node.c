@@ -187,14 +187,20 @@ node_is_self(const char *node)
 const char *
 node_origin(void)
 {
-	const NodeName *first = NULL;
+	const char *origin = node_self();
+	TimestampTz since = DT_NOEND;
 	ListCell   *cell;
 
-	(void) node_self();
 	foreach(cell, node_names)
-		if (first == NULL || ((NodeName *) lfirst(cell))->created_at < first->created_at)
-			first = lfirst(cell);
-	return first->id;
+	{
+		NodeName   *name = lfirst(cell);
+
+		if (name->created_at >= since)
+			continue;
+		since = name->created_at;
+		origin = name->id;
+	}
+	return origin;
 }
 
 List *
