@@ -821,7 +821,7 @@ CREATE TABLE dtx.notification (
     last_error   text,
     answer       text,
     UNIQUE (tx_no, server)
-) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX notification_due_idx ON dtx.notification (server, role, next_attempt) WHERE next_attempt IS NOT NULL;
 COMMENT ON TABLE dtx.notification IS 'results of business transactions that were registered here, and whom they are told';
 COMMENT ON COLUMN dtx.notification.server IS 'the target; 0: it is told to who asks only';
@@ -869,7 +869,8 @@ CREATE TABLE dtx.received (
     origin      text COLLATE "C" NOT NULL,
     tx_no       text COLLATE "C" NOT NULL,
     PRIMARY KEY (tx_no, origin)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+);
+CREATE INDEX received_received_at_idx ON dtx.received USING brin (received_at) WITH (autosummarize = on);
 COMMENT ON TABLE dtx.received IS 'results of other nodes'' business transactions that were applied here: each once, told or asked for';
 COMMENT ON COLUMN dtx.received.origin IS 'the first id of the node it comes from';
 COMMENT ON COLUMN dtx.received.how IS 't: told by that node; a: asked for; h: told over HTTP';
@@ -888,7 +889,7 @@ CREATE TABLE dtx.expectation (
     schedule     interval[],
     last_error   text,
     PRIMARY KEY (tx_no, server)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+) WITH (fillfactor = 70);
 CREATE INDEX expectation_next_attempt_idx ON dtx.expectation (role, next_attempt) WHERE next_attempt IS NOT NULL;
 CREATE INDEX expectation_origin_idx ON dtx.expectation (server) WHERE origin IS NOT NULL;
 COMMENT ON TABLE dtx.expectation IS 'results that other nodes should tell, and that are asked for when they do not';
@@ -904,7 +905,7 @@ CREATE FUNCTION dtx_outcome(tx_no text, OUT server name, OUT state text, OUT pay
                             OUT delivered_at timestamptz, OUT next_attempt timestamptz, OUT last_status integer, OUT last_error text) RETURNS SETOF record
     AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_outcome(text) IS
-    'the result of a business transaction that was given to dtx_notify here, a row a target: pending, delivered, exhausted, discarded, or registered when there is none (server NULL). Needs EXECUTE, which roles named to dtx_admit have, and the rights of the role that the server''s option receiver names, if it names one, or of the role that notifies.';
+    'the result of a business transaction that was given to dtx_notify here, a row a target: pending, delivered, exhausted, discarded, or registered when there is none (server NULL). Needs EXECUTE, which roles named to dtx_admit have; of a server whose option receiver names a role, only with the rights of that role or of the one that notifies.';
 
 CREATE FUNCTION dtx_target_enable(server name) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

@@ -144,7 +144,7 @@ sub holder
 	return $holder;
 }
 
-# A setting of payments, who is nobody to log in as.
+# Something done as payments, which nobody logs in as.
 sub as_payments
 {
 	my ($sql) = @_;

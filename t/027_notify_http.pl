@@ -8,6 +8,7 @@
 use strict;
 use warnings;
 
+use File::Basename;
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -16,10 +17,14 @@ use Test::More;
 use DtxTest;
 use DtxTest::Http;
 
+# names that the test has a say in
+my $resolve = PostgreSQL::Test::Utils::tempdir() . '/resolve.so';
+system_or_bail('gcc', '-shared', '-fPIC', '-O', '-o', $resolve, dirname(__FILE__) . '/http/resolve.c', '-ldl');
+$ENV{LD_PRELOAD} = $resolve;
 # a proxy in the server's environment is not asked
 $ENV{http_proxy} = $ENV{https_proxy} = $ENV{HTTPS_PROXY} = $ENV{ALL_PROXY} = 'http://127.0.0.1:1/';
 my ($bank1, $bank2) = two_banks(conf => "log_statement = all\n");
-delete @ENV{qw(http_proxy https_proxy HTTPS_PROXY ALL_PROXY)};
+delete @ENV{qw(http_proxy https_proxy HTTPS_PROXY ALL_PROXY LD_PRELOAD)};
 my $http = DtxTest::Http->new;
 my $secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 my $other_secret = 'whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD';
@@ -220,6 +225,31 @@ $bank1->safe_psql('bank1', "ALTER SERVER $allowed OPTIONS (SET allow_private 'fa
 notify($allowed, 'no more', '');
 like(outcome('no more'), $private, 'nor does the same, when it allows them no more');
 
+# names, whatever they lead to, and whenever
+notify(endpoint('', url => "http://private.test:$port/status/204", server => "timeout '5s'"), 'private name', '');
+like(outcome('private name'), $private, 'a name that leads to a private address');
+notify(endpoint('', url => "http://private.test:$port/status/204"), 'private name, allowed', '');
+is(outcome('private name, allowed'), 'delivered, 1, 204', 'unless the server allows them');
+my $rebind = endpoint('', url => "http://rebind.test:$port/status/204", server => "timeout '300ms'");
+notify($rebind, 'rebind 1', '');
+like(outcome('rebind 1'), qr/^exhausted, 1, (Connection timed out|Operation timed out|Failed to connect|Could not connect)/, 'a name that leads nowhere at first');
+# in a new process the name is looked up anew
+my ($former) = workers($bank1);
+kill 'TERM', $former;
+wait_until(sub { workers($bank1) ne $former }, 'the worker ends');
+notify($rebind, 'rebind 2', '');
+notify($rebind, 'rebind 3', '');
+outcome("rebind $_") foreach 2, 3;
+is(value($bank1, q{SELECT string_agg(DISTINCT state, ' ') FROM dtx_notifications WHERE tx_no LIKE 'rebind %'}), 'exhausted', 'and to a private address later: nobody gets through');
+is(scalar $http->requests(qr/:rebind/), 0, 'at all');
+# a name that takes a minute to be looked up
+notify(endpoint('', url => "http://slow.test:$port/status/204", server => "timeout '300ms'"), 'slow name', '');
+notify($plain, 'beside the slow name', '');
+like(outcome('slow name'), qr/^exhausted, 1, Resolving timed out/, 'a name that takes its time is given up');
+is(outcome('beside the slow name'), 'delivered, 1, 204', 'others are notified meanwhile');
+value($bank1, q{SELECT dtx_notify('} . $plain . q{', 'after the slow name', '{}', '{}')});
+is(outcome('after the slow name'), 'delivered, 1, 204', 'and afterwards');
+
 # --- 410: no more
 
 my $gone = endpoint('status/410');
@@ -361,6 +391,20 @@ ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE tx_no L
 is(scalar $http->requests(qr/:many%20/), 1200, 'each once');
 is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE state = 'pending'}), 0, 'nothing is pending');
 is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE attempts = 0 AND state = 'delivered'}), 0, 'nothing was delivered without an attempt');
+
+# --- a worker leaves when there is nothing to do for long, and is there when there is
+
+$bank1->append_conf('postgresql.conf', "dtx.worker_idle_timeout = '300ms'\n");
+$bank1->reload;
+my $later = endpoint('fails/1');
+notify($later, 'in an hour', '1h');
+wait_for_value($bank1, q{SELECT attempts FROM dtx_notifications WHERE tx_no = 'in an hour'}, 1);
+ok(wait_until(sub { workers($bank1) eq '' }, 'the worker leaves'), 'what is due in an hour keeps no worker');
+notify($later, 'in two seconds', '2s');
+wait_for_value($bank1, q{SELECT attempts FROM dtx_notifications WHERE tx_no = 'in two seconds'}, 1);
+ok(wait_until(sub { workers($bank1) eq '' }, 'the worker leaves'), 'nor does what is due in two seconds');
+is(outcome('in two seconds'), 'delivered, 2, 204', 'but then there is one');
+is(value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'in an hour'}), 1, 'given up');
 
 # --- retention
 

@@ -70,7 +70,6 @@ static const char *const names[OWN_COUNT] = {
 	[OWN_NOTIFICATION] = "notification",
 	[OWN_HELD_NOTIFICATION] = "held_notification",
 	[OWN_HELD_NOTIFICATION_BRANCH_IDX] = "held_notification_branch_idx",
-	[OWN_RECEIVED] = "received",
 	[OWN_EXPECTATION] = "expectation",
 };
 

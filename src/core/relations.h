@@ -66,7 +66,6 @@ typedef enum OwnRelation
 	OWN_NOTIFICATION,
 	OWN_HELD_NOTIFICATION,
 	OWN_HELD_NOTIFICATION_BRANCH_IDX,
-	OWN_RECEIVED,
 	OWN_EXPECTATION,
 	OWN_COUNT
 } OwnRelation;
@@ -223,24 +222,11 @@ enum
 	Anum_de_duplication_received_at, Anum_de_duplication_role, Anum_de_duplication_forgotten,
 	Anum_de_duplication_ids, Anum_de_duplication_published, Natts_de_duplication = 8
 };
-/* dtx.notification is read and written by SQL, but for these */
-enum
-{
-	Anum_notification_id = 1, Anum_notification_server, Anum_notification_role, Anum_notification_attempts,
-	Anum_notification_begun_with, Anum_notification_last_status, Anum_notification_notified_at,
-	Anum_notification_next_attempt, Anum_notification_called_at, Anum_notification_changed_at,
-	Anum_notification_state
-};
 enum
 {
 	Anum_held_notification_branch = 1, Anum_held_notification_id, Anum_held_notification_server,
 	Anum_held_notification_role, Anum_held_notification_tx_no, Anum_held_notification_schedule,
 	Anum_held_notification_payload, Natts_held_notification = 7
-};
-enum
-{
-	Anum_expectation_server = 1, Anum_expectation_role, Anum_expectation_attempts, Anum_expectation_expected_at,
-	Anum_expectation_due_at, Anum_expectation_next_attempt, Anum_expectation_ended_at, Anum_expectation_state
 };
 
 /* Is the extension installed in this database? */

@@ -153,6 +153,7 @@ typedef struct DatabaseSlot
 	bool		yield;			/* others need the process slot of an idle worker */
 	bool		has_contacts;	/* the worker comes back for recovery passes */
 	TimestampTz last_run;		/* when the last worker ended */
+	TimestampTz due_at;			/* it left with something to do at that time; 0: with nothing */
 	TimestampTz not_before;		/* do not start one earlier: it failed */
 
 	uint64		head;			/* next to write; the ring holds [tail, head) */

@@ -280,6 +280,8 @@ take_handle(void)
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, NULL);
+	/* a name that is still being looked up when the time is over is not waited for */
+	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, about_to_send);
 	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);

@@ -25,7 +25,7 @@
 static const int64 default_schedule[] = {60000, 300000, 600000, 1800000, 3600000, 7200000, 18000000, 36000000};
 
 #define CUT_OFF			2		/* so many attempts beyond its schedule, when they were cut off */
-#define PRUNE_ROWS		10000	/* at a time */
+#define PRUNE_ROWS		5000	/* at a time */
 
 /*
  * Rows become due and are done with all the time: the index is what leads to the few
@@ -394,38 +394,43 @@ notifications_record(List *notifications)
 						 " RETURNING n.id", RECORD_COLUMNS, types, values, NULL);
 	mark_recorded(notifications);
 	own_sql_end(&sql);
-	note_garbage(2 * count);
 	stat_add(STAT_NOTIFICATIONS_DELIVERED, delivered);
 	stat_add(STAT_NOTIFICATIONS_EXHAUSTED, exhausted);
 }
 
 /* --- pruning --- */
 
-static void
+/* True: there may be more. */
+static bool
 prune(const char *statement, int retention)
 {
 	Oid			types[] = {INT4OID, INT4OID};
 	Datum		values[] = {Int32GetDatum(retention), Int32GetDatum(PRUNE_ROWS)};
+	uint64		count;
 	OwnSql		sql;
 
 	if (retention < 0)
-		return;
+		return false;
 	own_sql_begin(&sql);
-	note_garbage(own_sql(statement, lengthof(types), types, values, NULL));
+	count = own_sql(statement, lengthof(types), types, values, NULL);
 	own_sql_end(&sql);
+	return count == PRUNE_ROWS;
 }
 
-void
+bool
 notifications_prune(void)
 {
+	bool		more;
+
 	/* the oldest have the least ids; what is exhausted stays until somebody decides */
-	prune("DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
+	more = prune("DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
 		  " WHERE state IN ('d', 'r', 'g') AND changed_at < clock_timestamp() - make_interval(secs => $1) ORDER BY id LIMIT $2))",
 		  guc_notification_retention);
-	prune("DELETE FROM dtx.expectation WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
+	more |= prune("DELETE FROM dtx.expectation WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
 		  " WHERE state = 'c' AND ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
 		  guc_notification_retention);
-	prune("DELETE FROM dtx.received WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.received"
+	more |= prune("DELETE FROM dtx.received WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.received"
 		  " WHERE received_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
 		  guc_received_retention);
+	return more;
 }

@@ -110,7 +110,8 @@ extern void notifications_record(List *notifications);
 /* One whose attempts were cut off again and again has had enough. */
 extern bool notification_is_worn_out(const Notification *notification);
 
-/* Forget what was delivered long ago, what was received, and what was expected. */
-extern void notifications_prune(void);
+/* Forget some of what was delivered long ago, was received, or was expected. True: there
+ * may be more. */
+extern bool notifications_prune(void);
 
 #endif							/* DTX_NOTIFICATION_H */

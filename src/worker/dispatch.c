@@ -479,12 +479,14 @@ rotate_segments(void *arg)
 	rotate = nsegments > 0;
 }
 
+static bool prune_on = false;	/* there was more than was forgotten at a time */
+
 static void
 prune(void *arg)
 {
 	worker_begin();
 	deliver_prune();
-	notifications_prune();
+	prune_on = notifications_prune();
 	worker_commit(false);
 }
 
@@ -531,6 +533,8 @@ dispatch_housekeeping(void)
 			now >= TimestampTzPlusMilliseconds(delivery->saved_at, dispatch_refresh_delay()))
 			delivery_pass(delivery);
 	}
+	if (prune_on)
+		run_job(&pruning);
 	if (now >= TimestampTzPlusMilliseconds(pruned_at, PRUNE_INTERVAL))
 	{
 		pruned_at = now;
@@ -581,25 +585,46 @@ dispatch_due(void)
 	return due;
 }
 
-/* Is there one whose delivery failed, and is to be tried again? */
-static bool
-broken_is_due_later(void)
+/* When the first one whose delivery failed is to be tried again; 0: there is none. */
+static TimestampTz
+broken_due(void)
 {
+	TimestampTz due = 0;
 	ListCell   *cell;
 
 	foreach(cell, broken)
-		if (find_delivery(((Broken *) lfirst(cell))->subscription) == NULL &&
-			((Broken *) lfirst(cell))->until > GetCurrentTimestamp())
-			return true;
-	return false;
+	{
+		Broken	   *entry = lfirst(cell);
+
+		if (find_delivery(entry->subscription) == NULL && entry->until > GetCurrentTimestamp())
+			due = earlier(due, entry->until);
+	}
+	return due;
+}
+
+TimestampTz
+dispatch_later(void)
+{
+	TimestampTz due = earlier(earlier(delayed_at, checks_at), earlier(broken_due(), notifier_later()));
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &deliveries)
+	{
+		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
+
+		if (!delivery->subscription->paused && delivery->retry_at != 0)
+			due = earlier(due, Max(delivery->retry_at, delivery->not_before));
+	}
+	return due;
 }
 
 bool
-dispatch_is_idle(void)
+dispatch_is_idle(TimestampTz until)
 {
+	TimestampTz later = dispatch_later();
 	dlist_iter	iter;
 
-	if (!loaded || delayed_at != 0 || checks_at != 0 || broken_is_due_later() ||
+	if (!loaded || (later != 0 && later < until) ||
 		pg_atomic_read_u32(&worker.slot->prepared) != 0 || !notifier_is_idle())
 		return false;
 	dlist_foreach(iter, &deliveries)
@@ -608,9 +633,8 @@ dispatch_is_idle(void)
 
 		if (delivery->changed_at != 0)
 			return false;
-		if (delivery->subscription->paused)
-			continue;
-		if (delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL || delivery->retry_at != 0)
+		if (!delivery->subscription->paused &&
+			(delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL))
 			return false;
 	}
 	return true;

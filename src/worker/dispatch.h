@@ -30,8 +30,11 @@ extern bool dispatch_listen(void);
 /* When it next has something to do by itself; 0: never. */
 extern TimestampTz dispatch_due(void);
 
-/* Is there nothing to deliver, now or later, as far as is known? */
-extern bool dispatch_is_idle(void);
+/* Is there nothing to do before that time, as far as is known? */
+extern bool dispatch_is_idle(TimestampTz until);
+
+/* Where it is idle: when there will be something to do; 0: not as far as is known. */
+extern TimestampTz dispatch_later(void);
 
 /* Its connections that are in use: call for each, from *iterator = NULL on. */
 extern Link *dispatch_next_link(void **iterator);

@@ -184,6 +184,7 @@ needs_worker(Database *db, TimestampTz now)
 	return slot != NULL && slot->holds == 0 &&
 		(slot->wanted || slot->rescan || slot->ask_peers || slot->tail < slot->head ||
 		 pg_atomic_read_u64(&slot->garbage) >= GARBAGE_ROWS ||
+		 (slot->due_at != 0 && now >= slot->due_at) ||
 		 (slot->has_contacts &&
 		  now >= TimestampTzPlusMilliseconds(slot->last_run, guc_recovery_interval)));
 }
@@ -210,6 +211,7 @@ start_worker(Database *db)
 	{
 		slot->worker_pid = -1;
 		slot->wanted = false;
+		slot->due_at = 0;
 	}
 	SpinLockRelease(&slot->mutex);
 	if (held)

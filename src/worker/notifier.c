@@ -27,7 +27,7 @@
 
 #define DB_BATCH		200		/* results in a call to a database */
 #define FAIL_BATCH		1000	/* that fail without a call, at once */
-#define UNPROVEN_MOST	(HTTP_MAX_REQUESTS / 2)	/* requests to endpoints that did not answer the last time */
+#define FAILED_MOST		(HTTP_MAX_REQUESTS / 2)	/* requests to endpoints that did not answer the last time */
 #define DISCOVER_DELAY	1000	/* ms between looks for targets, at least */
 #define LOOK_SHARE		20		/* of the time that a look takes, until the next one like it */
 #define LATE			500		/* ms from a row's time to its commit, mostly at most */
@@ -39,7 +39,7 @@ static dlist_head targets = DLIST_STATIC_INIT(targets);
 static List *over = NIL;		/* Call *: to be recorded; in the worker's context */
 static TimestampTz record_at = 0;	/* not before that: somebody has locked a row */
 static Size bytes = 0;			/* of payloads of all calls */
-static int	unproven = 0;		/* requests under way to targets that are */
+static int	to_failed = 0;		/* requests under way to those that did not answer the last time */
 static char origin[DTX_NODE_SIZE];
 static uint32 seen[DTX_TARGET_BUCKETS];
 static bool discover = true;	/* there may be targets that are not known */
@@ -254,20 +254,20 @@ free_call(Call *call)
 /* --- what to claim --- */
 
 static bool
-is_unproven(const Target *target)
+has_failed(const Target *target)
 {
-	return target->endpoint != NULL && !target->proven;
+	return target->endpoint != NULL && target->failed;
 }
 
 static void
-count_unproven(void)
+count_to_failed(void)
 {
 	dlist_iter	iter;
 
-	unproven = 0;
+	to_failed = 0;
 	dlist_foreach(iter, &targets)
-		if (is_unproven(dlist_container(Target, node, iter.cur)))
-			unproven += dlist_container(Target, node, iter.cur)->under_way;
+		if (has_failed(dlist_container(Target, node, iter.cur)))
+			to_failed += dlist_container(Target, node, iter.cur)->under_way;
 }
 
 /* Is there, as far as is known, something due for it? */
@@ -297,8 +297,8 @@ room_for(const Target *target, TimestampTz now)
 	if (target->endpoint == NULL)
 		return target->under_way > 0 ? 0 : target->singles > 0 ? 1 : DB_BATCH;
 	room = Min(target->window - target->under_way, HTTP_MAX_REQUESTS - http_active());
-	if (is_unproven(target))
-		room = Min(room, UNPROVEN_MOST - unproven);
+	if (has_failed(target))
+		room = Min(room, FAILED_MOST - to_failed);
 	/* a few at a time are cheaper than one by one */
 	return room >= Max(1, target->window / 4) ? room : 0;
 }
@@ -454,8 +454,9 @@ choose_targets(TimestampTz now)
 {
 	List	   *chosen = NIL;
 	dlist_iter	iter;
+	ListCell   *cell;
 
-	count_unproven();
+	count_to_failed();
 	dlist_foreach(iter, &targets)
 	{
 		Target	   *target = dlist_container(Target, node, iter.cur);
@@ -466,6 +467,12 @@ choose_targets(TimestampTz now)
 			read_options(target);
 		if (room_for(target, now) > 0)
 			chosen = lappend(chosen, target);
+	}
+	/* the others first, the next time: room may be scarce */
+	foreach(cell, chosen)
+	{
+		dlist_delete(&((Target *) lfirst(cell))->node);
+		dlist_push_tail(&targets, &((Target *) lfirst(cell))->node);
 	}
 	return chosen;
 }
@@ -698,10 +705,30 @@ notifier_is_idle(void)
 		Target	   *target = dlist_container(Target, node, iter.cur);
 
 		if (!dlist_is_empty(&target->calls) ||
-			(!target->disabled && (target->look || target->unsure || target->look_at != 0)))
+			(!is_stopped(target, GetCurrentTimestamp()) && (target->look || target->unsure)))
 			return false;
 	}
 	return true;
+}
+
+TimestampTz
+notifier_later(void)
+{
+	TimestampTz due = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		if (target->disabled)
+			continue;
+		if (target->look || target->unsure)
+			due = earlier(due, Max(target->not_before, 1));
+		if (target->look_at != 0)
+			due = earlier(due, Max(target->look_at, target->not_before));
+	}
+	return due;
 }
 
 Link *

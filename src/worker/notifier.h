@@ -25,8 +25,10 @@ extern void notifier_look(void);
 /* When it next has something to do by itself; 0: never. */
 extern TimestampTz notifier_due(void);
 
-/* Is there nothing to be done, now or later, as far as is known? */
+/* Is there nothing to be done now, as far as is known? When there will be something; 0:
+ * not as far as is known. */
 extern bool notifier_is_idle(void);
+extern TimestampTz notifier_later(void);
 
 /* Its connections to databases: call for each, from *iterator = NULL on. */
 extern Link *notifier_next_link(void **iterator);

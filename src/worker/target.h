@@ -59,7 +59,7 @@ typedef struct Target
 	int			under_way;		/* those that are not over */
 	/* how many at once */
 	int			window;
-	bool		proven;			/* it answered the last time */
+	bool		failed;			/* it did not answer the last time */
 	/* a database */
 	Link		link;
 	bool		calling;

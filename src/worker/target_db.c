@@ -66,7 +66,6 @@ fail(Target *target, const char *why)
 {
 	link_close(&target->link);
 	target->calling = false;
-	target->proven = false;
 	calls_failed(target, why);
 }
 
@@ -175,7 +174,6 @@ target_db_step(Target *target, const char *origin)
 						fail(target, "the peer gave an unexpected answer");
 					else
 					{
-						target->proven = true;
 						target->singles = Max(target->singles - 1, 0);
 						remote_free(&link->call);
 					}

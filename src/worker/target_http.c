@@ -92,7 +92,7 @@ adapt_window(Target *target, bool answered)
 {
 	int			most = target->endpoint == NULL ? 1 : target->endpoint->max_requests;
 
-	target->proven = answered;
+	target->failed = !answered;
 	target->window = answered ? Min(target->window + 1, most) : 1;
 }
 

@@ -80,6 +80,8 @@ worker_commit_flushed(void)
 	pgstat_report_stat(false);
 }
 
+static TimestampTz leaves_until = 0;	/* when there will be something to do; 0: not known of */
+
 static void
 worker_exit(int code, Datum arg)
 {
@@ -96,6 +98,7 @@ worker_exit(int code, Datum arg)
 		slot->wanted = true;
 	pg_atomic_write_u32(&slot->listening, 1);
 	slot->last_run = GetCurrentTimestamp();
+	slot->due_at = code == 0 ? leaves_until : 0;
 	if (!slot->recovered || hash_get_num_entries(worker.items) > 0 || worker.nshared > 0)
 		slot->rescan = slot->ask_peers = true;
 	SpinLockRelease(&slot->mutex);
@@ -304,11 +307,16 @@ earlier(TimestampTz a, TimestampTz b)
 	return a == 0 ? b : b == 0 ? a : Min(a, b);
 }
 
-/* Is there nothing to do but to wait for more? */
+#define WORTH_LEAVING	5000	/* ms without work until a slot that others need is given back */
+
+/* Is there nothing to do but to wait for more? What is due only later than the worker
+ * would wait for work is no reason to stay: the launcher starts one then. */
 static bool
 is_idle(TimestampTz now)
 {
-	return hash_get_num_entries(worker.items) == 0 && worker.nshared == 0 && dispatch_is_idle() && worker.slot->recovered &&
+	TimestampTz until = TimestampTzPlusMilliseconds(now, worker.slot->yield ? WORTH_LEAVING : guc_worker_idle_timeout);
+
+	return hash_get_num_entries(worker.items) == 0 && worker.nshared == 0 && dispatch_is_idle(until) && worker.slot->recovered &&
 		worker.slot->nrequests == 0 && worker.slot->nregisters == 0 && worker.slot->tail == worker.slot->head &&
 		guc_worker_idle_timeout > 0 &&
 		(worker.slot->yield ||
@@ -407,7 +415,10 @@ dtx_worker_main(Datum arg)
 		MemoryContextReset(worker.turn);
 
 		if (worker.slot->holds > 0 || is_idle(GetCurrentTimestamp()))
+		{
+			leaves_until = dispatch_later();
 			proc_exit(0);
+		}
 		pgstat_report_activity(STATE_IDLE, NULL);
 		wait_for_work(due);
 		CHECK_FOR_INTERRUPTS();
