@@ -69,7 +69,7 @@ sub new
 	chmod 0755, $self->{dir};
 	mkdir "$self->{dir}/scripts";
 	copy($_, "$self->{dir}/scripts/") for glob("$self->{from}/scripts/*.sql");
-	copy("$self->{from}/$_", "$self->{dir}/") for qw(setup.sql capture.sql participant.sql messages.sql);
+	copy("$self->{from}/$_", "$self->{dir}/") for qw(setup.sql capture.sql participant.sql messages.sql notify.sql http_loop.c);
 	$self->_create($_) for sort keys %PORT;
 	$self->psql_file($_, "$self->{dir}/setup.sql", peer => $PEER{$_}, host => $self->{dir},
 		port => $PORT{ $PEER{$_} }, accounts => ACCOUNTS)
@@ -131,6 +131,23 @@ sub _quietly
 
 	waitpid($self->_spawn($log, @command), 0);
 	die "bench: \"@command\" failed:\n" . slurp($log) if $? != 0;
+}
+
+# Run a program to its end. Returns what it prints.
+sub run_command
+{
+	my ($self, @command) = @_;
+
+	$self->_quietly(@command);
+	chomp(my $text = slurp("$self->{dir}/command.log"));
+	return $text;
+}
+
+# A program that runs to the end of the bench.
+sub daemon_start
+{
+	my ($self, $log, @command) = @_;
+	push @{ $self->{daemons} }, $self->_spawn($log, @command);
 }
 
 # Run statements, each in a transaction of its own. Returns what they print.
@@ -202,7 +219,7 @@ sub pgbench_start
 {
 	my ($self, $bank, %option) = @_;
 	my @command = $self->pgbench_command($bank, %option);
-	my $log = "$self->{dir}/pgbench.log";
+	my $log = "$self->{dir}/pgbench-" . ++$self->{started} . '.log';
 
 	return { pid => $self->_spawn($log, @command), log => $log, command => "@command" };
 }
@@ -227,6 +244,7 @@ sub pgbench_wait
 		$run->{status} = $?;
 	}
 	my $text = slurp($run->{log});
+	unlink $run->{log};
 	my ($tps) = $text =~ /^tps = ([\d.]+)/m;
 	die "bench: \"$run->{command}\" failed:\n" . substr($text, 0, 4000)
 	  if $run->{status} != 0 || !defined $tps || $text =~ /^number of failed transactions: [1-9]/m;
@@ -263,7 +281,7 @@ sub pgqd_start
 	print $out "[pgqd]\nbase_connstr = host=$self->{dir} port=$PORT{$bank} user=$self->{user}\n"
 	  . "initial_database = $bank\ndatabase_list = $bank\nsyslog = 0\nticker_period = 0.01\n";
 	close $out;
-	push @{ $self->{daemons} }, $self->_spawn("$self->{dir}/pgqd.log", program('pgqd'), $file);
+	$self->daemon_start("$self->{dir}/pgqd.log", program('pgqd'), $file);
 }
 
 # Wait until no branch is left anywhere. Returns how long that took.
@@ -374,6 +392,16 @@ sub cpu_time
 		}
 	}
 	return $ticks / POSIX::sysconf(&POSIX::_SC_CLK_TCK);
+}
+
+# The worker of dtx in a bank's database, and CPU time that it has used so far, in s.
+sub worker
+{
+	my ($self, $bank) = @_;
+	my $pid = $self->psql($bank, "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname = current_database()");
+	my @times = process_times($pid);
+
+	return { pid => $pid, cpu => ($times[0] + $times[1]) / POSIX::sysconf(&POSIX::_SC_CLK_TCK) };
 }
 
 # utime, stime, and those of the children that have ended

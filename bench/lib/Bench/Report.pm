@@ -28,6 +28,10 @@ my %NAME = (
 my @MESSAGES = qw(outbox pgq dtx);
 my @RATES = (100, 1000);
 
+# The goal of notifications a second is for a machine where the bare loop does as many as that
+# on one connection; a slower machine's is so much less.
+use constant { NOTIFY_GOAL => 10_000, NOTIFY_BARE => 14_400 };
+
 # A session's memory is flat when it has grown by no more than this from 10 % on.
 use constant FLAT_KB => 256;
 # The tables of schema dtx are small when they all have no more pages than this.
@@ -56,7 +60,7 @@ sub tables
 	my ($self) = @_;
 	return grep { @{ $_->{rows} } } ($self->transfers, $self->ratios, $self->cpu, $self->flushes, $self->participants,
 		$self->single_rows, $self->bulk, $self->snapshot, $self->memory, $self->own_tables, $self->publishing, $self->delivering,
-		$self->latency, $self->message_snapshot, $self->message_tables);
+		$self->latency, $self->message_snapshot, $self->message_tables, $self->notifying, $self->hanging, $self->beside_hanging);
 }
 
 sub with_spread
@@ -408,6 +412,86 @@ sub message_tables
 	};
 }
 
+# ---- the part notify
+
+my %NOTIFY = (
+	'bare/1'     => 'bare loop, 1 connection',
+	'bare/32'    => 'bare loop, 32 connections',
+	backlog      => 'dtx, a backlog',
+	flow         => 'dtx, 4 producers',
+	producers    => 'the producers alone',
+	nothing      => 'nothing',
+	alive        => 'ten that are alive, too',
+	hanging      => 'ten that hang',
+	notification => 'notification delivered',
+	message      => 'message handled',
+	transfer     => 'transfer settled',
+);
+
+sub notifying
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($count) = $results->all('notify/notifications');
+
+	return {
+		title  => sprintf('Notifications by HTTP a second, %d to one endpoint', $count || 0) . $self->medians_of('notify', 0),
+		header => [ 'variant', 'a second', '/ bare, 1', '/ bare, 32', 'CPU, microseconds' ],
+		rows   => [
+			map { my $name = $_; [ $NOTIFY{$name}, $self->with_spread("notify/rate/$name", '%.0f'),
+				map({ number('%.2f', $results->ratio("notify/rate/$name", "notify/rate/bare/$_")) } 1, 32),
+				number('%.0f', $results->median("notify/cpu/$name")) ] }
+			grep { $results->has("notify/rate/$_") } qw(bare/1 bare/32 backlog flow producers)
+		],
+		note => 'To an nginx with one process that answers 204. The bare loop is libcurl\'s multi interface with the same body and headers, which are constant: '
+		  . 'it signs, reads and records nothing. dtx counts each attempt durably before it makes it, signs it, and records durably what came of it. A backlog '
+		  . 'counts from dtx_target_enable until all is recorded; with producers at full speed, one dtx_notify a transaction, it counts from the first until the last '
+		  . 'is recorded. The producers alone notify an endpoint that is stopped. CPU time is the loop\'s process or the worker\'s, for each.',
+	};
+}
+
+sub hanging
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my ($count) = $results->all('notify/living_of');
+
+	return {
+		title  => sprintf('Seconds until %d notifications to 90 endpoints are delivered', $count || 0) . $self->medians_of('notify', 0),
+		header => [ 'beside them', 's', '/ nothing', 'attempts that failed' ],
+		rows   => [
+			map { [ $NOTIFY{$_}, $self->with_spread("notify/living/$_", '%.2f'), number('%.2f', $results->ratio("notify/living/$_", 'notify/living/nothing')),
+				number('%d', $results->median("notify/living_more/$_")) ] }
+			grep { $results->has("notify/living/$_") } qw(nothing alive hanging)
+		],
+		note => 'All are due at once, as many for each endpoint, and for the ten others as many, too. Those that hang accept a connection and never answer; '
+		  . 'they have a timeout of 1 s. Attempts that failed are those at the 90.',
+	};
+}
+
+sub beside_hanging
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my @rows;
+
+	for my $what (qw(notification message transfer))
+	{
+		my @names = map { my $beside = $_; map { "notify/beside/$beside/$what/$_" } qw(p50 p99 max) } qw(nothing hanging);
+
+		push @rows, [ $NOTIFY{$what}, map({ number('%.2f', $results->median($_)) } @names),
+			number('%.2f', $results->ratio($names[3], $names[0])), number('%.2f', $results->ratio($names[4], $names[1])) ]
+		  if $results->has($names[0]);
+	}
+	return {
+		title  => 'Milliseconds beside ten endpoints that hang' . $self->medians_of('notify', 1),
+		header => [ '', 'without: p50', 'p99', 'most', 'hanging: p50', 'p99', 'most', 'p50 ratio', 'p99 ratio' ],
+		rows   => \@rows,
+		note   => 'All three at once: 100 notifications a second to an endpoint that answers, until they are recorded; 100 messages a second, until they are handled; '
+		  . 'and transfers to bank2 one after the other, 20 ms apart, from the commit until dtx_wait says that they are settled.',
+	};
+}
+
 sub side { return $_[0] eq 'bank1' ? 'coordinator' : 'participant' }
 
 # ---- the goals: [what, figure, relation, bound, format, remark]
@@ -464,7 +548,32 @@ sub goals
 	my ($seconds) = $results->all('messages/snapshot_seconds');
 	push @goals, [ sprintf('messages, snapshot held for %d s / none', $seconds || 0), $results->ratio('messages/snapshot/held', 'messages/snapshot/free'),
 		'>=', 0.90, '%.2f' ];
+	push @goals, $self->notify_goals;
 	return grep { defined $_->[1] } @goals;
+}
+
+# On a machine where the bare loop is slower, the goal that counts is less by as much: both are
+# shown. And nothing is delivered faster than the producers make it.
+sub notify_goals
+{
+	my ($self) = @_;
+	my $results = $self->{results};
+	my $flow = $results->median('notify/rate/flow');
+	my $bare = $results->median('notify/rate/bare/1') // NOTIFY_BARE;
+	my $producers = $results->median('notify/rate/producers');
+	my $reach = sub { my ($least) = @_;
+		return defined $producers && $producers < $least ? sprintf('out of reach here: the producers alone make %.0f', $producers) : '' };
+	my @goals = ([ 'notifications a second, 4 producers', $flow, '>=', NOTIFY_GOAL, '%.0f', $bare >= NOTIFY_BARE ? $reach->(NOTIFY_GOAL)
+		: sprintf('out of reach here: the bare loop on 1 connection does %.0f, not %d', $bare, NOTIFY_BARE) ]);
+	my $scaled = sprintf '%.0f', NOTIFY_GOAL / NOTIFY_BARE * $bare;
+
+	push @goals, [ 'the same, scaled by the bare loop', $flow, '>=', $scaled, '%.0f',
+		$reach->($scaled) || sprintf('%d x %.0f / %d', NOTIFY_GOAL, $bare, NOTIFY_BARE) ]
+	  if $bare < NOTIFY_BARE;
+	push @goals, [ 'notifications to 90 endpoints, 10 hang / nothing else, time', $results->ratio('notify/living/hanging', 'notify/living/nothing'),
+		'<=', 1.2, '%.2f' ],
+	  [ 'of these, attempts that failed', $results->median('notify/living_more/hanging'), '<=', 0, '%d' ];
+	return @goals;
 }
 
 # Without atomicity it would be no faster: then nothing that is atomic can reach the goal here.
