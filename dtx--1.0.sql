@@ -260,6 +260,7 @@ BEGIN
     DELETE FROM dtx.half_message;
     DELETE FROM dtx.de_duplication;
     DELETE FROM dtx.notification;
+    DELETE FROM dtx.failed_attempt;
     DELETE FROM dtx.held_notification;
     DELETE FROM dtx.target;
     DELETE FROM dtx.received;
@@ -830,6 +831,18 @@ COMMENT ON COLUMN dtx.notification.begun_with IS 'how many of the attempts were 
 COMMENT ON COLUMN dtx.notification.called_at IS 'an attempt is under way, or was cut off; it is counted';
 COMMENT ON COLUMN dtx.notification.changed_at IS 'when it came to its state';
 
+CREATE TABLE dtx.failed_attempt (
+    notification bigint NOT NULL,
+    attempt      integer NOT NULL,
+    status       integer,
+    failed_at    timestamptz NOT NULL,
+    error        text NOT NULL,
+    answer       text
+);
+CREATE INDEX failed_attempt_notification_idx ON dtx.failed_attempt (notification);
+COMMENT ON TABLE dtx.failed_attempt IS 'what came of attempts that failed, for as long as the notification is kept';
+COMMENT ON COLUMN dtx.failed_attempt.answer IS 'the start of the body';
+
 CREATE TABLE dtx.held_notification (
     branch   bigint NOT NULL,
     id       bigint NOT NULL,
@@ -1211,6 +1224,15 @@ CREATE VIEW dtx_notifications WITH (security_barrier) AS
 COMMENT ON VIEW dtx_notifications IS
     'results that were given to dtx_notify here, a row a target, and how their notification gets on';
 
+CREATE VIEW dtx_failed_attempts WITH (security_barrier) AS
+    SELECT n.id, n.tx_no, s.srvname AS server, n.role::regrole AS role, f.attempt, f.failed_at, f.status, f.error,
+           CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN f.answer END AS answer
+    FROM dtx.failed_attempt f JOIN dtx.notification n ON n.id OPERATOR(pg_catalog.=) f.notification
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) n.server
+    WHERE dtx.may_see(n.role);
+COMMENT ON VIEW dtx_failed_attempts IS
+    'attempts of notifications that failed, with what came back; a number that is missing was cut off, by a crash of this server say';
+
 CREATE VIEW dtx_targets WITH (security_barrier) AS
     SELECT s.srvname AS server, n.role::regrole AS role, CASE WHEN t.disabled_at IS NOT NULL THEN 'disabled' ELSE 'enabled' END AS state,
            n.pending, n.exhausted, n.delivered, n.oldest_pending, n.last_delivered, t.disabled_at, t.not_before, t.reason,
@@ -1249,7 +1271,7 @@ REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole
 -- they run inside a try, confirm or cancel only, with the rights of who transfers
 GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),
     dtx.ledger_unfreeze(text, numeric), dtx.ledger_check(text, numeric), dtx.ledger_add(text, numeric) TO PUBLIC;
-GRANT SELECT ON dtx_notifications, dtx_targets, dtx_expectations, dtx_subscriptions, dtx_dead_letters, dtx_half_messages, dtx_in_flight, dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
+GRANT SELECT ON dtx_notifications, dtx_failed_attempts, dtx_targets, dtx_expectations, dtx_subscriptions, dtx_dead_letters, dtx_half_messages, dtx_in_flight, dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
 
 /* ---------------------------------------------------------------- start */
 

@@ -60,6 +60,7 @@ SELECT n.trouble('failing', 'no such account');
 SELECT dtx_notify('peer', 'failing', '{"c": 3}', '{10ms,20ms}') > 0;
 SELECT n.told(), n.got('b');
 SELECT n.stand('failing');
+SELECT attempt, status, error, answer FROM dtx_failed_attempts WHERE tx_no = 'failing' ORDER BY attempt;
 SELECT dtx_redeliver(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'failing';
 SELECT n.told();
 SELECT n.stand('failing');

@@ -317,6 +317,8 @@ $id = notify($exhausted, 'redelivered', '');
 is(outcome('redelivered'), 'exhausted, 1, 500, HTTP status 500', 'exhausted');
 is(value($bank1, "SELECT dtx_redeliver(ARRAY[$id])"), 1, 'redelivered');
 is(outcome('redelivered'), 'delivered, 2, 204', 'as another attempt of the same');
+is(value($bank1, q{SELECT string_agg(concat_ws(' ', attempt, status, error, answer), ', ' ORDER BY attempt) FROM dtx_failed_attempts WHERE tx_no = 'redelivered'}),
+	'1 500 HTTP status 500 not yet', 'the attempt that failed is kept');
 my $big = notify($plain, 'big', '', '["' . ('x' x 1_000_000) . '"]');
 is(outcome('big'), 'delivered, 1, 204', 'a large payload');
 my ($large) = $http->requests(qr/:big$/);
@@ -413,5 +415,7 @@ $bank1->restart;
 forget_sessions();
 ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE state NOT IN ('exhausted')}, 0), 'what was delivered long ago is forgotten');
 is(value($bank1, q{SELECT count(*) > 10 FROM dtx_notifications WHERE state = 'exhausted'}), 't', 'what was not stays');
+is(value($bank1, q{SELECT count(*) > 10 AND count(*) FILTER (WHERE n.id IS NULL) = 0 FROM dtx.failed_attempt f LEFT JOIN dtx.notification n ON n.id = f.notification}),
+	't', 'and so do its attempts, and no others');
 
 done_testing();

@@ -322,6 +322,61 @@ mark_recorded(List *notifications)
 	mark_by_result(notifications, false);
 }
 
+static Datum
+array_of(Datum *items, bool *nulls, int count, Oid type)
+{
+	int			dimensions[1] = {count};
+	int			lower[1] = {1};
+	int16		length;
+	bool		by_value;
+	char		align;
+
+	get_typlenbyvalalign(type, &length, &by_value, &align);
+	return PointerGetDatum(construct_md_array(items, nulls, 1, dimensions, lower, type, length, by_value, align));
+}
+
+#define FAILURE_COLUMNS	5
+
+/* A row for each attempt that failed, and whose notification was recorded. */
+static void
+record_failures(List *notifications, int most)
+{
+	static const Oid element[FAILURE_COLUMNS] = {INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID};
+	Oid			types[FAILURE_COLUMNS] = {INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+	static SPIPlanPtr plan = NULL;
+	Datum	   *columns[FAILURE_COLUMNS];
+	bool	   *nulls[FAILURE_COLUMNS];
+	Datum		values[FAILURE_COLUMNS];
+	ListCell   *cell;
+	int			i = 0;
+
+	for (int c = 0; c < FAILURE_COLUMNS; c++)
+	{
+		columns[c] = palloc0(most * sizeof(Datum));
+		nulls[c] = palloc0(most * sizeof(bool));
+	}
+	foreach(cell, notifications)
+	{
+		Notification *n = lfirst(cell);
+
+		if (n->delivered || n->postponed || n->error == NULL || !n->recorded)
+			continue;
+		columns[0][i] = Int64GetDatum(n->id);
+		columns[1][i] = Int32GetDatum(n->attempts);
+		columns[2][i] = Int32GetDatum(n->status);
+		nulls[2][i] = n->status == 0;
+		columns[3][i] = CStringGetTextDatum(n->error);
+		nulls[4][i] = n->answer == NULL;
+		if (n->answer != NULL)
+			columns[4][i] = CStringGetTextDatum(n->answer);
+		i++;
+	}
+	for (int c = 0; c < FAILURE_COLUMNS; c++)
+		values[c] = array_of(columns[c], nulls[c], i, element[c]);
+	(void) own_sql_saved(&plan, "INSERT INTO dtx.failed_attempt (notification, attempt, status, error, answer, failed_at)"
+						 " SELECT r.*, clock_timestamp() FROM unnest($1, $2, $3, $4, $5) AS r", FAILURE_COLUMNS, types, values, NULL);
+}
+
 #define RECORD_COLUMNS	7
 
 void
@@ -336,6 +391,7 @@ notifications_record(List *notifications)
 	bool	   *nulls[RECORD_COLUMNS];
 	Datum		values[RECORD_COLUMNS];
 	TimestampTz now = GetCurrentTimestamp();
+	int			failed = 0;
 	int			delivered = 0;
 	int			exhausted = 0;
 	ListCell   *cell;
@@ -354,6 +410,8 @@ notifications_record(List *notifications)
 		char		state = state_after(n, now, &next);
 		char		text[2] = {state, '\0'};
 
+		n->recorded = false;
+		failed += !n->delivered && !n->postponed && n->error != NULL;
 		delivered += state == 'd';
 		exhausted += state == 'x';
 		columns[0][i] = Int64GetDatum(n->id);
@@ -372,17 +430,7 @@ notifications_record(List *notifications)
 		i++;
 	}
 	for (int c = 0; c < RECORD_COLUMNS; c++)
-	{
-		int16		length;
-		bool		by_value;
-		char		align;
-		int			dimensions[1] = {count};
-		int			lower[1] = {1};
-
-		get_typlenbyvalalign(element[c], &length, &by_value, &align);
-		values[c] = PointerGetDatum(construct_md_array(columns[c], nulls[c], 1, dimensions, lower, element[c],
-													   length, by_value, align));
-	}
+		values[c] = array_of(columns[c], nulls[c], count, element[c]);
 	own_sql_begin_by_index(&sql);
 	/* what somebody has given up meanwhile stays so */
 	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET state = CASE n.state WHEN 'p' THEN r.state::\"char\" ELSE n.state END,"
@@ -393,6 +441,8 @@ notifications_record(List *notifications)
 						 " WHERE n.id = r.id AND n.ctid = ANY (ARRAY(SELECT c.ctid FROM dtx.notification c WHERE c.id = ANY ($1) FOR UPDATE SKIP LOCKED))"
 						 " RETURNING n.id", RECORD_COLUMNS, types, values, NULL);
 	mark_recorded(notifications);
+	if (failed > 0)
+		record_failures(notifications, failed);
 	own_sql_end(&sql);
 	stat_add(STAT_NOTIFICATIONS_DELIVERED, delivered);
 	stat_add(STAT_NOTIFICATIONS_EXHAUSTED, exhausted);
@@ -423,14 +473,15 @@ notifications_prune(void)
 	bool		more;
 
 	/* the oldest have the least ids; what is exhausted stays until somebody decides */
-	more = prune("DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
-		  " WHERE state IN ('d', 'r', 'g') AND changed_at < clock_timestamp() - make_interval(secs => $1) ORDER BY id LIMIT $2))",
-		  guc_notification_retention);
+	more = prune("WITH gone AS (DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
+				 " WHERE state IN ('d', 'r', 'g') AND changed_at < clock_timestamp() - make_interval(secs => $1) ORDER BY id LIMIT $2)) RETURNING id),"
+				 " failures AS (DELETE FROM dtx.failed_attempt f USING gone g WHERE f.notification = g.id)"
+				 " SELECT id FROM gone", guc_notification_retention);
 	more |= prune("DELETE FROM dtx.expectation WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
-		  " WHERE state = 'c' AND ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
-		  guc_notification_retention);
+				  " WHERE state = 'c' AND ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
+				  guc_notification_retention);
 	more |= prune("DELETE FROM dtx.received WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.received"
-		  " WHERE received_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
-		  guc_received_retention);
+				  " WHERE received_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
+				  guc_received_retention);
 	return more;
 }
