@@ -920,14 +920,14 @@ CREATE FUNCTION dtx_outcome(tx_no text, OUT server name, OUT state text, OUT pay
 COMMENT ON FUNCTION dtx_outcome(text) IS
     'the result of a business transaction that was given to dtx_notify here, a row a target: pending, delivered, exhausted, discarded, or registered when there is none (server NULL). Needs EXECUTE, which roles named to dtx_admit have; of a server whose option receiver names a role, only with the rights of that role or of the one that notifies.';
 
-CREATE FUNCTION dtx_target_enable(server name) RETURNS bigint
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_target_enable(name) IS
-    'has notifications of the caller to a server sent again that were stopped by dtx_target_disable, by its answer 410, or until a time that it named. Returns how many wait.';
-CREATE FUNCTION dtx_target_disable(server name) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_target_disable(name) IS
-    'sends no more notifications of the caller to a server; they are kept';
+CREATE FUNCTION dtx_target_enable(server name, role regrole DEFAULT NULL) RETURNS bigint
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_target_enable(name, regrole) IS
+    'has notifications of a role (NULL: the caller) to a server sent again that were stopped by dtx_target_disable, by its answer 410, or until a time that it named. Needs the rights of the role. Returns how many are pending.';
+CREATE FUNCTION dtx_target_disable(server name, role regrole DEFAULT NULL) RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_target_disable(name, regrole) IS
+    'sends no more notifications of a role (NULL: the caller) to a server; they are kept. Needs the rights of the role.';
 
 CREATE FUNCTION dtx_on_notification(handler text, sender text DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -964,12 +964,15 @@ CREATE FUNCTION dtx.outcome(tx_no text, nodes text[],
                             OUT origin text, OUT found boolean, OUT payload jsonb, OUT notified_at bigint, OUT attempts integer) RETURNS record
     AS 'MODULE_PATHNAME', 'dtx_peer_outcome' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
--- the option receiver of a server: may the role ask for what it is told?
+-- the option receiver of a server: may the role ask for what it is told? Of a server that is gone
+-- nobody knows.
 CREATE FUNCTION dtx.may_ask(asker oid, server oid, role oid) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 RETURN pg_catalog.pg_has_role(asker, role, 'USAGE')
-    OR NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s, pg_catalog.pg_options_to_table(s.srvoptions) o
+    OR server OPERATOR(pg_catalog.=) 0::oid
+    OR EXISTS (SELECT FROM pg_catalog.pg_foreign_server s WHERE s.oid OPERATOR(pg_catalog.=) server)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s, pg_catalog.pg_options_to_table(s.srvoptions) o
                    WHERE s.oid OPERATOR(pg_catalog.=) server AND o.option_name OPERATOR(pg_catalog.=) 'receiver')
     OR EXISTS (SELECT FROM pg_catalog.pg_foreign_server s, pg_catalog.pg_options_to_table(s.srvoptions) o, pg_catalog.pg_roles r
                WHERE s.oid OPERATOR(pg_catalog.=) server AND o.option_name OPERATOR(pg_catalog.=) 'receiver'

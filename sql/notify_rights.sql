@@ -70,6 +70,27 @@ GRANT EXECUTE ON FUNCTION dtx_outcome(text) TO n_payer;
 SET ROLE n_payer;
 SELECT count(*) FROM dtx_outcome('p1');
 SELECT dtx_discard(array_agg(id)) FROM dtx_notifications;
+-- not after its server is gone, either
+SELECT dtx_notify('n_shop', 'p1 again', '{"amount": 1}') > 0;
+SELECT dtx_discard(array_agg(id)) FROM dtx_notifications;
+RESET ROLE;
+-- a role's target is enabled and disabled by who has its rights, a superuser for one
+SELECT dtx_target_enable('n_shop'), dtx_target_enable('n_shop', 'n_payer');
+SELECT state FROM dtx_targets WHERE role = 'n_payer'::regrole;
+SELECT dtx_target_disable('n_shop', 'n_payer');
+SELECT state FROM dtx_targets WHERE role = 'n_payer'::regrole;
+SET ROLE n_stranger;
+SELECT m.try($$SELECT dtx_target_enable('n_shop', 'n_payer')$$);
+SELECT m.try($$SELECT dtx_target_disable('n_shop', 'n_payer')$$);
+SELECT m.try($$SELECT dtx_target_disable(NULL)$$);
+RESET ROLE;
+ALTER SERVER n_shop OPTIONS (SET receiver 'n_merchant');
+DROP SERVER n_shop CASCADE;
+SET ROLE n_stranger;
+SELECT count(*) FROM dtx_outcome('p1');
+SET ROLE n_payer;
+SELECT server, state FROM dtx_outcome('p1');
+SELECT dtx_redeliver(array_agg(id)) FROM dtx_notifications;
 RESET ROLE;
 -- over libpq: a role that is admitted asks, and its handler runs with its rights
 SELECT m.at('b', 'CREATE USER MAPPING FOR n_merchant SERVER a OPTIONS (user ''n_merchant'', password_required ''false'')');
@@ -98,7 +119,6 @@ SELECT m.try('DROP ROLE n_merchant');
 SELECT m.at('b', $$SELECT dtx_unexpect('a', 'p5')$$, 'n_merchant');
 
 SELECT m.at('b', 'DROP USER MAPPING FOR n_merchant SERVER a'), m.at('b', 'DROP USER MAPPING FOR n_stranger SERVER a'), m.at('b', 'DROP OWNED BY n_merchant, n_stranger');
-DROP SERVER n_shop CASCADE;
 REVOKE EXECUTE ON FUNCTION dtx_outcome(text) FROM n_payer;
 DROP OWNED BY n_payer, n_merchant, n_stranger;
 DROP ROLE n_payer, n_merchant, n_stranger;

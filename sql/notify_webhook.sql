@@ -54,38 +54,42 @@ CREATE FUNCTION n.signed(id text, body text, ago interval DEFAULT '0') RETURNS j
   FROM (SELECT floor(extract(epoch FROM now() - ago))::bigint::text AS at) AS t $$;
 CREATE FUNCTION n.accept(id text, body text, sender text DEFAULT NULL, ago interval DEFAULT '0') RETURNS text LANGUAGE sql AS $$
   SELECT m.try(format('SELECT dtx_accept(%L, %L, ''whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'', ''n.apply'', %L)', body, n.signed(id, body, ago), sender)) $$;
-SELECT n.accept('shop.0123abcd:T%201%2F%C3%A9', '{"é": 1}'), n.got();
-SELECT n.accept('shop.0123abcd:T%201%2F%C3%A9', '{"é": 2}'), n.got();
+SELECT n.accept('shop:0123abcd:T%201%2F%C3%A9', '{"é": 1}'), n.got();
+SELECT n.accept('shop:0123abcd:T%201%2F%C3%A9', '{"é": 2}'), n.got();
 SELECT origin, tx_no, how FROM dtx.received WHERE origin LIKE 'shop.0%';
 -- another sender's number, another number
-SELECT n.accept('shop.99999999:T%201%2F%C3%A9', '{}'), n.accept('shop.0123abcd:T', '{}'), n.got();
+SELECT n.accept('shop:99999999:T%201%2F%C3%A9', '{}'), n.accept('shop:0123abcd:T', '{}'), n.got();
 -- only whose secret it is
-SELECT n.accept('shop.0123abcd:T2', '{}', 'shop'), n.accept('shop.0123abcd:T3', '{}', 'bank'), n.accept('shop.x.0123abcd:T3', '{}', 'shop'), n.got();
+SELECT n.accept('shop:0123abcd:T2', '{}', 'shop'), n.accept('shop:0123abcd:T3', '{}', 'bank'), n.accept('shop%2Ex:0123abcd:T3', '{}', 'shop'), n.got();
 -- ids that only look like it are other software's
-SELECT n.accept('shop.0123abcd', '1'), n.accept('shop:T4', '2'), n.accept('shop.0123abcd:', '3'), n.accept('shop.0123abcd:%41', '4'), n.accept('shop.0123abcd:%zz', '5'),
-  n.accept('shop.0123abcd:%', '6'), n.accept('shop.0123abcd:%00', '7'), n.accept('shop.0123abcd:%FF', '8');
+SELECT n.accept('shop:0123abcd', '1'), n.accept('shop:T4', '2'), n.accept('shop:0123abcd:', '3'), n.accept('shop:0123abcd:%41', '4'), n.accept('shop:0123abcd:%zz', '5'),
+  n.accept('shop:0123abcd:%', '6'), n.accept('shop:0123abcd:%00', '7'), n.accept('shop:0123abcd:%FF', '8');
 SELECT n.got();
+-- an id with a dot could be signed as another one, with another time
+SELECT n.accept('shop:0123abcd:T.1', '{}'), n.accept('shop.x:0123abcd:T1', '{}'), n.accept('msg.1', '{}'), n.got();
+SELECT n.accept('shop%2Ex:0123abcd:T%2E1', '{}'), n.got();
+SELECT origin, tx_no FROM dtx.received WHERE origin LIKE 'shop.x%';
 -- old, new, and no JSON
-SELECT n.accept('shop.0123abcd:T5', '{}', ago => '4 min'), n.accept('shop.0123abcd:T6', '{}', ago => '6 min'), n.accept('shop.0123abcd:T7', '{}', ago => '-6 min');
-SELECT n.accept('shop.0123abcd:T8', 'no json'), n.accept('shop.0123abcd:T9', '');
+SELECT n.accept('shop:0123abcd:T5', '{}', ago => '4 min'), n.accept('shop:0123abcd:T6', '{}', ago => '6 min'), n.accept('shop:0123abcd:T7', '{}', ago => '-6 min');
+SELECT n.accept('shop:0123abcd:T8', 'no json'), n.accept('shop:0123abcd:T9', '');
 SELECT n.got();
 -- the handler's error is the caller's, and nothing was applied
 INSERT INTO n.trouble VALUES ('T10', 'refuse'), ('T11', 'no');
-SELECT n.accept('shop.0123abcd:T10', '{}'), n.accept('shop.0123abcd:T11', '{}'), n.got();
+SELECT n.accept('shop:0123abcd:T10', '{}'), n.accept('shop:0123abcd:T11', '{}'), n.got();
 DELETE FROM n.trouble;
-SELECT n.accept('shop.0123abcd:T10', '{}'), n.got();
+SELECT n.accept('shop:0123abcd:T10', '{}'), n.got();
 -- rolled back: not applied
 BEGIN;
-SELECT n.accept('shop.0123abcd:T12', '{}');
+SELECT n.accept('shop:0123abcd:T12', '{}');
 ROLLBACK;
-SELECT n.accept('shop.0123abcd:T12', '{}'), n.got();
+SELECT n.accept('shop:0123abcd:T12', '{}'), n.got();
 -- without a function the handler of notifications is called
-SELECT m.try(format('SELECT dtx_accept(%L, %L, %L)', '{}', n.signed('shop.0123abcd:T13', '{}'), :'secret'));
+SELECT m.try(format('SELECT dtx_accept(%L, %L, %L)', '{}', n.signed('shop:0123abcd:T13', '{}'), :'secret'));
 SELECT dtx_on_notification('n.apply', 'shop');
-SELECT m.try(format('SELECT dtx_accept(%L, %L, %L)', '{}', n.signed('shop.0123abcd:T13', '{}'), :'secret')), n.got();
+SELECT m.try(format('SELECT dtx_accept(%L, %L, %L)', '{}', n.signed('shop:0123abcd:T13', '{}'), :'secret')), n.got();
 SELECT dtx_on_notification(NULL, 'shop');
 -- told over HTTP, asked for over libpq: once
 SELECT tag FROM dtx.node WHERE retired_at IS NULL \gset
 SELECT dtx_notify(NULL, 'both ways', '{"x": 1}') > 0;
-SELECT m.at('b', format($$SELECT dtx_accept('{"x": 1}', %L, %L)$$, n.signed('dtx_regression.' || :'tag' || ':both%20ways', '{"x": 1}'), :'secret'));
+SELECT m.at('b', format($$SELECT dtx_accept('{"x": 1}', %L, %L)$$, n.signed('dtx_regression:' || :'tag' || ':both%20ways', '{"x": 1}'), :'secret'));
 SELECT m.at('b', $$SELECT dtx_reconcile('a', 'both ways')$$), n.got('b');

@@ -362,7 +362,7 @@ told_once('the database went down in the middle', $no);
 
 # --- what is not genuine
 
-my $origin = value($platform, q{SELECT node FROM dtx_peers WHERE server = 'custody'});
+my $origin = value($platform, q{SELECT regexp_replace(node, '[.]([0-9a-f]+)$', ':\1') FROM dtx_peers WHERE server = 'custody'});
 
 # A request to the callback; returns the status.
 sub post
@@ -414,7 +414,7 @@ my @forged = (
 	[ 'with a blank more', "$body ", $headers ],
 	[ 'for another request', $body, but('Webhook-Id', "$origin:A1") ],
 	[ 'with another secret', $body, signed($body, $id, secret => $other_secret) ],
-	[ 'as another sender', $body, signed($body, "other.12345678:$no") ],
+	[ 'as another sender', $body, signed($body, "other:12345678:$no") ],
 	[ 'too old', $body, signed($body, $id, time => time() - 600) ],
 	[ 'too new', $body, signed($body, $id, time => time() + 600) ],
 	[ 'with another time', $body, but('webhook-timestamp', time() - 7) ],

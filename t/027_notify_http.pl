@@ -119,7 +119,7 @@ notify(endpoint('fails/2'), 'T 1/é', '20ms,1100ms,1min', '{"text": "ä\\\\\"€
 is(outcome('T 1/é'), 'delivered, 3, 204', 'failed twice, then delivered');
 is(value($bank1, q{SELECT state || ' ' || last_error || ' ' || (delivered_at > notified_at AND next_attempt IS NULL) FROM dtx_outcome('T 1/é')}),
 	'delivered HTTP status 500 true', 'who asks is told the last error');
-my $origin = value($bank1, q{SELECT name || '.' || tag FROM dtx.node});
+my $origin = value($bank1, q{SELECT name || ':' || tag FROM dtx.node});
 my @requests = $http->requests(qr/:T%201/);
 is(scalar @requests, 3, 'three requests');
 is(join(' ', map { $_->{headers}{'webhook-id'} } @requests), join(' ', ("$origin:T%201%2F%C3%A9") x 3),
@@ -168,7 +168,7 @@ is(join(' ', map { defined $bare->{headers}{"webhook-$_"} ? 1 : 0 } qw(id timest
 # --- secrets are not shown: not by an endpoint that says them again, not in the log
 
 my $mark = log_mark($bank1);
-notify(endpoint('echo', mapping => "secret '$secret', token 'ask-me-not', headers '{\"X-Key\": \"my-hidden-key\"}'"), 'echo', '10ms');
+notify(endpoint('echo', mapping => "secret '$secret $other_secret', token 'ask-me-not', headers '{\"X-Key\": \"my-hidden-key\"}'"), 'echo', '10ms');
 is(outcome('echo'), 'exhausted, 2, 500, HTTP status 500', 'an endpoint that sends back what it got');
 my $shown = value($bank1, q{SELECT n::text || (SELECT string_agg(t::text, ' ') FROM dtx_targets t) || (SELECT o::text FROM dtx_outcome('echo') o)
   FROM dtx_notifications n WHERE tx_no = 'echo'});

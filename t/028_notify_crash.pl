@@ -200,11 +200,11 @@ sub problems
 
 	# at the endpoints: at least once, with the same id, and every attempt counted
 	my %requests;
-	my $origin = value($bank1, q{SELECT name || '.' || tag FROM dtx.node});
-	foreach my $request ($http->requests(qr/:T$round\./))
+	my $origin = value($bank1, q{SELECT name || ':' || tag FROM dtx.node});
+	foreach my $request ($http->requests(qr/:T$round%2E/))
 	{
 		my $tx_no = JSON::PP::decode_json($request->{body})->{tx_no};
-		(my $id = "$origin:$tx_no") =~ s/ /%20/g;
+		(my $id = "$origin:$tx_no") =~ s/([ .])/sprintf '%%%02X', ord $1/ge;
 		push @problems, "another webhook-id: $request->{headers}{'webhook-id'}" if $request->{headers}{'webhook-id'} ne $id;
 		$requests{ { '/status/204' => 'shop', '/lost/1' => 'bad_shop', '/fails/1' => 'slow_shop' }->{ $request->{url} } . " $tx_no" }++;
 	}

@@ -241,6 +241,17 @@ endpoint_is_http(Oid serverid)
 		option_value(server->options, "url") != NULL;
 }
 
+static List *
+split_words(const char *text)
+{
+	char	   *copy = pstrdup(text);
+	List	   *words = NIL;
+
+	for (char *word = strtok(copy, " \t\r\n\f\v"); word != NULL; word = strtok(NULL, " \t\r\n\f\v"))
+		words = lappend(words, word);
+	return words;
+}
+
 static char *
 to_utf8(const char *text)
 {
@@ -277,7 +288,7 @@ endpoint_load(Oid serverid, Oid role)
 	if (value != NULL)
 	{
 		endpoint->keys = webhook_keys(value);
-		endpoint->secrets = lappend(endpoint->secrets, pstrdup(value));
+		endpoint->secrets = list_concat(endpoint->secrets, split_words(value));
 	}
 	else
 		value = option_value(mapping->options, "unsigned");

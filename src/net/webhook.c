@@ -136,7 +136,7 @@ webhook_verify(List *keys, const char *id, int64 timestamp, const char *body, Si
 static bool
 is_plain(unsigned char c)
 {
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
 }
 
 static void
@@ -154,10 +154,13 @@ append_encoded(StringInfo text, const char *part)
 char *
 webhook_id(const char *origin, const char *tx_no)
 {
+	const char *dot = strrchr(origin, '.');
 	StringInfoData text;
 
 	initStringInfo(&text);
-	append_encoded(&text, origin);
+	append_encoded(&text, dot == NULL ? origin : pnstrdup(origin, dot - origin));
+	appendStringInfoChar(&text, ':');
+	append_encoded(&text, dot == NULL ? "" : dot + 1);
 	appendStringInfoChar(&text, ':');
 	append_encoded(&text, tx_no);
 	return text.data;
@@ -201,16 +204,16 @@ decode(const char *part, int length)
 bool
 webhook_id_parse(const char *id, char **origin, char **tx_no)
 {
-	const char *colon = strchr(id, ':');
-	const char *dot;
+	const char *tag = strchr(id, ':');
+	const char *rest = tag == NULL ? NULL : strchr(tag + 1, ':');
+	char	   *name;
 
-	if (colon == NULL)
+	if (rest == NULL || rest - tag != 9 || strspn(tag + 1, "0123456789abcdef") != 8)
 		return false;
-	*origin = decode(id, colon - id);
-	*tx_no = decode(colon + 1, strlen(colon + 1));
-	if (*origin == NULL || *tx_no == NULL)
+	name = decode(id, tag - id);
+	*tx_no = decode(rest + 1, strlen(rest + 1));
+	if (name == NULL || *tx_no == NULL)
 		return false;
-	/* name.tag */
-	dot = strrchr(*origin, '.');
-	return dot != NULL && dot > *origin && strlen(dot + 1) == 8 && strspn(dot + 1, "0123456789abcdef") == 8;
+	*origin = psprintf("%s.%.8s", name, tag + 1);
+	return true;
 }

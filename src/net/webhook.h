@@ -35,9 +35,10 @@ extern bool webhook_verify(List *keys, const char *id, int64 timestamp, const ch
 						   const char *signatures);
 
 /*
- * The id of a notification: who sends it and the tx_no, each byte that is no letter,
- * digit, '_', '-' or '.' as %XX, with a ':' between them. So the receiver knows both
- * by what is signed. Palloc'd.
+ * The id of a notification: name and tag of the node that sends it, and the tx_no, with
+ * ':' between them, and each byte that is no letter, digit, '_' or '-' as %XX. So the
+ * receiver knows them by what is signed. No dot: what is signed could be read as another
+ * id and time. Palloc'd. origin: name.tag
  */
 extern char *webhook_id(const char *origin, const char *tx_no);
 

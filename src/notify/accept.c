@@ -90,6 +90,9 @@ verify(text *payload, Jsonb *headers, const char *secret, const Interval *tolera
 	signatures = header_value(headers, "webhook-signature");
 	if (*id == NULL || timestamp_text == NULL || signatures == NULL)
 		return "It must have the headers webhook-id, webhook-timestamp and webhook-signature.";
+	/* id.time.body is what is signed: where that could be split otherwise it proves nothing */
+	if (strchr(*id, '.') != NULL)
+		return "Its webhook-id has a dot.";
 	if (!parse_timestamp(timestamp_text, &timestamp))
 		return "Its webhook-timestamp is not a number of seconds.";
 	if (!webhook_verify(keys, *id, timestamp, body, strlen(body), signatures))

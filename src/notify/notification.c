@@ -200,10 +200,11 @@ form_notification(HeapTuple tuple, TupleDesc desc)
 }
 
 List *
-notifications_claim(Oid server, Oid role, TimestampTz from, List *except, int most, MemoryContext context)
+notifications_claim(Oid server, Oid role, TimestampTz from, TimestampTz now, List *except, int most,
+					MemoryContext context)
 {
 	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8ARRAYOID, INT4OID};
-	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(GetCurrentTimestamp()),
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(now),
 	TimestampTzGetDatum(from), ids_of(except), Int32GetDatum(most)};
 	static SPIPlanPtr plan = NULL;
 	List	   *claimed = NIL;
@@ -229,10 +230,10 @@ notifications_claim(Oid server, Oid role, TimestampTz from, List *except, int mo
 }
 
 TimestampTz
-notifications_next(Oid server, Oid role)
+notifications_next(Oid server, Oid role, TimestampTz now)
 {
 	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID};
-	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(GetCurrentTimestamp())};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(now)};
 	static SPIPlanPtr plan = NULL;
 	TimestampTz next = 0;
 	bool		isnull;

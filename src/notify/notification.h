@@ -93,15 +93,15 @@ extern void target_stop(Oid server, Oid role, bool disable, TimestampTz not_befo
 extern void target_met(Oid server, Oid role, const char *node);
 
 /*
- * Count an attempt of up to most that are due, from those due at `from` on, which are not
- * among except: a List of Notification *, palloc'd in context. Short: there were no
- * more. The transaction has to be durable before they are called.
+ * Count an attempt of up to most that are due now, and at `from` at the earliest, which
+ * are not among except: a List of Notification *, palloc'd in context. Short: there were
+ * no more. The transaction has to be durable before they are called.
  */
-extern List *notifications_claim(Oid server, Oid role, TimestampTz from, List *except, int most,
+extern List *notifications_claim(Oid server, Oid role, TimestampTz from, TimestampTz now, List *except, int most,
 								 MemoryContext context);
 
-/* When the first one is due that is not due yet; 0: none. */
-extern TimestampTz notifications_next(Oid server, Oid role);
+/* When the first one is due that is not due now; 0: none. */
+extern TimestampTz notifications_next(Oid server, Oid role, TimestampTz now);
 
 /* Record what came of attempts, of those whose rows nobody has locked: these are marked as
  * recorded. */

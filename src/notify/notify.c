@@ -155,18 +155,18 @@ hold(const Entry *entry)
 	own_insert(OWN_HELD_NOTIFICATION, values, nulls);
 }
 
-/* A server that can be told something, as the current role. */
+/* A server that can be told something, as a role. */
 static Oid
-target_by_name(const char *name)
+target_by_name(const char *name, Oid role)
 {
-	Oid			role = GetUserId();
 	Oid			server = peer_server_by_name(name, role);
 
 	if (!peer_mapping_exists(server, role))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("user mapping not found for \"%s\"", GetUserNameFromId(role, false)),
-				 errhint("CREATE USER MAPPING FOR CURRENT_USER SERVER %s ...", quote_identifier(name))));
+				 errhint("CREATE USER MAPPING FOR %s SERVER %s ...", quote_identifier(GetUserNameFromId(role, false)),
+						 quote_identifier(name))));
 	if (endpoint_is_http(server))
 		(void) endpoint_load(server, role);
 	else
@@ -202,7 +202,7 @@ dtx_notify(PG_FUNCTION_ARGS)
 	}
 	if (!PG_ARGISNULL(0))
 	{
-		entry.server = target_by_name(NameStr(*PG_GETARG_NAME(0)));
+		entry.server = target_by_name(NameStr(*PG_GETARG_NAME(0)), entry.role);
 		peer_use(entry.server, entry.role);
 	}
 	else if (entry.schedule != 0)
@@ -296,20 +296,38 @@ targets_changed(void)
 	tell_worker_at_commit(&changed);
 }
 
-/* dtx_target_enable(server name) */
+/* The role whose target is meant: the second argument, or the current one. ERROR 22004
+ * without a server, 42501 without the rights of the role. */
+static Oid
+role_of_target(FunctionCallInfo fcinfo)
+{
+	Oid			role = PG_ARGISNULL(1) ? GetUserId() : PG_GETARG_OID(1);
+
+	shmem_require();
+	refuse_in_branch();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("server of a target must not be null")));
+	if (!has_privs_of_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must have the rights of the role whose notifications these are")));
+	return role;
+}
+
+/* dtx_target_enable(server name, role regrole) */
 Datum
 dtx_target_enable(PG_FUNCTION_ARGS)
 {
+	Oid			role = role_of_target(fcinfo);
 	Oid			types[] = {OIDOID, OIDOID};
-	Datum		values[2];
+	Datum		values[] = {0, ObjectIdGetDatum(role)};
 	Datum		waiting;
 	bool		isnull;
 	OwnSql		sql;
 
-	shmem_require();
-	refuse_in_branch();
-	values[0] = ObjectIdGetDatum(peer_server_by_name(NameStr(*PG_GETARG_NAME(0)), GetUserId()));
-	values[1] = ObjectIdGetDatum(GetUserId());
+	values[0] = ObjectIdGetDatum(peer_server_by_name(NameStr(*PG_GETARG_NAME(0)), role));
 	own_sql_begin(&sql);
 	(void) own_sql("UPDATE dtx.target SET disabled_at = NULL, not_before = NULL, reason = NULL WHERE server = $1 AND role = $2", lengthof(types), types, values, NULL);
 	(void) own_sql("SELECT count(*) FROM dtx.notification WHERE server = $1 AND role = $2 AND next_attempt IS NOT NULL",
@@ -320,16 +338,13 @@ dtx_target_enable(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(waiting);
 }
 
-/* dtx_target_disable(server name) */
+/* dtx_target_disable(server name, role regrole) */
 Datum
 dtx_target_disable(PG_FUNCTION_ARGS)
 {
-	Oid			server;
+	Oid			role = role_of_target(fcinfo);
 
-	shmem_require();
-	refuse_in_branch();
-	server = target_by_name(NameStr(*PG_GETARG_NAME(0)));
-	target_stop(server, GetUserId(), true, 0, "dtx_target_disable");
+	target_stop(target_by_name(NameStr(*PG_GETARG_NAME(0)), role), role, true, 0, "dtx_target_disable");
 	targets_changed();
 	PG_RETURN_VOID();
 }
@@ -366,7 +381,7 @@ notifications_redeliver(Datum ids)
 {
 	return change_rows("UPDATE dtx.notification n SET state = 'p', begun_with = attempts,"
 							" next_attempt = clock_timestamp(), changed_at = clock_timestamp()" MINE
-							" AND n.state = 'x' RETURNING n.server, n.role", ids, true);
+							" AND n.state = 'x' AND EXISTS (SELECT FROM pg_foreign_server s WHERE s.oid = n.server) RETURNING n.server, n.role", ids, true);
 }
 
 uint64

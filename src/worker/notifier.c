@@ -21,11 +21,13 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "worker/dispatch.h"
 #include "worker/notifier.h"
 #include "worker/target.h"
 #include "worker/worker.h"
 
 #define DB_BATCH		200		/* results in a call to a database */
+#define FIRST_SIZE		(64 * 1024) /* of a payload, until it is known better */
 #define FAIL_BATCH		1000	/* that fail without a call, at once */
 #define FAILED_MOST		(HTTP_MAX_REQUESTS / 2)	/* requests to endpoints that did not answer the last time */
 #define DISCOVER_DELAY	1000	/* ms between looks for targets, at least */
@@ -39,6 +41,8 @@ static dlist_head targets = DLIST_STATIC_INIT(targets);
 static List *over = NIL;		/* Call *: to be recorded; in the worker's context */
 static TimestampTz record_at = 0;	/* not before that: somebody has locked a row */
 static Size bytes = 0;			/* of payloads of all calls */
+static int	planned = 0;		/* requests that were claimed in this turn, and not begun yet */
+static bool interrupted = true; /* the last turn did not come to its end */
 static int	to_failed = 0;		/* requests under way to those that did not answer the last time */
 static char origin[DTX_NODE_SIZE];
 static uint32 seen[DTX_TARGET_BUCKETS];
@@ -91,6 +95,7 @@ add_target(TargetKey key)
 	dlist_init(&target->calls);
 	target->window = 1;
 	target->from = DT_NOBEGIN;
+	target->typical = FIRST_SIZE;
 	link_init(&target->link, key.server, key.role);
 	dlist_push_tail(&targets, &target->node);
 	return target;
@@ -295,8 +300,9 @@ room_for(const Target *target, TimestampTz now)
 	if (target->broken != NULL)
 		return FAIL_BATCH;
 	if (target->endpoint == NULL)
-		return target->under_way > 0 ? 0 : target->singles > 0 ? 1 : DB_BATCH;
-	room = Min(target->window - target->under_way, HTTP_MAX_REQUESTS - http_active());
+		return target->under_way > 0 ? 0 : target->singles > 0 ? 1 :
+			(int) Min(DB_BATCH, Max(1, BATCH_BYTES / Max(target->typical, 1)));
+	room = Min(target->window - target->under_way, HTTP_MAX_REQUESTS - http_active() - planned);
 	if (has_failed(target))
 		room = Min(room, FAILED_MOST - to_failed);
 	/* a few at a time are cheaper than one by one */
@@ -309,6 +315,7 @@ claim(Target *target, int room, List **claims)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	bool		full = start >= target->full_at && target->unsure;
+	Size		size = 0;
 	MemoryContext context = AllocSetContextCreate(worker.turn, "dtx claim", ALLOCSET_SMALL_SIZES);
 	List	   *except = NIL;
 	List	   *notifications;
@@ -318,8 +325,8 @@ claim(Target *target, int room, List **claims)
 
 	dlist_foreach(iter, &target->calls)
 		except = lappend(except, dlist_container(Call, node, iter.cur)->notification);
-	notifications = notifications_claim(target->key.server, target->key.role, full ? DT_NOBEGIN : target->from, except,
-										room, context);
+	notifications = notifications_claim(target->key.server, target->key.role, full ? DT_NOBEGIN : target->from, start,
+										except, room, context);
 	if (full)
 	{
 		target->unsure = false;
@@ -327,7 +334,7 @@ claim(Target *target, int room, List **claims)
 	}
 	target->look = list_length(notifications) == room;
 	if (!target->look)
-		target->look_at = notifications_next(target->key.server, target->key.role);
+		target->look_at = notifications_next(target->key.server, target->key.role, start);
 	if (notifications == NIL)
 		return;
 	claim = MemoryContextAllocZero(context, sizeof(Claim));
@@ -340,10 +347,17 @@ claim(Target *target, int room, List **claims)
 		call->claim = claim;
 		call->notification = lfirst(cell);
 		claim->left++;
-		if (target->endpoint != NULL)
+		size += strlen(call->notification->payload);
+		if (target->endpoint != NULL && target->broken == NULL)
 			target_http_prepare(call, origin);
 		*claims = lappend(*claims, call);
 	}
+	target->typical = size / claim->left;
+	if (target->endpoint == NULL || target->broken != NULL)
+		return;
+	planned += claim->left;
+	if (has_failed(target))
+		to_failed += claim->left;
 }
 
 /* What was due before the first of those that are called now, or that was just claimed,
@@ -553,6 +567,7 @@ run_transaction(List *chosen)
 	if (record)
 		DTX_FAULT_POINT("notify-after-answer");
 	DTX_FAULT_POINT("notify-before-claim");
+	planned = 0;
 	worker_begin();
 	MemoryContextSwitchTo(worker.turn);
 	strlcpy(origin, node_origin(), sizeof(origin));
@@ -626,6 +641,10 @@ notifier_step(void *arg)
 	TimestampTz now = GetCurrentTimestamp();
 	List	   *chosen;
 
+	/* what was claimed then, and not begun, is due still */
+	if (interrupted)
+		notifier_look();
+	interrupted = true;
 	read_buckets();
 	step_databases();
 	if (discovery_is_due(now) || read_stops)
@@ -652,6 +671,8 @@ notifier_step(void *arg)
 		/* requests are sent at once */
 		notifier_receive();
 	}
+	planned = 0;
+	interrupted = false;
 }
 
 TimestampTz

@@ -56,6 +56,7 @@ typedef struct Target
 	bool		unsure;			/* something may have committed late */
 	TimestampTz full_at;		/* not before that is looked for it */
 	dlist_head	calls;
+	Size		typical;		/* bytes of a payload, of late */
 	int			under_way;		/* those that are not over */
 	/* how many at once */
 	int			window;
