@@ -870,10 +870,12 @@ COMMENT ON COLUMN dtx.target.node IS 'the node that was met there, if it is a da
 
 CREATE TABLE dtx.notification_handler (
     sender  text COLLATE "C" PRIMARY KEY,
-    handler text NOT NULL
+    handler text NOT NULL,
+    role    oid
 );
 COMMENT ON TABLE dtx.notification_handler IS 'the functions that handle notifications which come here';
 COMMENT ON COLUMN dtx.notification_handler.sender IS 'name of the node that notifies; empty: any other';
+COMMENT ON COLUMN dtx.notification_handler.role IS 'as which that node must connect; NULL: any that is admitted';
 
 CREATE TABLE dtx.received (
     received_at timestamptz NOT NULL,
@@ -904,6 +906,7 @@ CREATE TABLE dtx.expectation (
     PRIMARY KEY (tx_no, server)
 ) WITH (fillfactor = 70);
 CREATE INDEX expectation_next_attempt_idx ON dtx.expectation (role, next_attempt) WHERE next_attempt IS NOT NULL;
+CREATE INDEX expectation_ended_at_idx ON dtx.expectation (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX expectation_origin_idx ON dtx.expectation (server) WHERE origin IS NOT NULL;
 COMMENT ON TABLE dtx.expectation IS 'results that other nodes should tell, and that are asked for when they do not';
 COMMENT ON COLUMN dtx.expectation.state IS 'w: it is waited for; c: it has come, or was fetched; x: asked often enough';
@@ -912,7 +915,7 @@ COMMENT ON COLUMN dtx.expectation.origin IS 'who is behind the server, as was le
 CREATE FUNCTION dtx_notify(server name, tx_no text, payload jsonb, schedule interval[] DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_notify(name, text, jsonb, interval[]) IS
-    'in the current transaction: has the result of a business transaction told to a server, over HTTP or to the handler of another database, as the caller; server NULL: only registered, for who asks. Attempts follow the first one by the schedule, by default {1min,5min,10min,30min,1h,2h,5h,10h}. Returns the id: that of the one there is, when the same was notified before. ERROR 23505 when that had another payload, 55000 when the user mapping has no secret, 22023 for a tx_no that is none.';
+    'in the current transaction: has the result of a business transaction told to a server, over HTTP or to the handler of another database, as the caller; server NULL: only registered, for who asks. Attempts follow the first one by the schedule, by default {1min,5min,10min,30min,1h,2h,5h,10h}. Returns the id: that of the one there is, when the same was notified before. Needs EXECUTE, which only superusers have until it is granted: who notifies speaks for this node. ERROR 23505 when that had another payload, 55000 when the user mapping has no secret, 22023 for a tx_no that is none.';
 
 CREATE FUNCTION dtx_outcome(tx_no text, OUT server name, OUT state text, OUT payload jsonb, OUT attempts integer, OUT notified_at timestamptz,
                             OUT delivered_at timestamptz, OUT next_attempt timestamptz, OUT last_status integer, OUT last_error text) RETURNS SETOF record
@@ -929,10 +932,10 @@ CREATE FUNCTION dtx_target_disable(server name, role regrole DEFAULT NULL) RETUR
 COMMENT ON FUNCTION dtx_target_disable(name, regrole) IS
     'sends no more notifications of a role (NULL: the caller) to a server; they are kept. Needs the rights of the role.';
 
-CREATE FUNCTION dtx_on_notification(handler text, sender text DEFAULT NULL) RETURNS void
+CREATE FUNCTION dtx_on_notification(handler text, sender text DEFAULT NULL, role regrole DEFAULT NULL) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_on_notification(text, text) IS
-    'names the function of this database that is called, once, with each result that the node named sender notifies, or NULL: any other node; handler NULL: no more. Its arguments are among tx_no text, payload jsonb, sender text, notified_at timestamptz and attempt integer. Needs EXECUTE, which only superusers have until it is granted. ERROR 42883 or 42P13 when it cannot be called so.';
+COMMENT ON FUNCTION dtx_on_notification(text, text, regrole) IS
+    'names the function of this database that is called, once, with each result that the node named sender notifies, or NULL: any other node; handler NULL: no more. role: as which that node must connect to be believed; NULL: any that is admitted. Its arguments are among tx_no text, payload jsonb, sender text, notified_at timestamptz and attempt integer. Needs EXECUTE, which only superusers have until it is granted. ERROR 42883 or 42P13 when it cannot be called so.';
 CREATE FUNCTION dtx_reconcile(server name, tx_no text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_reconcile(name, text) IS
@@ -954,7 +957,7 @@ COMMENT ON FUNCTION dtx_verify(text, jsonb, text, interval) IS
 CREATE FUNCTION dtx_accept(payload text, headers jsonb, secret text, handler text DEFAULT NULL, sender text DEFAULT NULL, tolerance interval DEFAULT '5min') RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_accept(text, jsonb, text, text, text, interval) IS
-    'verifies a notification that came over HTTP, as dtx_verify does, and applies it in the current transaction, as the caller, with a function that the caller names or the handler of notifications, unless that was done: applied or known. sender: whose secret it is, the name of a node; nobody else''s results are applied then. ERROR 28000 when it is not authentic.';
+    'verifies a notification that came over HTTP, as dtx_verify does, and applies it in the current transaction, as the caller, with a function that the caller names or the handler of notifications, unless that was done: applied or known. sender: whose secret it is, the name of a node; nobody else''s results are applied then. Needs EXECUTE, which only superusers have until it is granted: who calls it says what has come. ERROR 28000 when it is not authentic.';
 
 -- what other nodes call here
 CREATE FUNCTION dtx.receive(origin text, timeout integer, notifications jsonb,
@@ -1217,8 +1220,11 @@ CREATE VIEW dtx_notifications WITH (security_barrier) AS
                         ELSE CASE WHEN t.disabled_at IS NULL THEN 'pending' ELSE 'stopped' END END AS state,
            CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN n.payload END AS payload,
            n.attempts, n.notified_at, CASE WHEN n.state OPERATOR(pg_catalog.=) 'd' THEN n.changed_at END AS delivered_at,
-           greatest(n.next_attempt, t.not_before) AS next_attempt, n.last_status,
-           CASE WHEN n.state OPERATOR(pg_catalog.<>) 'd' THEN coalesce(n.last_error, t.reason) END AS last_error,
+           greatest(n.next_attempt, CASE WHEN t.not_before OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN t.not_before END) AS next_attempt,
+           n.last_status,
+           CASE WHEN n.state OPERATOR(pg_catalog.<>) 'd'
+                THEN coalesce(n.last_error, CASE WHEN t.disabled_at IS NOT NULL OR t.not_before OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN t.reason END)
+           END AS last_error,
            CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN n.answer END AS answer
     FROM dtx.notification n
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) n.server
@@ -1238,7 +1244,9 @@ COMMENT ON VIEW dtx_failed_attempts IS
 
 CREATE VIEW dtx_targets WITH (security_barrier) AS
     SELECT s.srvname AS server, n.role::regrole AS role, CASE WHEN t.disabled_at IS NOT NULL THEN 'disabled' ELSE 'enabled' END AS state,
-           n.pending, n.exhausted, n.delivered, n.oldest_pending, n.last_delivered, t.disabled_at, t.not_before, t.reason,
+           n.pending, n.exhausted, n.delivered, n.oldest_pending, n.last_delivered, t.disabled_at,
+           CASE WHEN t.not_before OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN t.not_before END AS not_before,
+           CASE WHEN t.disabled_at IS NOT NULL OR t.not_before OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN t.reason END AS reason,
            (SELECT l.last_error FROM dtx.notification l WHERE l.server OPERATOR(pg_catalog.=) n.server AND l.role OPERATOR(pg_catalog.=) n.role
               AND l.next_attempt IS NOT NULL AND l.last_error IS NOT NULL ORDER BY l.next_attempt LIMIT 1) AS last_error
     FROM (SELECT g.server, g.role, pg_catalog.count(*) FILTER (WHERE g.state OPERATOR(pg_catalog.=) 'p') AS pending,
@@ -1267,7 +1275,9 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.held_branches(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
     dtx.image_decode(tid, "char"), dtx.is_attached(regclass), dtx.topic_matches(text, text), dtx.backlog(integer, bigint) TO PUBLIC;
 -- who asks learns what others are told; whose handler is called acts for who notifies
-REVOKE ALL ON FUNCTION dtx_outcome(text), dtx_on_notification(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION dtx_outcome(text), dtx_on_notification(text, text, regrole) FROM PUBLIC;
+-- who notifies speaks for this node; who accepts says what has come, and from whom
+REVOKE ALL ON FUNCTION dtx_notify(name, text, jsonb, interval[]), dtx_accept(text, jsonb, text, text, text, interval) FROM PUBLIC;
 -- who subscribes reads what others publish
 REVOKE ALL ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;

@@ -9,6 +9,14 @@ CREATE ROLE n_merchant LOGIN;
 CREATE ROLE n_stranger LOGIN;
 GRANT USAGE ON SCHEMA n, m TO n_payer, n_merchant, n_stranger;
 CREATE SERVER n_shop FOREIGN DATA WRAPPER dtx_fdw OPTIONS (url 'https://shop.invalid/');
+-- to notify has to be granted: who does speaks for this node
+SET ROLE n_payer;
+SELECT m.try($$SELECT dtx_notify(NULL, 'p0', '{"amount": 1000000}')$$);
+-- and to accept: who does says what has come
+SELECT m.try($$SELECT dtx_accept('{}', '{}', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw')$$);
+SELECT m.try($$SELECT dtx_verify('{}', '{}', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw')$$);
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION dtx_notify TO n_payer, n_stranger;
 -- a server has to be granted, and mapped
 SET ROLE n_payer;
 SELECT m.try($$SELECT dtx_notify('n_shop', 'p1', '{"amount": 1}')$$);
@@ -107,6 +115,23 @@ SELECT dtx_notify(NULL, 'p3', '{"amount": 3}') > 0;
 SELECT m.at('b', $$SELECT dtx_expect('a', 'p3', '0')$$, 'n_merchant');
 SELECT m.wait('b', $$SELECT state = 'come' FROM dtx_expectations WHERE tx_no = 'p3'$$), n.got('b');
 SELECT m.at('b', $$SELECT role::regrole FROM dtx.received WHERE tx_no = 'p3'$$);
+-- a sender may be bound to a role: others do not speak for it
+SELECT m.at('b', 'GRANT n_merchant TO n_payer');
+SELECT m.at('b', $$SELECT dtx_admit('n_payer')$$), m.at('b', $$SELECT dtx_admit('n_stranger')$$);
+SELECT m.at('b', $$SELECT dtx_on_notification('n.apply', 'bank9', 'n_merchant')$$);
+CREATE FUNCTION n.tell(sender text, username text) RETURNS SETOF text LANGUAGE sql AS $$
+  SELECT m.at('b', format($q$SELECT coalesce((SELECT state || ': ' || detail FROM dtx.receive(%L, 0, '[[1, "", "told", 0, 0, {}]]')), 'applied')$q$, sender), username) $$;
+SELECT n.tell('bank9.00000000', 'n_stranger');
+SELECT n.tell('bank9.00000000', 'n_payer'), n.got('b');
+SELECT n.tell('bank8.00000000', 'n_payer'), n.got('b');
+SELECT n.tell('bank8', 'n_payer'), n.tell('.00000000', 'n_payer'), n.tell('bank8.', 'n_payer');
+SELECT m.at('b', $$SELECT dtx_on_notification(NULL, 'bank9')$$);
+-- another role's expectation is not taken over
+SELECT m.at('b', 'GRANT USAGE ON FOREIGN SERVER a TO n_payer'), m.at('b', 'CREATE USER MAPPING FOR n_payer SERVER a OPTIONS (user ''n_merchant'', password_required ''false'')');
+SELECT m.at('b', $$SELECT dtx_expect('a', 'p6', '1 day')$$);
+SELECT m.at('b', $$SELECT dtx_expect('a', 'p6', '1 hour')$$, 'n_payer');
+SELECT m.at('b', $$SELECT dtx_unexpect('a', 'p6')$$);
+SELECT m.at('b', 'DROP USER MAPPING FOR n_payer SERVER a'), m.at('b', 'REVOKE n_merchant FROM n_payer');
 -- a role that cannot log in has no process
 SELECT m.at('b', 'ALTER ROLE n_stranger NOLOGIN; GRANT n_stranger TO n_merchant; GRANT USAGE ON FOREIGN SERVER a TO n_stranger; CREATE USER MAPPING FOR n_stranger SERVER a OPTIONS (user ''x'')');
 SELECT m.connect('merchant', 'b', 'n_merchant');
@@ -118,7 +143,6 @@ SELECT m.at('b', $$SELECT dtx_expect('a', 'p5', '1 day')$$, 'n_merchant');
 SELECT m.try('DROP ROLE n_merchant');
 SELECT m.at('b', $$SELECT dtx_unexpect('a', 'p5')$$, 'n_merchant');
 
-SELECT m.at('b', 'DROP USER MAPPING FOR n_merchant SERVER a'), m.at('b', 'DROP USER MAPPING FOR n_stranger SERVER a'), m.at('b', 'DROP OWNED BY n_merchant, n_stranger');
-REVOKE EXECUTE ON FUNCTION dtx_outcome(text) FROM n_payer;
+SELECT m.at('b', 'DROP USER MAPPING FOR n_merchant SERVER a'), m.at('b', 'DROP USER MAPPING FOR n_stranger SERVER a'), m.at('b', 'DROP OWNED BY n_payer, n_merchant, n_stranger');
 DROP OWNED BY n_payer, n_merchant, n_stranger;
 DROP ROLE n_payer, n_merchant, n_stranger;

@@ -132,8 +132,7 @@ is(join(' ', map { "$_->{method} $_->{headers}{'content-type'} $_->{version}" } 
 is_deeply(decode_json(encode_utf8_once($requests[0]{body})), { text => "\x{e4}\\\"\x{20ac}", number => 1.5, none => undef }, 'the body is the payload');
 like($requests[0]{body}, qr/"number": 1\.50/, 'to the digit');
 isnt($http->verify($other_secret, $requests[0]), 'ok', 'another secret does not fit');
-$requests[0]{body} .= ' ';
-isnt($http->verify($secret, $requests[0]), 'ok', 'nor does another body');
+isnt($http->verify($secret, { %{ $requests[0] }, body => "$requests[0]{body} " }), 'ok', 'nor does another body');
 
 # What decode_json makes of a line are characters.
 sub encode_utf8_once
@@ -326,7 +325,7 @@ is(length $large->{body}, 1_000_004, 'is sent whole');
 
 # --- an endpoint that hangs delays no other endpoint, no database, no message, no phase 2
 
-my $hang = endpoint('hang', server => "allow_private 'true', timeout '1h'");
+my $hang = endpoint('hang', server => "allow_private 'true', timeout '5min'");
 notify($hang, "hang $_", '') foreach 1 .. 5;
 ok(wait_until(sub { $http->requests(qr/:hang%20/) }, 'it hangs'), 'an endpoint hangs');
 $bank2->safe_psql('bank2', <<'SQL');
@@ -349,6 +348,29 @@ foreach my $round (1 .. 3)
 is(value($bank1, q{SELECT string_agg(DISTINCT state || ' ' || (delivered_at IS NULL), ' ') FROM dtx_notifications WHERE tx_no LIKE 'hang %'}),
 	'pending true', 'while it hangs');
 is(scalar $http->requests(qr/:hang%20/), 1, 'an endpoint that has never answered gets one at a time');
+# one that has answered, and gets many at once, and then hangs: it leaves room for others
+my @turning = map { endpoint("turns/$_/100", server => "allow_private 'true', timeout '5min', max_requests '64'") } 1 .. 5;
+foreach my $i (0 .. 4)
+{
+	value($bank1, "SELECT count(dtx_notify('$turning[$i]', 'turn ' || i, '{}', '{}')) FROM generate_series(1, 300) i");
+}
+ok( wait_until(
+		sub {
+			value($bank1, q{SELECT count(*) FILTER (WHERE state = 'd') || ' ' || count(DISTINCT server) FILTER (WHERE state = 'p' AND called_at IS NOT NULL)
+				FROM dtx.notification WHERE tx_no LIKE 'turn %'}) eq '500 5';
+		},
+		'they hang'),
+	'five endpoints hang that have answered before');
+foreach my $round (1 .. 3)
+{
+	notify($plain, "beside them $round", '');
+	is(outcome("beside them $round"), 'delivered, 1, 204', 'others are notified');
+}
+my $fresh = endpoint('status/204');
+notify($fresh, 'a new one', '');
+is(outcome('a new one'), 'delivered, 1, 204', 'one that is new, too');
+is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE tx_no LIKE 'turn %' AND state = 'delivered'}), 500, 'while they hang');
+value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no LIKE 'turn %' AND state = 'pending'});
 # a database whose handler takes for ever is no different
 my $blocker = session($bank2);
 $blocker->must('BEGIN', 'LOCK TABLE told');
@@ -381,6 +403,94 @@ $holder->must('COMMIT');
 $holder->close;
 ok(wait_for_value($bank1, q{SELECT state || ' ' || (last_error LIKE 'Operation timed out%') FROM dtx_notifications WHERE tx_no = 'given up'}, 'discarded true'),
 	'what came of the attempt is recorded, and it stays given up');
+
+# --- options that change while a request is under way, and rows that somebody has locked
+
+foreach my $change (
+	[ "ALTER USER MAPPING FOR CURRENT_USER SERVER %s OPTIONS (DROP secret)", qr/^exhausted, 1, 55000: the user mapping/ ],
+	[ "ALTER SERVER %s OPTIONS (DROP url, DROP allow_private, DROP timeout, ADD host '127.0.0.1', ADD port '1')", qr/^exhausted, 1, / ],
+	[ "ALTER SERVER %s OPTIONS (SET url '" . $http->url('status/204') . "')", qr/^delivered, 1, 204/ ])
+{
+	my ($sql, $expected) = @$change;
+	my $changing = endpoint('hang', server => "allow_private 'true', timeout '3s'");
+	my $tx_no = "changing $changing";
+	notify($changing, $tx_no, '');
+	ok(wait_for_value($bank1, "SELECT called_at IS NOT NULL FROM dtx.notification WHERE tx_no = '$tx_no'", 't'), 'a request is under way');
+	# it comes after that one
+	notify($changing, "$tx_no, then", '');
+	$bank1->safe_psql('bank1', sprintf($sql, $changing));
+	notify($plain, "beside $tx_no", '');
+	is(outcome("beside $tx_no"), 'delivered, 1, 204', 'options change meanwhile: others are notified');
+	like(outcome($tx_no), qr/^exhausted, 1, Operation timed out/, 'the request ends as it began');
+	like(outcome("$tx_no, then"), $expected, 'the next one is as the options say');
+}
+# the other way round: a database, that becomes an endpoint
+my $former_bank = 'former_bank';
+make_peer($bank1, $bank2, server => $former_bank);
+my $table = session($bank2);
+$table->must('BEGIN', 'LOCK TABLE told');
+notify($former_bank, 'to a database', '10ms');
+ok(wait_for_value($bank2, q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dtx' AND wait_event_type = 'Lock'}, 1), 'a call is under way');
+$bank1->safe_psql('bank1', "ALTER SERVER $former_bank OPTIONS (DROP host, DROP port, DROP dbname, ADD url '" . $http->url('status/204') . "', ADD allow_private 'true')");
+$bank1->safe_psql('bank1', "ALTER USER MAPPING FOR CURRENT_USER SERVER $former_bank OPTIONS (ADD secret '$secret')");
+notify($former_bank, 'to an endpoint', '');
+notify($plain, 'beside the former bank', '');
+is(outcome('beside the former bank'), 'delivered, 1, 204', 'others are notified');
+$table->must('COMMIT');
+$table->close;
+is(outcome('to a database'), 'delivered, 1', 'the call ends as it began');
+is(outcome('to an endpoint'), 'delivered, 1, 204', 'and then it is an endpoint');
+
+# whoever has a target's row locked keeps nobody waiting
+my $pausing = endpoint('status/503?after=7200');
+my $locker = session($bank1);
+$locker->must('BEGIN', "SELECT dtx_target_disable('$pausing')");
+notify($pausing, 'pausing', '1h');
+ok(wait_until(sub { scalar $http->requests(qr/:pausing$/) }, 'it is tried'), 'an endpoint asks for a pause whose row is locked');
+notify($plain, 'beside the locked target', '');
+is(outcome('beside the locked target'), 'delivered, 1, 204', 'others are notified');
+$locker->must('ROLLBACK');
+$locker->close;
+ok(wait_for_value($bank1, "SELECT reason FROM dtx_targets WHERE server = '$pausing'", 'it has asked for a pause, with Retry-After'),
+	'and then that is written down');
+value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'pausing'});
+
+# one that is locked when it is due comes when it is not locked any more
+my $unlocked = endpoint('fails/1');
+notify($unlocked, 'locked', '300ms');
+wait_for_value($bank1, q{SELECT attempts FROM dtx_notifications WHERE tx_no = 'locked'}, 1);
+$locker = session($bank1);
+$locker->must('BEGIN', q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'locked'});
+ok(wait_for_value($bank1, q{SELECT next_attempt < now() - interval '200ms' FROM dtx_notifications WHERE tx_no = 'locked'}, 't'), 'a row is locked when it is due');
+$locker->must('ROLLBACK');
+$locker->close;
+is(outcome('locked'), 'delivered, 2, 204', 'it is not forgotten');
+
+# --- secrets that are longer than what is kept of an answer
+
+my $long = 'x' . ('0123456789' x 70);
+notify(endpoint('echo', mapping => "secret '$secret', token '$long'"), 'long secret', '');
+like(outcome('long secret'), qr/^exhausted, 1, 500/, 'an endpoint sends a long token back');
+unlike(value($bank1, q{SELECT n::text || f::text FROM dtx_notifications n JOIN dtx_failed_attempts f USING (id) WHERE n.tx_no = 'long secret'}),
+	qr/0123456789/, 'no piece of it is shown');
+
+# --- what has no form in UTF-8
+
+$bank1->safe_psql('postgres', q{CREATE DATABASE latin ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
+$bank1->safe_psql('latin', 'CREATE EXTENSION dtx');
+$http->make_endpoint($bank1, 'latin', $http->url('status/204'), database => 'latin');
+my $latin = session($bank1, database => 'latin');
+is($latin->run(q{SELECT dtx_notify('latin', 'latin', convert_from('\x2263e922', 'SQL_ASCII')::jsonb, '{}')})->{state}, '22021', 'what cannot be sent is refused');
+# it is registered, and then the target becomes an endpoint
+$latin->must(q{CREATE SERVER other FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host '127.0.0.1', port '1')});
+$latin->must(q{CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (secret '} . $secret . q{')});
+$latin->must(q{SELECT dtx_target_disable('other')}, q{SELECT dtx_notify('other', 'latin', convert_from('\x2263e922', 'SQL_ASCII')::jsonb)});
+$latin->must(q{ALTER SERVER other OPTIONS (DROP host, DROP port, ADD url '} . $http->url('status/204') . q{', ADD allow_private 'true')}, q{SELECT dtx_target_enable('other')});
+$latin->must(q{SELECT dtx_notify('latin', 'plain', '{}', '{}')});
+$latin->close;
+ok(wait_for_value($bank1, q{SELECT string_agg(concat_ws(' ', tx_no, state, last_error), ', ' ORDER BY id) FROM dtx_notifications}, 
+		'latin exhausted it has characters without an equivalent in UTF-8, plain delivered', undef, 'latin'),
+	'and is nobody else\'s matter where it was let in');
 
 # --- many endpoints
 

@@ -109,5 +109,4 @@ GRANT SELECT ON account_request TO clerk;
 GRANT EXECUTE ON FUNCTION request_account(text, text, text), account_result(text) TO from_platform;
 
 -- A result comes from a decision: nobody else tells the platform anything.
-REVOKE EXECUTE ON FUNCTION dtx_notify FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dtx_notify TO custodian;

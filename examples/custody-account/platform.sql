@@ -86,4 +86,4 @@ GRANT SELECT ON custody_account TO member_service;
 
 -- callback.pl: it brings what comes over HTTP, and touches no table.
 CREATE ROLE callback LOGIN PASSWORD :'password';
-GRANT EXECUTE ON FUNCTION take_result(text, jsonb) TO callback;
+GRANT EXECUTE ON FUNCTION dtx_accept, take_result(text, jsonb) TO callback;

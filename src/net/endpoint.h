@@ -39,7 +39,7 @@ extern bool endpoint_is_http(Oid server);
  */
 extern Endpoint *endpoint_load(Oid server, Oid role);
 
-/* Blot secrets out of a text that is to be shown. */
+/* Blot secrets out of a text that is to be shown, also where it ends in the middle of one. */
 extern void endpoint_redact(const Endpoint *endpoint, char *text);
 
 #endif							/* DTX_ENDPOINT_H */

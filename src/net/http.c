@@ -123,6 +123,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	}
 	if (!AcquireExternalFD())
 	{
+		request->local = true;
 		strlcpy(request->refused, "there are too many open files on the local server", sizeof(request->refused));
 		return CURL_SOCKET_BAD;
 	}
@@ -130,6 +131,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	if (fd < 0)
 	{
 		ReleaseExternalFD();
+		request->local = true;
 		strlcpy(request->refused, "could not create a socket", sizeof(request->refused));
 		return CURL_SOCKET_BAD;
 	}
@@ -215,31 +217,23 @@ set_timer(CURLM *multi, long timeout, void *arg)
 
 /* --- starting --- */
 
-static void
-out_of_memory(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OUT_OF_MEMORY),
-			 errmsg("out of memory"),
-			 errdetail("libcurl could not be initialized.")));
-}
-
-static void
+/* False: there is not what it takes. */
+static bool
 initialize(void)
 {
 	static bool globally = false;
 
 	if (epoll_fd >= 0)
-		return;
+		return true;
 	if (!globally && curl_global_init(CURL_GLOBAL_ALL) != CURLE_OK)
-		out_of_memory();
+		return false;
 	globally = true;
 	for (intptr_t i = 0; i < lengthof(multis); i++)
 	{
 		if (multis[i] == NULL)
 			multis[i] = curl_multi_init();
 		if (multis[i] == NULL)
-			out_of_memory();
+			return false;
 		curl_multi_setopt(multis[i], CURLMOPT_SOCKETFUNCTION, watch_socket);
 		curl_multi_setopt(multis[i], CURLMOPT_SOCKETDATA, (void *) i);
 		curl_multi_setopt(multis[i], CURLMOPT_TIMERFUNCTION, set_timer);
@@ -248,10 +242,7 @@ initialize(void)
 		curl_multi_setopt(multis[i], CURLMOPT_MAXCONNECTS, (long) HTTP_MAX_REQUESTS);
 	}
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (epoll_fd < 0)
-		ereport(ERROR,
-				(errcode_for_socket_access(),
-				 errmsg("could not create an epoll set: %m")));
+	return epoll_fd >= 0;
 }
 
 /* Everything but what differs from one request to the next was set already. */
@@ -266,7 +257,11 @@ take_handle(void)
 	if (easy == NULL)
 		return NULL;
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS, (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	/* whatever the environment of the server says */
 	curl_easy_setopt(easy, CURLOPT_PROXY, "");
@@ -280,8 +275,10 @@ take_handle(void)
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, NULL);
+#if LIBCURL_VERSION_NUM >= 0x075700
 	/* a name that is still being looked up when the time is over is not waited for */
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+#endif
 	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, about_to_send);
 	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);
@@ -331,20 +328,28 @@ free_headers(HttpRequest *request)
 	request->header_list = NULL;
 }
 
+static bool
+not_begun(HttpRequest *request, const char *why)
+{
+	request->local = true;
+	strlcpy(request->error, why, sizeof(request->error));
+	return false;
+}
+
 bool
 http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int connect_timeout, int timeout)
 {
 	CURL	   *easy;
 
-	initialize();
+	if (!initialize())
+		return not_begun(request, "libcurl could not be initialized");
 	request->allow_private = endpoint->allow_private;
 	request->own_ca = endpoint->sslrootcert != NULL;
 	request->retry_after = -1;
 	if (!make_headers(request, endpoint, headers) || (easy = take_handle()) == NULL)
 	{
 		free_headers(request);
-		strlcpy(request->error, "out of memory", sizeof(request->error));
-		return false;
+		return not_begun(request, "out of memory");
 	}
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, request);
 	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, request->error);
@@ -369,8 +374,7 @@ http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int co
 	{
 		free_headers(request);
 		curl_easy_cleanup(easy);
-		strlcpy(request->error, "out of memory", sizeof(request->error));
-		return false;
+		return not_begun(request, "out of memory");
 	}
 	request->easy = easy;
 	active++;
@@ -491,13 +495,6 @@ int
 http_active(void)
 {
 	return active;
-}
-
-void
-http_abandon(HttpRequest *request)
-{
-	if (request->easy != NULL)
-		end_request(request, false);
 }
 
 pgsocket

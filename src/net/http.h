@@ -35,6 +35,7 @@ typedef struct HttpRequest
 	int			sent;			/* how often it was begun to be sent */
 	Size		received;		/* bytes of its body */
 	Size		header_size;
+	bool		local;			/* it failed for want of something here */
 	bool		cut;			/* its body was too long: the rest was not read */
 	char		error[HTTP_ERROR_SIZE];	/* why it was not acknowledged */
 	char		refused[128];	/* why no socket was opened */
@@ -55,9 +56,6 @@ extern void http_step(void (*done) (HttpRequest *request));
 
 /* How many are under way. */
 extern int	http_active(void);
-
-/* Give the request up, if it is under way. */
-extern void http_abandon(HttpRequest *request);
 
 /* The descriptor to wait for to be readable, PGINVALID_SOCKET: none; and until when, at
  * most; 0: for ever. */

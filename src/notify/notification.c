@@ -125,41 +125,54 @@ target_stops_read(void)
 	return stops;
 }
 
-void
+/* A target's row, for this transaction alone. False: somebody else has it, or is about to
+ * insert it. */
+static bool
+lock_target(Oid *types, Datum *values)
+{
+	if (own_sql("SELECT 1 FROM dtx.target WHERE server = $1 AND role = $2 FOR UPDATE SKIP LOCKED", 2, types, values, NULL) > 0)
+		return true;
+	/* there is none, or it is locked: then this does nothing, and waits for nobody */
+	return own_sql("INSERT INTO dtx.target (server, role) VALUES ($1, $2) ON CONFLICT (server, role) DO NOTHING",
+				   2, types, values, NULL) > 0;
+}
+
+bool
 target_stop(Oid server, Oid role, bool disable, TimestampTz not_before, const char *reason)
 {
 	Oid			types[] = {OIDOID, OIDOID, BOOLOID, TIMESTAMPTZOID, TEXTOID};
 	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), BoolGetDatum(disable),
-	TimestampTzGetDatum(not_before), reason != NULL ? CStringGetTextDatum(reason) : (Datum) 0};
+	TimestampTzGetDatum(not_before), CStringGetTextDatum(reason)};
 	char		nulls[] = "     ";
+	bool		locked;
 	OwnSql		sql;
 
 	if (not_before == 0)
 		nulls[3] = 'n';
-	if (reason == NULL)
-		nulls[4] = 'n';
 	own_sql_begin(&sql);
-	(void) own_sql("INSERT INTO dtx.target AS t (server, role, disabled_at, not_before, reason)"
-				   " VALUES ($1, $2, CASE WHEN $3 THEN clock_timestamp() END, $4, $5)"
-				   " ON CONFLICT (server, role) DO UPDATE SET disabled_at = coalesce(t.disabled_at, excluded.disabled_at),"
-				   " not_before = excluded.not_before,"
-				   " reason = CASE WHEN t.disabled_at IS NULL THEN excluded.reason ELSE t.reason END",
-				   lengthof(types), types, values, nulls);
+	locked = lock_target(types, values);
+	if (locked)
+		(void) own_sql("UPDATE dtx.target SET not_before = $4, reason = CASE WHEN disabled_at IS NULL THEN $5 ELSE reason END,"
+					   " disabled_at = CASE WHEN $3 THEN coalesce(disabled_at, clock_timestamp()) ELSE disabled_at END"
+					   " WHERE server = $1 AND role = $2", lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
+	return locked;
 }
 
-void
+bool
 target_met(Oid server, Oid role, const char *node)
 {
 	Oid			types[] = {OIDOID, OIDOID, TEXTOID};
 	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), CStringGetTextDatum(node)};
+	bool		known;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	(void) own_sql("INSERT INTO dtx.target AS t (server, role, node) VALUES ($1, $2, $3)"
-				   " ON CONFLICT (server, role) DO UPDATE SET node = excluded.node WHERE t.node IS DISTINCT FROM excluded.node",
-				   lengthof(types), types, values, NULL);
+	known = own_sql("SELECT 1 FROM dtx.target WHERE server = $1 AND role = $2 AND node = $3", lengthof(types), types, values, NULL) > 0;
+	if (!known && lock_target(types, values))
+		known = own_sql("UPDATE dtx.target SET node = $3 WHERE server = $1 AND role = $2", lengthof(types), types, values, NULL) > 0;
 	own_sql_end(&sql);
+	return known;
 }
 
 /* --- claiming --- */
@@ -230,18 +243,18 @@ notifications_claim(Oid server, Oid role, TimestampTz from, TimestampTz now, Lis
 }
 
 TimestampTz
-notifications_next(Oid server, Oid role, TimestampTz now)
+notifications_next(Oid server, Oid role, TimestampTz from, List *except)
 {
-	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID};
-	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(now)};
+	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID, INT8ARRAYOID};
+	Datum		values[] = {ObjectIdGetDatum(server), ObjectIdGetDatum(role), TimestampTzGetDatum(from), ids_of(except)};
 	static SPIPlanPtr plan = NULL;
 	TimestampTz next = 0;
 	bool		isnull;
 	OwnSql		sql;
 
 	own_sql_begin_by_index(&sql);
-	if (own_sql_saved(&plan, "SELECT next_attempt FROM dtx.notification WHERE server = $1 AND role = $2 AND next_attempt > $3"
-					  " ORDER BY next_attempt LIMIT 1", lengthof(types), types, values, NULL) > 0)
+	if (own_sql_saved(&plan, "SELECT next_attempt FROM dtx.notification WHERE server = $1 AND role = $2 AND next_attempt >= $3"
+					  " AND id <> ALL ($4) ORDER BY next_attempt LIMIT 1", lengthof(types), types, values, NULL) > 0)
 		next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	own_sql_end(&sql);
 	return next;
@@ -412,9 +425,7 @@ notifications_record(List *notifications)
 		char		text[2] = {state, '\0'};
 
 		n->recorded = false;
-		failed += !n->delivered && !n->postponed && n->error != NULL;
-		delivered += state == 'd';
-		exhausted += state == 'x';
+		n->state = state;
 		columns[0][i] = Int64GetDatum(n->id);
 		columns[1][i] = CStringGetTextDatum(text);
 		columns[2][i] = Int32GetDatum(n->attempts - (n->postponed ? 1 : 0));
@@ -442,6 +453,14 @@ notifications_record(List *notifications)
 						 " WHERE n.id = r.id AND n.ctid = ANY (ARRAY(SELECT c.ctid FROM dtx.notification c WHERE c.id = ANY ($1) FOR UPDATE SKIP LOCKED))"
 						 " RETURNING n.id", RECORD_COLUMNS, types, values, NULL);
 	mark_recorded(notifications);
+	foreach(cell, notifications)
+	{
+		Notification *n = lfirst(cell);
+
+		failed += n->recorded && !n->delivered && !n->postponed && n->error != NULL;
+		delivered += n->recorded && n->state == 'd';
+		exhausted += n->recorded && n->state == 'x';
+	}
 	if (failed > 0)
 		record_failures(notifications, failed);
 	own_sql_end(&sql);
@@ -451,7 +470,7 @@ notifications_record(List *notifications)
 
 /* --- pruning --- */
 
-/* True: there may be more. */
+/* Delete rows that nobody has locked. True: there may be more. */
 static bool
 prune(const char *statement, int retention)
 {
@@ -468,21 +487,50 @@ prune(const char *statement, int retention)
 	return count == PRUNE_ROWS;
 }
 
+/*
+ * The same for dtx.notification, which may be large, and has no index for this: a piece
+ * of it at a time, in the order of its ids, which is that of time, up to what is too
+ * young. What is exhausted stays until somebody decides.
+ */
+static bool
+prune_notifications(void)
+{
+	static int64 done = 0;		/* ids up to this were looked at in this round */
+	Oid			types[] = {INT4OID, INT4OID, INT8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(guc_notification_retention), Int32GetDatum(PRUNE_ROWS), Int64GetDatum(done), 0};
+	bool		isnull;
+	bool		over;
+	OwnSql		sql;
+
+	if (guc_notification_retention < 0)
+		return false;
+	own_sql_begin_by_index(&sql);
+	(void) own_sql("SELECT max(id), count(*) < $2 OR bool_or(notified_at > clock_timestamp() - make_interval(secs => $1))"
+				   " FROM (SELECT id, notified_at FROM dtx.notification WHERE id > $3 ORDER BY id LIMIT $2) AS n",
+				   3, types, values, NULL);
+	values[3] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	over = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &over)) || isnull;
+	if (!isnull)
+		(void) own_sql("WITH gone AS (DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
+					   " WHERE id > $3 AND id <= $4 AND $2 IS NOT NULL AND state IN ('d', 'r', 'g')"
+					   " AND changed_at < clock_timestamp() - make_interval(secs => $1) FOR UPDATE SKIP LOCKED)) RETURNING id)"
+					   " DELETE FROM dtx.failed_attempt f USING gone g WHERE f.notification = g.id",
+					   lengthof(types), types, values, NULL);
+	own_sql_end(&sql);
+	done = over ? 0 : DatumGetInt64(values[3]);
+	return !over;
+}
+
 bool
 notifications_prune(void)
 {
-	bool		more;
+	bool		more = prune_notifications();
 
-	/* the oldest have the least ids; what is exhausted stays until somebody decides */
-	more = prune("WITH gone AS (DELETE FROM dtx.notification WHERE id = ANY (ARRAY(SELECT id FROM dtx.notification"
-				 " WHERE state IN ('d', 'r', 'g') AND changed_at < clock_timestamp() - make_interval(secs => $1) ORDER BY id LIMIT $2)) RETURNING id),"
-				 " failures AS (DELETE FROM dtx.failed_attempt f USING gone g WHERE f.notification = g.id)"
-				 " SELECT id FROM gone", guc_notification_retention);
 	more |= prune("DELETE FROM dtx.expectation WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
-				  " WHERE state = 'c' AND ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
+				  " WHERE state = 'c' AND ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED))",
 				  guc_notification_retention);
 	more |= prune("DELETE FROM dtx.received WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.received"
-				  " WHERE received_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2))",
+				  " WHERE received_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED))",
 				  guc_received_retention);
 	return more;
 }

@@ -35,6 +35,7 @@ typedef struct Notification
 	int64		retry_after;	/* ms until it is to come again, at least; -1: not said */
 	char	   *error;			/* palloc'd, in this database's encoding */
 	char	   *answer;
+	char		state;			/* that was, or is to be, recorded */
 	bool		recorded;
 } Notification;
 
@@ -85,12 +86,12 @@ typedef struct TargetStop
 /* All of them: a List of TargetStop *, palloc'd. */
 extern List *target_stops_read(void);
 
-/* Disable a target, or note that it is to be left alone until then; reason NULL: nobody
- * has to be told. */
-extern void target_stop(Oid server, Oid role, bool disable, TimestampTz not_before, const char *reason);
+/* Disable a target, or note that it is to be left alone until then. False: somebody has its
+ * row locked. */
+extern bool target_stop(Oid server, Oid role, bool disable, TimestampTz not_before, const char *reason);
 
-/* That node was found there: when it asks for a result, its own is meant. */
-extern void target_met(Oid server, Oid role, const char *node);
+/* That node was found there: when it asks for a result, its own is meant. False as above. */
+extern bool target_met(Oid server, Oid role, const char *node);
 
 /*
  * Count an attempt of up to most that are due now, and at `from` at the earliest, which
@@ -100,8 +101,9 @@ extern void target_met(Oid server, Oid role, const char *node);
 extern List *notifications_claim(Oid server, Oid role, TimestampTz from, TimestampTz now, List *except, int most,
 								 MemoryContext context);
 
-/* When the first one is due that is not due now; 0: none. */
-extern TimestampTz notifications_next(Oid server, Oid role, TimestampTz now);
+/* When the first one is due, from those due at `from` on, that is not among except; 0:
+ * none. */
+extern TimestampTz notifications_next(Oid server, Oid role, TimestampTz from, List *except);
 
 /* Record what came of attempts, of those whose rows nobody has locked: these are marked as
  * recorded. */

@@ -20,6 +20,7 @@
 #include "core/tell.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "msg/message.h"
 #include "msg/schedule.h"
@@ -165,13 +166,32 @@ target_by_name(const char *name, Oid role)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("user mapping not found for \"%s\"", GetUserNameFromId(role, false)),
-				 errhint("CREATE USER MAPPING FOR %s SERVER %s ...", quote_identifier(GetUserNameFromId(role, false)),
+				 errhint("CREATE USER MAPPING FOR %s SERVER %s ...", role == GetUserId() ? "CURRENT_USER" : quote_identifier(GetUserNameFromId(role, false)),
 						 quote_identifier(name))));
 	if (endpoint_is_http(server))
 		(void) endpoint_load(server, role);
 	else
 		peer_require_database(server);
 	return server;
+}
+
+/* ERROR 22P05 or 22021 for what cannot be sent, as it has no form in UTF-8. */
+static void
+check_utf8(Jsonb *payload, const char *tx_no)
+{
+	const char *texts[2];
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return;
+	texts[0] = JsonbToCString(NULL, &payload->root, VARSIZE_ANY(payload));
+	texts[1] = tx_no;
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		const char *utf8 = pg_server_to_any(texts[i], strlen(texts[i]), PG_UTF8);
+
+		/* of SQL_ASCII nothing is converted */
+		(void) pg_verify_mbstr(PG_UTF8, utf8, strlen(utf8), false);
+	}
 }
 
 /* dtx_notify(server name, tx_no text, payload jsonb, schedule interval[]) */
@@ -204,6 +224,8 @@ dtx_notify(PG_FUNCTION_ARGS)
 	{
 		entry.server = target_by_name(NameStr(*PG_GETARG_NAME(0)), entry.role);
 		peer_use(entry.server, entry.role);
+		if (endpoint_is_http(entry.server))
+			check_utf8(message.payload, TextDatumGetCString(entry.tx_no));
 	}
 	else if (entry.schedule != 0)
 		ereport(ERROR,
@@ -261,9 +283,10 @@ settle_held_notifications(const JoinedBranch *branch, bool commit)
 			entry.schedule = 0;
 		entry.payload = own_column(&scan, tuple, Anum_held_notification_payload, NULL);
 		if (commit && !insert_row(&entry))
-			ereport(LOG,
-					(errmsg("dtx: transaction \"%s\" was notified by another transaction first",
-							TextDatumGetCString(entry.tx_no))));
+			ereport(WARNING,
+					(errmsg("transaction \"%s\" was notified by another transaction before this branch was committed",
+							TextDatumGetCString(entry.tx_no)),
+					 errdetail("What the branch notifies is not sent.")));
 		own_delete(&scan, tuple);
 	}
 	own_scan_end(&scan);

@@ -21,6 +21,7 @@
 #include "msg/deliver.h"
 #include "notify/notification.h"
 #include "notify/receive.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/regproc.h"
 #include "utils/timeout.h"
@@ -40,27 +41,36 @@ sender_name(const char *origin)
 
 /* --- handlers --- */
 
-/* The function that is named for a sender, or for all others: palloc'd. */
+/* The function that is named for a sender, or for all others: palloc'd. told: by the current
+ * role, which may not be the one that this sender has. */
 static char *
-handler_of(const char *sender)
+handler_of(const char *sender, bool told)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(sender)};
 	char	   *name = NULL;
+	Oid			role = InvalidOid;
 	bool		isnull;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	if (own_sql("SELECT handler FROM dtx.notification_handler WHERE sender IN ($1, '') ORDER BY sender DESC LIMIT 1",
+	if (own_sql("SELECT handler, role FROM dtx.notification_handler WHERE sender IN ($1, '') ORDER BY sender DESC LIMIT 1",
 				lengthof(types), types, values, NULL) > 0)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 
 		name = TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		role = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+		if (isnull)
+			role = InvalidOid;
 		MemoryContextSwitchTo(old);
 	}
 	own_sql_end(&sql);
+	if (told && OidIsValid(role) && !is_member_of_role_nosuper(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not notify for node \"%s\"", GetUserNameFromId(GetUserId(), false), sender)));
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -69,12 +79,13 @@ handler_of(const char *sender)
 	return name;
 }
 
-/* dtx_on_notification(handler text, sender text) */
+/* dtx_on_notification(handler text, sender text, role regrole) */
 Datum
 dtx_on_notification(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {TEXTOID, TEXTOID};
-	Datum		values[2];
+	Oid			types[] = {TEXTOID, TEXTOID, OIDOID};
+	Datum		values[3];
+	char		nulls[] = "   ";
 	OwnSql		sql;
 
 	shmem_require();
@@ -95,13 +106,17 @@ dtx_on_notification(PG_FUNCTION_ARGS)
 		/* it is called with other search paths */
 		values[1] = CStringGetTextDatum(format_procedure_qualified(handler->function));
 	}
+	if (PG_ARGISNULL(2))
+		nulls[2] = 'n';
+	else
+		values[2] = PG_GETARG_DATUM(2);
 	own_sql_begin(&sql);
 	if (PG_ARGISNULL(0))
 		(void) own_sql("DELETE FROM dtx.notification_handler WHERE sender = $1", 1, types, values, NULL);
 	else
-		(void) own_sql("INSERT INTO dtx.notification_handler (sender, handler) VALUES ($1, $2)"
-					   " ON CONFLICT (sender) DO UPDATE SET handler = excluded.handler",
-					   lengthof(types), types, values, NULL);
+		(void) own_sql("INSERT INTO dtx.notification_handler (sender, handler, role) VALUES ($1, $2, $3)"
+					   " ON CONFLICT (sender) DO UPDATE SET handler = excluded.handler, role = excluded.role",
+					   lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 	PG_RETURN_VOID();
 }
@@ -113,7 +128,6 @@ typedef struct Applying
 	const char *origin;
 	char		how;
 	Oid			role;
-	int			known;
 } Applying;
 
 /* The row first: false when there is one. */
@@ -133,22 +147,23 @@ insert_received(const Message *message, void *arg)
 							 " VALUES ($1, $2, $3, $4, clock_timestamp()) ON CONFLICT (tx_no, origin) DO NOTHING",
 							 lengthof(types), types, values, NULL) > 0;
 	own_sql_end(&sql);
-	if (!inserted)
-		applying->known++;
+	/* it may be called again, when another one of its batch has failed */
+	((Message *) unconstify(Message *, message))->known = !inserted;
 	return inserted;
 }
 
 Handled *
-results_apply(const char *name, const char *origin, char how, List *messages, int *known)
+results_apply(const char *name, const char *origin, char how, List *messages)
 {
 	Applying	applying = {.origin = origin, .how = how, .role = GetUserId()};
 	char	   *sender = sender_name(origin);
 	Handler    *handler;
 	Handled    *handled;
 	ListCell   *cell;
-	int			done = 0;
+	int			applied = 0;
+	int			i = 0;
 
-	handler = handler_lookup(name != NULL ? name : handler_of(sender), HANDLES_NOTIFICATIONS);
+	handler = handler_lookup(name != NULL ? name : handler_of(sender, how == RECEIVED_TOLD), HANDLES_NOTIFICATIONS);
 	handler->first = insert_received;
 	handler->first_arg = &applying;
 	foreach(cell, messages)
@@ -156,18 +171,16 @@ results_apply(const char *name, const char *origin, char how, List *messages, in
 	/* once it is said that it was applied, there is no way back */
 	message_must_be_durable();
 	handled = handle_messages(handler, messages, false);
-	for (int i = 0; i < list_length(messages); i++)
-		done += handled[i].done;
-	*known = applying.known;
-	stat_add(STAT_NOTIFICATIONS_APPLIED, Max(done - applying.known, 0));
+	foreach(cell, messages)
+		applied += handled[i++].done && !((Message *) lfirst(cell))->known;
+	stat_add(STAT_NOTIFICATIONS_APPLIED, applied);
 	return handled;
 }
 
 bool
 result_apply_one(const char *name, const char *origin, char how, Message *message)
 {
-	int			known = 0;
-	Handled    *handled = results_apply(name, origin, how, list_make1(message), &known);
+	Handled    *handled = results_apply(name, origin, how, list_make1(message));
 
 	if (!handled->done)
 		ereport(ERROR,
@@ -175,7 +188,7 @@ result_apply_one(const char *name, const char *origin, char how, Message *messag
 									   handled->state[4])),
 				 errmsg_internal("%s", handled->message),
 				 errcontext("result of transaction \"%s\" of node \"%s\"", text_to_cstring(message->key), origin)));
-	return known == 0;
+	return !message->known;
 }
 
 bool
@@ -215,7 +228,6 @@ dtx_receive_notifications(PG_FUNCTION_ARGS)
 	Handled    *handled;
 	ListCell   *cell;
 	bool		timed;
-	int			known;
 	int			i = 0;
 
 	shmem_require();
@@ -236,7 +248,7 @@ dtx_receive_notifications(PG_FUNCTION_ARGS)
 	timed = handling_limit(PG_GETARG_INT32(1));
 	handling_watch_sender();
 	DTX_FAULT_POINT("receive-before-handling");
-	handled = results_apply(NULL, origin, RECEIVED_TOLD, messages, &known);
+	handled = results_apply(NULL, origin, RECEIVED_TOLD, messages);
 	if (timed)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	DTX_FAULT_POINT("receive-after-handling");

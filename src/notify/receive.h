@@ -25,11 +25,11 @@
 /*
  * Apply results of the node whose first id is origin, messages whose key is the
  * tx_no, in the current transaction, as the current role: those that were applied
- * before are left alone, and counted in *known. handler: a function's name; NULL: the
+ * before are left alone, and marked as known. handler: a function's name; NULL: the
  * one that is named for that node. Returns one Handled each. ERROR 55000 when there is
- * none, and those of handler_lookup.
+ * none, 42501 when another role tells what that node does, and those of handler_lookup.
  */
-extern Handled *results_apply(const char *handler, const char *origin, char how, List *messages, int *known);
+extern Handled *results_apply(const char *handler, const char *origin, char how, List *messages);
 
 /* The same for one. True: it was applied now. Throws the handler's ERROR. */
 extern bool result_apply_one(const char *handler, const char *origin, char how, Message *message);

@@ -35,7 +35,9 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "worker/dispatch.h"
 
 PG_FUNCTION_INFO_V1(dtx_reconcile);
 PG_FUNCTION_INFO_V1(dtx_expect);
@@ -43,6 +45,7 @@ PG_FUNCTION_INFO_V1(dtx_unexpect);
 
 #define LOOK_AGAIN		1000	/* ms: what is due was not asked for yet */
 #define MAX_ATTEMPT		3		/* of a call that lost its prepared statement */
+#define ASK_TIMEOUT		5000	/* ms until an answer is there, connecting included */
 
 /* What the sender answers. */
 typedef struct Answer
@@ -83,6 +86,7 @@ try_to_ask(PeerConnection *pc, const char *tx_no, Answer *answer)
 	List	   *ids = node_all_ids();
 	ListCell   *cell;
 	volatile bool answered = true;
+	int			call_timeout = guc_call_timeout;
 	int			n = 0;
 
 	nodes = palloc(list_length(ids) * sizeof(char *));
@@ -95,6 +99,8 @@ try_to_ask(PeerConnection *pc, const char *tx_no, Answer *answer)
 	call.statements[0].values = values;
 	PG_TRY();
 	{
+		/* one row by its key: who takes longer hangs */
+		guc_call_timeout = call_timeout == 0 ? ASK_TIMEOUT : Min(call_timeout, ASK_TIMEOUT);
 		remote_run(&call, 0);
 		if (call.error != NULL && !call.broken && remote_failed_on_statement(&call))
 			answered = false;
@@ -105,20 +111,44 @@ try_to_ask(PeerConnection *pc, const char *tx_no, Answer *answer)
 	}
 	PG_FINALLY();
 	{
+		guc_call_timeout = call_timeout;
 		remote_free(&call);
 	}
 	PG_END_TRY();
 	return answered;
 }
 
+static char *
+name_of(const char *node)
+{
+	const char *dot = strrchr(node, '.');
+
+	return dot == NULL ? pstrdup(node) : pnstrdup(node, dot - node);
+}
+
 /* Ask a server, as the current role. */
 static void
 ask(Oid server, const char *tx_no, Answer *answer)
 {
-	for (int i = 0; i < MAX_ATTEMPT; i++)
-		if (try_to_ask(connection_get(server, GetUserId(), 0), tx_no, answer))
-			return;
-	remote_throw_swapped();
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ASK_TIMEOUT);
+	bool		answered = false;
+	PeerConnection *pc = NULL;
+
+	for (int i = 0; i < MAX_ATTEMPT && !answered; i++)
+	{
+		pc = connection_get(server, GetUserId(), deadline);
+		/* no snapshot is held while the peer is waited for */
+		InvalidateCatalogSnapshot();
+		answered = try_to_ask(pc, tx_no, answer);
+	}
+	if (!answered)
+		remote_throw_swapped();
+	/* its tag may have been another one, but it speaks for itself only */
+	if (strcmp(name_of(answer->origin), name_of(pc->peer_node)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_REPLY_HANDLE),
+				 errmsg("server \"%s\" answers for node \"%s\"", pc->server_name, answer->origin),
+				 errdetail("It is node \"%s\".", pc->peer_node)));
 }
 
 static Oid
@@ -176,6 +206,7 @@ dtx_expect(PG_FUNCTION_ARGS)
 	char		nulls[] = "     ";
 	char	   *tx_no;
 	int			n;
+	bool		said;
 	OwnSql		sql;
 
 	shmem_require();
@@ -199,13 +230,19 @@ dtx_expect(PG_FUNCTION_ARGS)
 	values[4] = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
 	own_sql_begin(&sql);
 	/* said again, it is the earlier time that counts; what has come has come */
-	(void) own_sql("INSERT INTO dtx.expectation AS e (server, role, tx_no, due_at, next_attempt, schedule, attempts, expected_at, state)"
+	said = own_sql("INSERT INTO dtx.expectation AS e (server, role, tx_no, due_at, next_attempt, schedule, attempts, expected_at, state)"
 				   " VALUES ($1, $2, $3, $4, $4, $5, 0, clock_timestamp(), 'w')"
 				   " ON CONFLICT (tx_no, server) DO UPDATE SET role = excluded.role, attempts = 0, state = 'w', last_error = NULL, ended_at = NULL,"
 				   " due_at = least(e.due_at, excluded.due_at), next_attempt = least(e.next_attempt, excluded.next_attempt), schedule = excluded.schedule"
 				   " WHERE e.state <> 'c' AND pg_has_role($2, e.role, 'USAGE')",
-				   lengthof(types), types, values, nulls);
+				   lengthof(types), types, values, nulls) > 0 ||
+		own_sql("SELECT 1 FROM dtx.expectation e WHERE tx_no = $3 AND server = $1 AND $4 IS NOT NULL AND ($5 IS NULL OR $5 IS NOT NULL)"
+				" AND pg_has_role($2, e.role, 'USAGE')", lengthof(types), types, values, nulls) > 0;
 	own_sql_end(&sql);
+	if (!said)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("transaction \"%s\" is expected from there by another role", tx_no)));
 	message_must_be_durable();
 	message_changed();
 	PG_RETURN_VOID();
@@ -381,28 +418,66 @@ commit(void)
 	CommitTransactionCommand();
 }
 
-/* Ask, unless it has come, and apply. */
-static void
-fulfil(Expectation *e)
+/* Has it come? If not, ask. No snapshot is held meanwhile. True: there is something to be
+ * applied. */
+static bool
+look_and_ask(Expectation *e, Answer *answer)
 {
-	Answer		answer = {0};
+	bool		known;
+	MemoryContext context = CurrentMemoryContext;
 
 	begin();
+	MemoryContextSwitchTo(context);
 	DTX_FAULT_POINT("expect-before-ask");
-	if (e->origin != NULL && result_is_known(e->origin, e->tx_no))
+	known = e->origin != NULL && result_is_known(e->origin, e->tx_no);
+	if (known)
 		note_outcome(e, true, NULL);
-	else
+	PopActiveSnapshot();
+	if (!known)
 	{
 		peer_use(e->server, GetUserId());
 		(void) peer_server_by_name(GetForeignServer(e->server)->servername, GetUserId());
-		ask(e->server, e->tx_no, &answer);
-		e->origin = answer.origin;
-		if (answer.found)
-			(void) result_apply_one(NULL, answer.origin, RECEIVED_ASKED, &answer.message);
-		note_outcome(e, answer.found, answer.found ? NULL : "the server knows no result of that transaction");
+		ask(e->server, e->tx_no, answer);
+		e->origin = answer->origin;
 	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return !known;
+}
+
+/* Apply what was answered. */
+static void
+apply(Expectation *e, Answer *answer)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	begin();
+	MemoryContextSwitchTo(context);
+	/* as what is told, it may not take for ever */
+	enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
+	if (answer->found)
+		(void) result_apply_one(NULL, answer->origin, RECEIVED_ASKED, &answer->message);
+	note_outcome(e, answer->found, answer->found ? NULL : "the server knows no result of that transaction");
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	DTX_FAULT_POINT("expect-after-ask");
 	commit();
+	MemoryContextSwitchTo(context);
+}
+
+/* The server cannot be reached: others that are due there are not tried one after the
+ * other, each for its time. */
+static void
+put_others_off(const Expectation *e, Oid role)
+{
+	Oid			types[] = {OIDOID, OIDOID, TIMESTAMPTZOID};
+	Datum		values[] = {ObjectIdGetDatum(e->server), ObjectIdGetDatum(role),
+	TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_retry_max))};
+	OwnSql		sql;
+
+	own_sql_begin(&sql);
+	(void) own_sql("UPDATE dtx.expectation SET next_attempt = $3 WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
+				   " WHERE server = $1 AND role = $2 AND next_attempt < $3 FOR UPDATE SKIP LOCKED))", lengthof(types), types, values, NULL);
+	own_sql_end(&sql);
 }
 
 bool
@@ -410,7 +485,9 @@ expectation_check(Oid role, TimestampTz *next)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Expectation e = {0};
+	Answer		answer = {0};
 	char	   *volatile why = NULL;
+	volatile bool unreachable = false;
 	bool		found;
 
 	begin();
@@ -422,19 +499,23 @@ expectation_check(Oid role, TimestampTz *next)
 		return false;
 	PG_TRY();
 	{
-		fulfil(&e);
+		if (look_and_ask(&e, &answer))
+			apply(&e, &answer);
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(context);
 		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
+		unreachable = ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION ||
+			error->sqlerrcode == ERRCODE_QUERY_CANCELED;
 		why = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	}
 	PG_END_TRY();
@@ -444,6 +525,8 @@ expectation_check(Oid role, TimestampTz *next)
 		begin();
 		MemoryContextSwitchTo(context);
 		note_outcome(&e, false, why);
+		if (unreachable)
+			put_others_off(&e, role);
 		commit();
 	}
 	MemoryContextSwitchTo(context);

@@ -14,8 +14,8 @@
  * to be asked for. *next: when to look again; 0: nothing is expected. */
 extern List *expectations_due(TimestampTz *next);
 
-/* In a process of the role's, in no transaction: ask for one that is due, each in a
- * transaction of its own. False: none was due; *next as above, for this role. */
+/* In a process of the role's, in no transaction: ask for one that is due, in a transaction,
+ * and apply it in another. False: none was due; *next as above, for this role. */
 extern bool expectation_check(Oid role, TimestampTz *next);
 
 #endif							/* DTX_RECONCILE_H */

@@ -262,7 +262,7 @@ read_outcomes(Delivery *delivery, PGresult *result)
 		batch->handled[i].state = MemoryContextStrdup(batch->context, remote_text(PQgetvalue(result, row, 2), 5));
 		batch->handled[i].message = MemoryContextStrdup(batch->context, remote_text(PQgetvalue(result, row, 3), 900));
 		batch->handled[i].retry_after = PQgetisnull(result, row, 4) ? -1 :
-			Max(strtoll(PQgetvalue(result, row, 4), NULL, 10), 0);
+			Min(Max(strtoll(PQgetvalue(result, row, 4), NULL, 10), 0), PG_INT32_MAX);
 	}
 	return true;
 }

@@ -348,6 +348,7 @@ step(void *arg)
 }
 
 static Job	notifying = {notifier_step, "send notifications"};
+static Job	stopping = {notifier_record_stops, "write down what targets of notifications say"};
 
 void
 dispatch_step(void)
@@ -392,6 +393,7 @@ dispatch_step(void)
 	}
 	notifier_receive();
 	run_job(&notifying);
+	run_job(&stopping);
 }
 
 /* Could it do something about a new message now? */

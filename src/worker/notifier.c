@@ -13,6 +13,8 @@
 #include "access/xact.h"
 #include "core/fault.h"
 #include "core/node.h"
+#include "core/override.h"
+#include "guc.h"
 #include "net/peer.h"
 #include "net/remote.h"
 #include "storage/proc.h"
@@ -30,9 +32,14 @@
 #define FIRST_SIZE		(64 * 1024) /* of a payload, until it is known better */
 #define FAIL_BATCH		1000	/* that fail without a call, at once */
 #define FAILED_MOST		(HTTP_MAX_REQUESTS / 2)	/* requests to endpoints that did not answer the last time */
+#define RESERVE			(HTTP_MAX_REQUESTS / 8)	/* for those that have none under way */
+#define SLOW			5000	/* ms without an answer until a target counts as one that does not */
 #define DISCOVER_DELAY	1000	/* ms between looks for targets, at least */
 #define LOOK_SHARE		20		/* of the time that a look takes, until the next one like it */
-#define LATE			500		/* ms from a row's time to its commit, mostly at most */
+#define SOON			10		/* ms from a row's time to its commit, mostly */
+#define LATE			500		/* ms, nearly always at most */
+#define WIDE_DELAY		50		/* ms between looks for those, at least */
+#define STOP_LOCK_TIMEOUT	50	/* ms */
 #define RECORD_AGAIN	100		/* ms until a row that was locked is tried again */
 #define IDLE_CLOSE		60000	/* ms */
 #define MAX_BYTES		(64 * 1024 * 1024)	/* of payloads that are under way */
@@ -91,7 +98,6 @@ add_target(TargetKey key)
 	}
 	target->key = key;
 	target->bucket = target_bucket(key.server, key.role);
-	target->options = AllocSetContextCreate(worker.context, "dtx target", ALLOCSET_SMALL_SIZES);
 	dlist_init(&target->calls);
 	target->window = 1;
 	target->from = DT_NOBEGIN;
@@ -102,13 +108,40 @@ add_target(TargetKey key)
 }
 
 static void
+drop_endpoint(SharedEndpoint *endpoint)
+{
+	if (endpoint != NULL && --endpoint->users == 0)
+		MemoryContextDelete(endpoint->context);
+}
+
+static void
+forget_what_it_is(Target *target)
+{
+	drop_endpoint(target->endpoint);
+	target->endpoint = NULL;
+	if (target->broken != NULL)
+		pfree(target->broken);
+	target->broken = NULL;
+}
+
+static void
 remove_target(Target *target)
 {
+	forget_what_it_is(target);
 	link_close(&target->link);
 	MemoryContextDelete(target->link.call_context);
-	MemoryContextDelete(target->options);
 	dlist_delete(&target->node);
 	pfree(target);
+}
+
+/* When to take the next look like the one that began then: looks are a small part of the
+ * time, however long they take. */
+static TimestampTz
+next_look(TimestampTz start, int least)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return now + Max(least * INT64CONST(1000), LOOK_SHARE * (now - start));
 }
 
 /* Compare the targets with those of dtx.notification. In a transaction. */
@@ -129,7 +162,7 @@ discover_targets(void)
 		if (target == NULL)
 		{
 			target = add_target(*key);
-			target->look = target->unsure = true;
+			target->look = target->late = target->unsure = true;
 			read_stops = true;
 		}
 		target->listed = true;
@@ -142,7 +175,7 @@ discover_targets(void)
 			remove_target(target);
 	}
 	discover = false;
-	discover_at = GetCurrentTimestamp() + Max(DISCOVER_DELAY * INT64CONST(1000), LOOK_SHARE * (GetCurrentTimestamp() - start));
+	discover_at = next_look(start, DISCOVER_DELAY);
 }
 
 static void
@@ -175,22 +208,29 @@ read_stopped(void)
 }
 
 /* What its options say, in a transaction of its own. Requests that are under way have
- * copies of what they need, but for what is to be blotted out of their answers. */
+ * what they began with. */
 static void
 read_options(Target *target)
 {
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext turn = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(worker.context, "dtx endpoint", ALLOCSET_SMALL_SIZES);
+	SharedEndpoint *volatile endpoint = NULL;
+	char	   *volatile broken = NULL;
 
 	target->known = true;
-	target->endpoint = NULL;
-	target->broken = NULL;
-	MemoryContextReset(target->options);
 	worker_begin();
 	PG_TRY();
 	{
-		MemoryContextSwitchTo(target->options);
+		MemoryContextSwitchTo(context);
 		if (endpoint_is_http(target->key.server))
-			target->endpoint = endpoint_load(target->key.server, target->key.role);
+		{
+			SharedEndpoint *fresh = palloc0(sizeof(SharedEndpoint));
+
+			fresh->context = context;
+			fresh->endpoint = endpoint_load(target->key.server, target->key.role);
+			fresh->users = 1;
+			endpoint = fresh;
+		}
 		else
 			peer_require_database(target->key.server);
 		worker_commit(false);
@@ -199,14 +239,20 @@ read_options(Target *target)
 	{
 		ErrorData  *error;
 
-		MemoryContextSwitchTo(target->options);
+		MemoryContextSwitchTo(turn);
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		target->broken = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
+		broken = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(turn);
+	forget_what_it_is(target);
+	target->endpoint = endpoint;
+	if (broken != NULL)
+		target->broken = MemoryContextStrdup(worker.context, broken);
+	if (endpoint == NULL)
+		MemoryContextDelete(context);
 }
 
 /* --- calls --- */
@@ -224,6 +270,7 @@ call_over(Call *call)
 
 	call->over = true;
 	call->target->under_way--;
+	call->target->last_end = GetCurrentTimestamp();
 	over = lappend(over, call);
 	record_at = 0;
 	MemoryContextSwitchTo(old);
@@ -238,7 +285,7 @@ calls_failed(Target *target, const char *why)
 	{
 		Call	   *call = dlist_container(Call, node, iter.cur);
 
-		if (call->over)
+		if (!call_is_open(call))
 			continue;
 		call->notification->error = call_text(call, why, HTTP_ERROR_SIZE);
 		call_over(call);
@@ -251,6 +298,7 @@ free_call(Call *call)
 	Claim	   *claim = call->claim;
 
 	dlist_delete(&call->node);
+	drop_endpoint(call->endpoint);
 	bytes -= strlen(call->notification->payload);
 	if (--claim->left == 0)
 		MemoryContextDelete(claim->context);
@@ -258,10 +306,13 @@ free_call(Call *call)
 
 /* --- what to claim --- */
 
+/* Did it not answer the last time, or has it not for a while? */
 static bool
 has_failed(const Target *target)
 {
-	return target->endpoint != NULL && target->failed;
+	return target->endpoint != NULL &&
+		(target->failed ||
+		 (target->under_way > 0 && GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(target->last_end, SLOW)));
 }
 
 static void
@@ -280,7 +331,7 @@ static bool
 has_due(const Target *target, TimestampTz now)
 {
 	return target->look || (target->look_at != 0 && now >= target->look_at) ||
-		(target->unsure && now >= target->full_at);
+		(target->late && now >= target->wide_at) || (target->unsure && now >= target->full_at);
 }
 
 static bool
@@ -294,6 +345,8 @@ static int
 room_for(const Target *target, TimestampTz now)
 {
 	int			room;
+	int			free;
+	int			share;
 
 	if (is_stopped(target, now) || !has_due(target, now) || bytes >= MAX_BYTES)
 		return 0;
@@ -301,12 +354,15 @@ room_for(const Target *target, TimestampTz now)
 		return FAIL_BATCH;
 	if (target->endpoint == NULL)
 		return target->under_way > 0 ? 0 : target->singles > 0 ? 1 :
-			(int) Min(DB_BATCH, Max(1, BATCH_BYTES / Max(target->typical, 1)));
-	room = Min(target->window - target->under_way, HTTP_MAX_REQUESTS - http_active() - planned);
+			(int) Min(DB_BATCH, Max(1, Min(BATCH_BYTES / Max(target->typical, 1), MAX_BYTES / ((Size) guc_max_message_size * 1024))));
+	free = HTTP_MAX_REQUESTS - http_active() - planned;
 	if (has_failed(target))
-		room = Min(room, FAILED_MOST - to_failed);
+		return target->under_way > 0 ? 0 : Min(Min(1, free), FAILED_MOST - to_failed);
+	/* whoever takes more than one leaves half of what is free, and a reserve, to others */
+	share = Max(Min(free / 2, free - RESERVE), target->under_way == 0 ? Min(1, free) : 0);
+	room = Min(target->window - target->under_way, share);
 	/* a few at a time are cheaper than one by one */
-	return room >= Max(1, target->window / 4) ? room : 0;
+	return room >= Max(1, Min(target->window / 4, share)) ? room : 0;
 }
 
 /* In the transaction of the turn. */
@@ -315,6 +371,9 @@ claim(Target *target, int room, List **claims)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	bool		full = start >= target->full_at && target->unsure;
+	bool		wide = start >= target->wide_at && target->late;
+	TimestampTz from = full ? DT_NOBEGIN : target->from == DT_NOBEGIN ? DT_NOBEGIN :
+		TimestampTzPlusMilliseconds(target->from, wide ? -LATE : -SOON);
 	Size		size = 0;
 	MemoryContext context = AllocSetContextCreate(worker.turn, "dtx claim", ALLOCSET_SMALL_SIZES);
 	List	   *except = NIL;
@@ -325,16 +384,23 @@ claim(Target *target, int room, List **claims)
 
 	dlist_foreach(iter, &target->calls)
 		except = lappend(except, dlist_container(Call, node, iter.cur)->notification);
-	notifications = notifications_claim(target->key.server, target->key.role, full ? DT_NOBEGIN : target->from, start,
-										except, room, context);
+	notifications = notifications_claim(target->key.server, target->key.role, from, start, except, room, context);
 	if (full)
 	{
 		target->unsure = false;
-		target->full_at = GetCurrentTimestamp() + Max(DISCOVER_DELAY * INT64CONST(1000), LOOK_SHARE * (GetCurrentTimestamp() - start));
+		target->full_at = next_look(start, DISCOVER_DELAY);
+	}
+	if (full || wide)
+	{
+		target->late = false;
+		target->wide_at = next_look(start, WIDE_DELAY);
 	}
 	target->look = list_length(notifications) == room;
 	if (!target->look)
-		target->look_at = notifications_next(target->key.server, target->key.role, start);
+		target->look_at = notifications_next(target->key.server, target->key.role, from, list_concat_copy(except, notifications));
+	/* what is due, and was not to be had, is locked by somebody */
+	if (!target->look && target->look_at != 0 && target->look_at <= start)
+		target->look_at = TimestampTzPlusMilliseconds(start, RECORD_AGAIN);
 	if (notifications == NIL)
 		return;
 	claim = MemoryContextAllocZero(context, sizeof(Claim));
@@ -347,13 +413,17 @@ claim(Target *target, int room, List **claims)
 		call->claim = claim;
 		call->notification = lfirst(cell);
 		claim->left++;
-		size += strlen(call->notification->payload);
-		if (target->endpoint != NULL && target->broken == NULL)
+		size = Max(size, strlen(call->notification->payload));
+		if (target->endpoint != NULL)
+		{
+			call->endpoint = target->endpoint;
 			target_http_prepare(call, origin);
+		}
 		*claims = lappend(*claims, call);
 	}
-	target->typical = size / claim->left;
-	if (target->endpoint == NULL || target->broken != NULL)
+	/* large ones may follow small ones */
+	target->typical = Max(size, target->typical / 2);
+	if (target->endpoint == NULL)
 		return;
 	planned += claim->left;
 	if (has_failed(target))
@@ -370,7 +440,7 @@ move_on(Target *target, TimestampTz claimed)
 
 	dlist_foreach(iter, &target->calls)
 		least = Min(least, dlist_container(Call, node, iter.cur)->notification->due_at);
-	target->from = TimestampTzPlusMilliseconds(least, -LATE);
+	target->from = least;
 }
 
 /* The transaction that has claimed it is durable: make the attempt. */
@@ -380,9 +450,14 @@ start_call(Call *call)
 	Target	   *target = call->target;
 
 	dlist_push_tail(&target->calls, &call->node);
-	target->under_way++;
+	if (target->under_way++ == 0)
+		target->last_end = GetCurrentTimestamp();
+	if (call->endpoint != NULL)
+		call->endpoint->users++;
 	bytes += strlen(call->notification->payload);
-	if (notification_is_worn_out(call->notification))
+	if (call->notification->error != NULL)
+		call_over(call);
+	else if (notification_is_worn_out(call->notification))
 	{
 		call->notification->refused = true;
 		call->notification->error = call_text(call, "what came of the last attempts is not known", HTTP_ERROR_SIZE);
@@ -393,7 +468,7 @@ start_call(Call *call)
 		call->notification->error = call_text(call, target->broken, HTTP_ERROR_SIZE);
 		call_over(call);
 	}
-	else if (target->endpoint != NULL)
+	else if (call->endpoint != NULL)
 		target_http_start(call);
 }
 
@@ -417,7 +492,7 @@ notifier_look(void)
 	{
 		Target	   *target = dlist_container(Target, node, iter.cur);
 
-		target->look = target->unsure = true;
+		target->look = target->late = target->unsure = true;
 	}
 }
 
@@ -447,7 +522,7 @@ read_buckets(void)
 
 			if (target->bucket != i)
 				continue;
-			known = target->look = target->unsure = true;
+			known = target->look = target->late = target->unsure = true;
 		}
 		/* and there may be another one with the same hash */
 		discover = true;
@@ -460,6 +535,22 @@ static bool
 discovery_is_due(TimestampTz now)
 {
 	return discover && now >= discover_at;
+}
+
+/* The first of a target's calls that are under way. */
+static const Call *
+first_open(const Target *target)
+{
+	dlist_iter	iter;
+	const Call *open = NULL;
+
+	dlist_foreach(iter, unconstify(dlist_head *, &target->calls))
+	{
+		open = dlist_container(Call, node, iter.cur);
+		if (!open->over)
+			break;
+	}
+	return open;
 }
 
 /* What is there to be claimed by whom: a List of Target *, in the worker's turn. */
@@ -479,6 +570,9 @@ choose_targets(TimestampTz now)
 			continue;
 		if (!target->known)
 			read_options(target);
+		/* it was a database, or becomes one: what is under way has to end first */
+		if (target->under_way > 0 && (target->endpoint == NULL) != (first_open(target)->endpoint == NULL))
+			continue;
 		if (room_for(target, now) > 0)
 			chosen = lappend(chosen, target);
 	}
@@ -491,19 +585,42 @@ choose_targets(TimestampTz now)
 	return chosen;
 }
 
-static void
-record_stops(void)
+/* Write down what keeps targets from getting any, and who they are; in a transaction of
+ * its own, which waits for nobody: what somebody has locked is tried again. */
+void
+notifier_record_stops(void *arg)
 {
 	dlist_iter	iter;
+	bool		any = false;
 
 	dlist_foreach(iter, &targets)
 	{
 		Target	   *target = dlist_container(Target, node, iter.cur);
 
-		if (target->stop_changed)
+		any |= target->stop_changed || target->met[0] != '\0';
+	}
+	if (!any)
+		return;
+	worker_begin();
+	setting_override(&LockTimeout, STOP_LOCK_TIMEOUT);
+	MemoryContextSwitchTo(worker.turn);
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		target->stop_recorded = target->stop_changed &&
 			target_stop(target->key.server, target->key.role, target->disabled, target->not_before, target->stop_reason);
-		if (target->met)
-			target_met(target->key.server, target->key.role, target->link.pc == NULL ? "" : target->link.pc->peer_node);
+		target->met_recorded = target->met[0] != '\0' &&
+			target_met(target->key.server, target->key.role, target->met);
+	}
+	worker_commit(false);
+	dlist_foreach(iter, &targets)
+	{
+		Target	   *target = dlist_container(Target, node, iter.cur);
+
+		target->stop_changed &= !target->stop_recorded;
+		if (target->met_recorded)
+			target->met[0] = '\0';
 	}
 }
 
@@ -545,15 +662,6 @@ forget_recorded(void)
 	record_at = over == NIL ? 0 : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RECORD_AGAIN);
 }
 
-static void
-note_stops_recorded(void)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &targets)
-		dlist_container(Target, node, iter.cur)->stop_changed = dlist_container(Target, node, iter.cur)->met = false;
-}
-
 /* Record, and claim: Calls, in the worker's turn. */
 static List *
 run_transaction(List *chosen)
@@ -573,7 +681,6 @@ run_transaction(List *chosen)
 	strlcpy(origin, node_origin(), sizeof(origin));
 	if (record)
 		notifications_record(recordable());
-	record_stops();
 	foreach(cell, chosen)
 	{
 		Target	   *target = lfirst(cell);
@@ -589,7 +696,6 @@ run_transaction(List *chosen)
 		DTX_FAULT_POINT("notify-after-record");
 		forget_recorded();
 	}
-	note_stops_recorded();
 	return claims;
 }
 
@@ -612,7 +718,7 @@ start_calls(List *claims)
 	{
 		Target	   *target = dlist_container(Target, node, iter.cur);
 
-		if (target->endpoint == NULL && target->under_way > 0 && !target->calling && target->link.state <= LINK_IDLE)
+		if (target->under_way > 0 && first_open(target)->endpoint == NULL && !target->calling)
 			target_db_start(target, origin);
 	}
 }
@@ -708,6 +814,8 @@ notifier_due(void)
 		}
 		if (target->look_at != 0)
 			due = earlier(due, Max(target->look_at, target->not_before));
+		if (target->late)
+			due = earlier(due, Max(target->wide_at, target->not_before));
 		if (target->unsure)
 			due = earlier(due, Max(target->full_at, target->not_before));
 	}
@@ -726,7 +834,7 @@ notifier_is_idle(void)
 		Target	   *target = dlist_container(Target, node, iter.cur);
 
 		if (!dlist_is_empty(&target->calls) ||
-			(!is_stopped(target, GetCurrentTimestamp()) && (target->look || target->unsure)))
+			(!is_stopped(target, GetCurrentTimestamp()) && (target->look || target->late || target->unsure)))
 			return false;
 	}
 	return true;
@@ -744,7 +852,7 @@ notifier_later(void)
 
 		if (target->disabled)
 			continue;
-		if (target->look || target->unsure)
+		if (target->look || target->late || target->unsure)
 			due = earlier(due, Max(target->not_before, 1));
 		if (target->look_at != 0)
 			due = earlier(due, Max(target->look_at, target->not_before));

@@ -20,6 +20,14 @@ typedef struct Claim
 	int			left;			/* that were not recorded yet */
 } Claim;
 
+/* What an endpoint's options said, for as long as requests use it. */
+typedef struct SharedEndpoint
+{
+	MemoryContext context;		/* of this, too */
+	Endpoint   *endpoint;
+	int			users;			/* calls, and the target */
+} SharedEndpoint;
+
 /* An attempt, from its claim to its record. */
 typedef struct Call
 {
@@ -27,6 +35,7 @@ typedef struct Call
 	struct Target *target;
 	Claim	   *claim;
 	Notification *notification;
+	SharedEndpoint *endpoint;	/* NULL: a database is called */
 	bool		over;			/* it is known what came of it */
 	List	   *headers;		/* char *, of an HTTP request */
 	HttpRequest request;
@@ -39,32 +48,35 @@ typedef struct Target
 	uint32		bucket;
 	bool		listed;			/* at the last discovery */
 	/* what it is */
-	bool		known;			/* the next four are as its options say */
-	MemoryContext options;
-	Endpoint   *endpoint;		/* NULL: a database */
+	bool		known;			/* the next two are as its options say */
+	SharedEndpoint *endpoint;	/* NULL: a database, or nothing that can be called */
 	char	   *broken;			/* NULL, or why it cannot be called */
-	uint32		server_hash;	/* of the catalog rows */
 	/* what keeps it from getting any */
 	bool		disabled;
 	TimestampTz not_before;		/* 0: no time */
 	bool		stop_changed;	/* to be written down, for this reason */
 	const char *stop_reason;
+	bool		stop_recorded;	/* if the transaction that does it commits */
+	bool		met_recorded;
 	/* what there is for it */
 	bool		look;			/* there may be something due */
 	TimestampTz look_at;		/* when the next one is due; 0: none */
 	TimestampTz from;			/* what was due before that is done with, but for what commits late */
-	bool		unsure;			/* something may have committed late */
-	TimestampTz full_at;		/* not before that is looked for it */
+	bool		late;			/* something may have committed a little late */
+	TimestampTz wide_at;		/* not before that is looked for it */
+	bool		unsure;			/* or much too late */
+	TimestampTz full_at;
 	dlist_head	calls;
 	Size		typical;		/* bytes of a payload, of late */
 	int			under_way;		/* those that are not over */
+	TimestampTz last_end;		/* when one of them ended, or the first of them began */
 	/* how many at once */
 	int			window;
 	bool		failed;			/* it did not answer the last time */
 	/* a database */
 	Link		link;
 	bool		calling;
-	bool		met;			/* a node that is to be noted */
+	char		met[DTX_NODE_SIZE];	/* a node that is to be noted; empty: none */
 	int			singles;		/* so many are to be sent one by one */
 } Target;
 
@@ -73,8 +85,15 @@ typedef struct Target
 /* What came of a call is known: it is in its notification. */
 extern void call_over(Call *call);
 
-/* The same for all of a target's calls that are under way: they have failed. */
+/* The same for all calls of a database that are under way: they have failed. */
 extern void calls_failed(Target *target, const char *why);
+
+/* Is it one that waits for a database's answer? */
+static inline bool
+call_is_open(const Call *call)
+{
+	return !call->over && call->endpoint == NULL;
+}
 
 /* Text into a call's memory, valid in this database's encoding. */
 extern char *call_text(Call *call, const char *text, int size);

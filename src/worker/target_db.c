@@ -5,6 +5,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "core/errors.h"
 #include "guc.h"
 #include "notify/receive.h"
@@ -45,7 +47,7 @@ send_batch(Target *target, const char *origin)
 	{
 		Call	   *call = dlist_container(Call, node, iter.cur);
 
-		if (call->over)
+		if (!call_is_open(call))
 			continue;
 		appendStringInfoChar(&text, text.len == 0 ? '[' : ',');
 		append_notification(&text, call->notification);
@@ -95,7 +97,8 @@ read_answer(Target *target, PGresult *result)
 		Call	   *failed = NULL;
 
 		dlist_foreach(iter, &target->calls)
-			if (dlist_container(Call, node, iter.cur)->notification->id == id)
+			if (call_is_open(dlist_container(Call, node, iter.cur)) &&
+				dlist_container(Call, node, iter.cur)->notification->id == id)
 				failed = dlist_container(Call, node, iter.cur);
 		if (failed == NULL)
 			return false;
@@ -104,7 +107,7 @@ read_answer(Target *target, PGresult *result)
 		failed->notification->refused = strcmp(PQgetvalue(result, row, 1), DTX_REFUSED_STATE) == 0;
 		if (!PQgetisnull(result, row, 3))
 		{
-			failed->notification->retry_after = Max(strtoll(PQgetvalue(result, row, 3), NULL, 10), 0);
+			failed->notification->retry_after = Min(Max(strtoll(PQgetvalue(result, row, 3), NULL, 10), 0), INT_MAX);
 			failed->notification->postponed = !failed->notification->refused;
 		}
 	}
@@ -112,7 +115,7 @@ read_answer(Target *target, PGresult *result)
 	{
 		Call	   *call = dlist_container(Call, node, iter.cur);
 
-		if (call->over)
+		if (!call_is_open(call))
 			continue;
 		call->notification->delivered = call->notification->error == NULL;
 		call_over(call);
@@ -137,6 +140,8 @@ call_failed(Target *target)
 		{
 			Notification *n = dlist_container(Call, node, iter.cur)->notification;
 
+			if (!call_is_open(dlist_container(Call, node, iter.cur)))
+				continue;
 			n->postponed = nothing_done;
 			n->retry_after = nothing_done ? 0 : -1;
 		}
@@ -158,7 +163,7 @@ target_db_step(Target *target, const char *origin)
 		switch (link_step(link, &why))
 		{
 			case LINK_READY:
-				target->met = true;
+				strlcpy(target->met, link->pc->peer_node, sizeof(target->met));
 				if (target->under_way > 0)
 					send_batch(target, origin);
 				break;

@@ -98,10 +98,17 @@ sub url
 	return "$scheme://" . ($options{host} // '127.0.0.1') . ":$self->{ports}{$port}/$path";
 }
 
+# What the server has written to a file, line by line; read and decoded once.
 sub lines
 {
 	my ($self, $file) = @_;
-	return map { decode_json($_) } grep { $_ ne '' } split /\n/, slurp_file("$self->{dir}/$file");
+	my $read = $self->{read}{$file} //= { offset => 0, lines => [] };
+	my $new = slurp_file("$self->{dir}/$file", $read->{offset});
+	# the last line may not be complete yet
+	$new =~ s/[^\n]*\z//;
+	$read->{offset} += length $new;
+	push @{ $read->{lines} }, map { decode_json($_) } split /\n/, $new;
+	return @{ $read->{lines} };
 }
 
 # The requests that came, those with a webhook-id like that only.

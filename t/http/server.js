@@ -14,6 +14,7 @@
 //	/status/N			that status, with a body; ?after=X: with Retry-After: X
 //	/fails/N			500 to the first N requests of each webhook-id, then 204
 //	/lost/N				applied, but the connection is cut before the answer, N times an id
+//	/turns/X/N			204 to the first N requests, no answer to those that follow
 //	/hang				no answer, ever
 //	/drip				an answer of a byte now and then
 //	/cut				the connection is cut in the middle of the body
@@ -69,6 +70,12 @@ const behaviours = {
 			response.writeHead(204);
 			response.end();
 		}
+	},
+	turns(request, response, rest) {
+		if (count(request.url, '') > Number(request.url.split('/')[3]))
+			return;
+		response.writeHead(204);
+		response.end();
 	},
 	hang() {
 	},
