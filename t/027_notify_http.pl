@@ -382,6 +382,25 @@ $blocker->must('COMMIT');
 $blocker->close;
 is(outcome('blocked'), 'delivered, 1', 'and then it is');
 
+# nor does a database that does not answer who asks for what it expects
+$bank1->safe_psql('bank1', <<'SQL');
+CREATE TABLE heard (what text);
+CREATE FUNCTION hear(payload jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO heard VALUES (payload ->> 'message') $$;
+SELECT dtx_subscribe('here', NULL, 'hear');
+SQL
+$blocker = session($bank2);
+$blocker->must('BEGIN', 'LOCK TABLE dtx.notification');
+value($bank1, "SELECT dtx_expect('bank2', 'expected ' || i, '0', '{1min,1min}') FROM generate_series(1, 20) i");
+ok(wait_for_value($bank2, q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%dtx.outcome%' AND application_name = 'dtx' AND wait_event_type = 'Lock'}, 1), 'a database is asked, and does not answer');
+is(value($bank1, q{SELECT count(*) || ' ' || count(backend_xmin) FROM pg_stat_activity WHERE backend_type = 'dtx runner'}), '1 0', 'no snapshot is held meanwhile');
+value($bank1, q{SELECT dtx_publish('here', '{"message": "beside it"}')});
+ok(wait_for_value($bank1, q{SELECT count(*) FROM heard}, 1), 'messages of the same role are handled');
+ok(wait_for_value($bank1, q{SELECT count(*) > 0 FROM dtx_expectations WHERE last_error LIKE '57014: canceling call to server "bank2"%'}, 't'), 'an attempt ends after a while');
+cmp_ok(value($bank1, q{SELECT sum(attempts) FROM dtx_expectations}), '<=', 3, 'and not all are tried one after the other');
+$blocker->must('ROLLBACK');
+$blocker->close;
+value($bank1, q{SELECT count(dtx_unexpect(server, tx_no)) FROM dtx_expectations});
+
 # --- what is given up while it is sent stays given up
 
 is(value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no LIKE 'hang %'}), 5, 'given up, one of them in the middle of an attempt');
@@ -519,6 +538,25 @@ is(outcome('in two seconds'), 'delivered, 2, 204', 'but then there is one');
 is(value($bank1, q{SELECT dtx_discard(array_agg(id)) FROM dtx_notifications WHERE tx_no = 'in an hour'}), 1, 'given up');
 
 # --- retention
+
+# what is to be forgotten, and somebody has locked, is waited for by nobody
+value($bank2, q{SELECT dtx_notify(NULL, 'to be forgotten', '{}')});
+$bank1->safe_psql('bank1', q{CREATE FUNCTION forget(payload jsonb) RETURNS void LANGUAGE sql AS ''; SELECT dtx_on_notification('forget')});
+value($bank1, q{SELECT dtx_expect('bank2', 'to be forgotten', '0')});
+ok(wait_for_value($bank1, q{SELECT state FROM dtx_expectations WHERE tx_no = 'to be forgotten'}, 'come'), 'a result has come');
+$locker = session($bank1);
+$locker->must('BEGIN', q{SELECT dtx_unexpect('bank2', 'to be forgotten')});
+$bank1->append_conf('postgresql.conf', "dtx.notification_retention = 0\ndtx.worker_idle_timeout = '1min'\n");
+$bank1->reload;
+# a new worker looks for it at once
+($former) = workers($bank1);
+kill 'TERM', $former if $former;
+notify($plain, 'beside what is forgotten', '1s');
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE state NOT IN ('exhausted') AND tx_no <> 'beside what is forgotten'}, 0), 'what was delivered is forgotten');
+notify($plain, 'and goes on', '1s');
+ok(wait_until(sub { scalar $http->requests(qr/:and%20goes%20on$/) }, 'it is sent'), 'while a row is locked that is to be forgotten, too');
+$locker->must('ROLLBACK');
+$locker->close;
 
 $bank1->append_conf('postgresql.conf', "dtx.notification_retention = 0\n");
 $bank1->restart;

@@ -101,6 +101,8 @@ try_to_ask(PeerConnection *pc, const char *tx_no, Answer *answer)
 	{
 		/* one row by its key: who takes longer hangs */
 		guc_call_timeout = call_timeout == 0 ? ASK_TIMEOUT : Min(call_timeout, ASK_TIMEOUT);
+		/* no snapshot is held while the peer is waited for, but the caller's */
+		InvalidateCatalogSnapshot();
 		remote_run(&call, 0);
 		if (call.error != NULL && !call.broken && remote_failed_on_statement(&call))
 			answered = false;
@@ -137,8 +139,6 @@ ask(Oid server, const char *tx_no, Answer *answer)
 	for (int i = 0; i < MAX_ATTEMPT && !answered; i++)
 	{
 		pc = connection_get(server, GetUserId(), deadline);
-		/* no snapshot is held while the peer is waited for */
-		InvalidateCatalogSnapshot();
 		answered = try_to_ask(pc, tx_no, answer);
 	}
 	if (!answered)
