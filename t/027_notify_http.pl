@@ -523,6 +523,34 @@ is(scalar $http->requests(qr/:many%20/), 1200, 'each once');
 is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE state = 'pending'}), 0, 'nothing is pending');
 is(value($bank1, q{SELECT count(*) FROM dtx_notifications WHERE attempts = 0 AND state = 'delivered'}), 0, 'nothing was delivered without an attempt');
 
+# --- plans that were made while there were few rows read few when there are many
+
+# the statistics say that there is nothing
+$bank2->safe_psql('bank2', $_) for 'TRUNCATE dtx.notification', 'VACUUM ANALYZE dtx.notification';
+$http->make_endpoint($bank2, 'reading', $http->url('status/204'));
+my $told = 0;
+
+# Notify once more, and wait until that is recorded.
+sub deliver_one
+{
+	my $tx_no = 'reading ' . ++$told;
+
+	value($bank2, "SELECT dtx_notify('reading', '$tx_no', '{}')");
+	wait_for_value($bank2, "SELECT state FROM dtx_notifications WHERE tx_no = '$tx_no'", 'delivered');
+}
+deliver_one() for 1 .. 10;
+value($bank2, q{SELECT count(dtx_notify(NULL, 'registered ' || n, '{}')) FROM generate_series(1, 20000) n});
+value($bank2, q{SELECT pg_stat_reset_single_table_counters('dtx.notification_pkey'::regclass)});
+ok(wait_until(
+		sub {
+			deliver_one();
+			return value($bank2, q{SELECT idx_scan >= 20 FROM pg_stat_user_indexes WHERE indexrelname = 'notification_pkey'}) eq 't';
+		},
+		'what was read is reported'),
+	'the primary key is used');
+is(value($bank2, q{SELECT idx_tup_read < 20000 FROM pg_stat_user_indexes WHERE indexrelname = 'notification_pkey'}),
+	't', 'and is not read from one end to the other');
+
 # --- a worker leaves when there is nothing to do for long, and is there when there is
 
 $bank1->append_conf('postgresql.conf', "dtx.worker_idle_timeout = '300ms'\n");

@@ -29,14 +29,19 @@ static const int64 default_schedule[] = {60000, 300000, 600000, 1800000, 3600000
 
 /*
  * Rows become due and are done with all the time: the index is what leads to the few
- * that count, whatever the statistics of a moment said when the plan was made.
+ * that count, whatever the statistics of a moment said when the plan was made. To a
+ * planner that knows an empty table it costs nothing to read all of it. (Nor to read an
+ * index from one end to the other: so no statement may have a use for its order, but by
+ * what it asks for.)
  */
 static void
 own_sql_begin_by_index(OwnSql *sql)
 {
+	static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_sort"};
+
 	own_sql_begin(sql);
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* --- targets --- */
@@ -449,9 +454,9 @@ notifications_record(List *notifications)
 						 " attempts = r.attempts, next_attempt = CASE n.state WHEN 'p' THEN r.next_attempt END,"
 						 " called_at = NULL, last_status = r.status, last_error = coalesce(r.error, n.last_error), answer = r.answer,"
 						 " changed_at = CASE WHEN r.state = 'p' OR n.state <> 'p' THEN n.changed_at ELSE clock_timestamp() END"
-						 " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r(id, state, attempts, next_attempt, status, error, answer)"
-						 " WHERE n.id = r.id AND n.ctid = ANY (ARRAY(SELECT c.ctid FROM dtx.notification c WHERE c.id = ANY ($1) FOR UPDATE SKIP LOCKED))"
-						 " RETURNING n.id", RECORD_COLUMNS, types, values, NULL);
+						 " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r(id, state, attempts, next_attempt, status, error, answer),"
+						 " LATERAL (SELECT c.ctid FROM dtx.notification c WHERE c.id = r.id FOR UPDATE SKIP LOCKED) AS l"
+						 " WHERE n.ctid = l.ctid RETURNING n.id", RECORD_COLUMNS, types, values, NULL);
 	mark_recorded(notifications);
 	foreach(cell, notifications)
 	{
