@@ -21,6 +21,7 @@
 #include "worker/delivery.h"
 #include "worker/dispatch.h"
 #include "worker/notifier.h"
+#include "worker/target.h"
 #include "worker/worker.h"
 
 #define REFRESH_DELAY	10000	/* ms until a position is written where only other messages went by */
@@ -348,7 +349,7 @@ step(void *arg)
 }
 
 static Job	notifying = {notifier_step, "send notifications"};
-static Job	stopping = {notifier_record_stops, "write down what targets of notifications say"};
+static Job	stopping = {targets_record_stops, "write down what targets of notifications say"};
 
 void
 dispatch_step(void)

@@ -10,18 +10,11 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "core/fault.h"
 #include "core/node.h"
-#include "core/override.h"
 #include "guc.h"
-#include "net/peer.h"
 #include "net/remote.h"
-#include "storage/proc.h"
-#include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/dispatch.h"
 #include "worker/notifier.h"
@@ -29,7 +22,6 @@
 #include "worker/worker.h"
 
 #define DB_BATCH		200		/* results in a call to a database */
-#define FIRST_SIZE		(64 * 1024) /* of a payload, until it is known better */
 #define FAIL_BATCH		1000	/* that fail without a call, at once */
 #define FAILED_MOST		(HTTP_MAX_REQUESTS / 2)	/* requests to endpoints that did not answer the last time */
 #define RESERVE			(HTTP_MAX_REQUESTS / 8)	/* for those that have none under way */
@@ -39,12 +31,10 @@
 #define SOON			10		/* ms from a row's time to its commit, mostly */
 #define LATE			500		/* ms, nearly always at most */
 #define WIDE_DELAY		50		/* ms between looks for those, at least */
-#define STOP_LOCK_TIMEOUT	50	/* ms */
 #define RECORD_AGAIN	100		/* ms until a row that was locked is tried again */
 #define IDLE_CLOSE		60000	/* ms */
 #define MAX_BYTES		(64 * 1024 * 1024)	/* of payloads that are under way */
 
-static dlist_head targets = DLIST_STATIC_INIT(targets);
 static List *over = NIL;		/* Call *: to be recorded; in the worker's context */
 static TimestampTz record_at = 0;	/* not before that: somebody has locked a row */
 static Size bytes = 0;			/* of payloads of all calls */
@@ -56,204 +46,6 @@ static uint32 seen[DTX_TARGET_BUCKETS];
 static bool discover = true;	/* there may be targets that are not known */
 static bool read_stops = true;
 static TimestampTz discover_at = 0; /* not before that */
-
-/* --- targets --- */
-
-/* A server or a mapping has changed. */
-static void
-forget_options(Datum arg, int cacheid, uint32 hashvalue)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &targets)
-		dlist_container(Target, node, iter.cur)->known = false;
-}
-
-static Target *
-find_target(TargetKey key)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &targets)
-	{
-		Target	   *target = dlist_container(Target, node, iter.cur);
-
-		if (target->key.server == key.server && target->key.role == key.role)
-			return target;
-	}
-	return NULL;
-}
-
-static Target *
-add_target(TargetKey key)
-{
-	static bool registered = false;
-	Target	   *target = MemoryContextAllocZero(worker.context, sizeof(Target));
-
-	if (!registered)
-	{
-		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, forget_options, (Datum) 0);
-		CacheRegisterSyscacheCallback(USERMAPPINGOID, forget_options, (Datum) 0);
-		registered = true;
-	}
-	target->key = key;
-	target->bucket = target_bucket(key.server, key.role);
-	dlist_init(&target->calls);
-	target->window = 1;
-	target->from = DT_NOBEGIN;
-	target->typical = FIRST_SIZE;
-	link_init(&target->link, key.server, key.role);
-	dlist_push_tail(&targets, &target->node);
-	return target;
-}
-
-static void
-drop_endpoint(SharedEndpoint *endpoint)
-{
-	if (endpoint != NULL && --endpoint->users == 0)
-		MemoryContextDelete(endpoint->context);
-}
-
-static void
-forget_what_it_is(Target *target)
-{
-	drop_endpoint(target->endpoint);
-	target->endpoint = NULL;
-	if (target->broken != NULL)
-		pfree(target->broken);
-	target->broken = NULL;
-}
-
-static void
-remove_target(Target *target)
-{
-	forget_what_it_is(target);
-	link_close(&target->link);
-	MemoryContextDelete(target->link.call_context);
-	dlist_delete(&target->node);
-	pfree(target);
-}
-
-/* When to take the next look like the one that began then: looks are a small part of the
- * time, however long they take. */
-static TimestampTz
-next_look(TimestampTz start, int least)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	return now + Max(least * INT64CONST(1000), LOOK_SHARE * (now - start));
-}
-
-/* Compare the targets with those of dtx.notification. In a transaction. */
-static void
-discover_targets(void)
-{
-	TimestampTz start = GetCurrentTimestamp();
-	dlist_mutable_iter iter;
-	ListCell   *cell;
-
-	dlist_foreach_modify(iter, &targets)
-		dlist_container(Target, node, iter.cur)->listed = false;
-	foreach(cell, notification_targets())
-	{
-		TargetKey  *key = lfirst(cell);
-		Target	   *target = find_target(*key);
-
-		if (target == NULL)
-		{
-			target = add_target(*key);
-			target->look = target->late = target->unsure = true;
-			read_stops = true;
-		}
-		target->listed = true;
-	}
-	dlist_foreach_modify(iter, &targets)
-	{
-		Target	   *target = dlist_container(Target, node, iter.cur);
-
-		if (!target->listed && dlist_is_empty(&target->calls) && target->link.state == LINK_CLOSED)
-			remove_target(target);
-	}
-	discover = false;
-	discover_at = next_look(start, DISCOVER_DELAY);
-}
-
-static void
-read_stopped(void)
-{
-	dlist_iter	iter;
-	ListCell   *cell;
-
-	dlist_foreach(iter, &targets)
-	{
-		Target	   *target = dlist_container(Target, node, iter.cur);
-
-		if (!target->stop_changed)
-		{
-			target->disabled = false;
-			target->not_before = 0;
-		}
-	}
-	foreach(cell, target_stops_read())
-	{
-		TargetStop *stop = lfirst(cell);
-		Target	   *target = find_target(stop->key);
-
-		if (target == NULL)
-			continue;
-		target->disabled |= stop->disabled;
-		target->not_before = Max(target->not_before, stop->not_before);
-	}
-	read_stops = false;
-}
-
-/* What its options say, in a transaction of its own. Requests that are under way have
- * what they began with. */
-static void
-read_options(Target *target)
-{
-	MemoryContext turn = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(worker.context, "dtx endpoint", ALLOCSET_SMALL_SIZES);
-	SharedEndpoint *volatile endpoint = NULL;
-	char	   *volatile broken = NULL;
-
-	target->known = true;
-	worker_begin();
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(context);
-		if (endpoint_is_http(target->key.server))
-		{
-			SharedEndpoint *fresh = palloc0(sizeof(SharedEndpoint));
-
-			fresh->context = context;
-			fresh->endpoint = endpoint_load(target->key.server, target->key.role);
-			fresh->users = 1;
-			endpoint = fresh;
-		}
-		else
-			peer_require_database(target->key.server);
-		worker_commit(false);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(turn);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		broken = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(turn);
-	forget_what_it_is(target);
-	target->endpoint = endpoint;
-	if (broken != NULL)
-		target->broken = MemoryContextStrdup(worker.context, broken);
-	if (endpoint == NULL)
-		MemoryContextDelete(context);
-}
 
 /* --- calls --- */
 
@@ -298,13 +90,23 @@ free_call(Call *call)
 	Claim	   *claim = call->claim;
 
 	dlist_delete(&call->node);
-	drop_endpoint(call->endpoint);
+	endpoint_drop(call->endpoint);
 	bytes -= strlen(call->notification->payload);
 	if (--claim->left == 0)
 		MemoryContextDelete(claim->context);
 }
 
 /* --- what to claim --- */
+
+/* When to take the next look like the one that began then: looks are a small part of the
+ * time, however long they take. */
+static TimestampTz
+next_look(TimestampTz start, int least)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return now + Max(least * INT64CONST(1000), LOOK_SHARE * (now - start));
+}
 
 /* Did it not answer the last time, or has it not for a while? */
 static bool
@@ -569,7 +371,7 @@ choose_targets(TimestampTz now)
 		if (is_stopped(target, now) || !has_due(target, now))
 			continue;
 		if (!target->known)
-			read_options(target);
+			target_read_options(target);
 		/* it was a database, or becomes one: what is under way has to end first */
 		if (target->under_way > 0 && (target->endpoint == NULL) != (first_open(target)->endpoint == NULL))
 			continue;
@@ -583,45 +385,6 @@ choose_targets(TimestampTz now)
 		dlist_push_tail(&targets, &((Target *) lfirst(cell))->node);
 	}
 	return chosen;
-}
-
-/* Write down what keeps targets from getting any, and who they are; in a transaction of
- * its own, which waits for nobody: what somebody has locked is tried again. */
-void
-notifier_record_stops(void *arg)
-{
-	dlist_iter	iter;
-	bool		any = false;
-
-	dlist_foreach(iter, &targets)
-	{
-		Target	   *target = dlist_container(Target, node, iter.cur);
-
-		any |= target->stop_changed || target->met[0] != '\0';
-	}
-	if (!any)
-		return;
-	worker_begin();
-	setting_override(&LockTimeout, STOP_LOCK_TIMEOUT);
-	MemoryContextSwitchTo(worker.turn);
-	dlist_foreach(iter, &targets)
-	{
-		Target	   *target = dlist_container(Target, node, iter.cur);
-
-		target->stop_recorded = target->stop_changed &&
-			target_stop(target->key.server, target->key.role, target->disabled, target->not_before, target->stop_reason);
-		target->met_recorded = target->met[0] != '\0' &&
-			target_met(target->key.server, target->key.role, target->met);
-	}
-	worker_commit(false);
-	dlist_foreach(iter, &targets)
-	{
-		Target	   *target = dlist_container(Target, node, iter.cur);
-
-		target->stop_changed &= !target->stop_recorded;
-		if (target->met_recorded)
-			target->met[0] = '\0';
-	}
 }
 
 static List *
@@ -758,9 +521,14 @@ notifier_step(void *arg)
 		worker_begin();
 		MemoryContextSwitchTo(worker.turn);
 		if (discovery_is_due(now))
-			discover_targets();
+		{
+			read_stops |= targets_discover();
+			discover = false;
+			discover_at = next_look(now, DISCOVER_DELAY);
+		}
 		if (read_stops)
-			read_stopped();
+			targets_read_stops();
+		read_stops = false;
 		worker_commit(false);
 	}
 	chosen = choose_targets(now);

@@ -19,9 +19,6 @@ extern void notifier_receive(void);
  * loses nothing: the same is to be done again. */
 extern void notifier_step(void *arg);
 
-/* Write down which targets want none, or none now. */
-extern void notifier_record_stops(void *arg);
-
 /* Transactions that were prepared may have notified: look. */
 extern void notifier_look(void);
 

@@ -1,6 +1,6 @@
 /*
  * target.h
- *		Whom the worker notifies: a server, as a role. Of the notifier alone.
+ *		Whom the worker notifies: a server, as a role.
  */
 #ifndef DTX_WORKER_TARGET_H
 #define DTX_WORKER_TARGET_H
@@ -79,6 +79,28 @@ typedef struct Target
 	char		met[DTX_NODE_SIZE];	/* a node that is to be noted; empty: none */
 	int			singles;		/* so many are to be sent one by one */
 } Target;
+
+/* --- targets.c --- */
+
+/* All that are known. What was chosen in a turn moves to the end. */
+extern dlist_head targets;
+
+/* Compare them with dtx.notification, in a transaction. True: there are new ones, and
+ * what stops them is not known. */
+extern bool targets_discover(void);
+
+/* Read which of them want none, or none now; in a transaction. */
+extern void targets_read_stops(void);
+
+/* Write down which of them want none, or none now, and which node answered; a Job. */
+extern void targets_record_stops(void *arg);
+
+/* Read what its options say, in a transaction of its own; what is wrong with them is in
+ * its broken. Requests that are under way have what they began with. */
+extern void target_read_options(Target *target);
+
+/* A call, or the target, needs this no more; NULL: nothing to drop. */
+extern void endpoint_drop(SharedEndpoint *endpoint);
 
 /* --- notifier.c, for target_db.c and target_http.c --- */
 
