@@ -11,6 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use DtxTest;
+use DtxTest::Service;
 
 my $example = dirname(__FILE__) . '/../examples/registration';
 
@@ -30,29 +31,8 @@ sub new_service
 {
 	my ($name, %variables) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init;
-	$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'dtx'
-shared_buffers = 16MB
-dtx.recovery_interval = '1s'
-dtx.retry_base = '20ms'
-dtx.retry_max = '500ms'
-include_if_exists 'test.conf'
-CONF
-	my $hba = $node->data_dir . '/pg_hba.conf';
-	my $lines = slurp_file($hba);
-	open my $file, '>', $hba or die "$hba: $!";
-	print $file "local all from_user_centre scram-sha-256\n$lines";
-	close $file;
-	$node->start;
-	$node->{bank} = $name;
-	$node->safe_psql('postgres', "CREATE DATABASE $name");
-	$node->command_ok(
-		[
-			'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($name),
-			(map { ('-v', "$_=$variables{$_}") } sort keys %variables), '-f', "$example/$name.sql"
-		],
-		"$name is set up");
+	start_service($node, 'from_user_centre');
+	run_script($node, "$example/$name.sql", %variables);
 	return $node;
 }
 

@@ -11,6 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use DtxTest;
+use DtxTest::Service;
 
 my $example = dirname(__FILE__) . '/../examples/repayment-plan';
 
@@ -27,41 +28,12 @@ is($err, '', 'and has nothing to complain of');
 my $password = 'not a secret';
 my $subscription = 'repayment plans';
 
-sub run_script
-{
-	my ($node, $script, %variables) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$node->command_ok(
-		[
-			'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($node->{bank}),
-			(map { ('-v', "$_=$variables{$_}") } sort keys %variables), '-f', "$example/$script.sql"
-		],
-		"$script is run");
-	return;
-}
-
 sub new_service
 {
 	my ($name, %variables) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
-	$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'dtx'
-shared_buffers = 16MB
-dtx.recovery_interval = '1s'
-dtx.retry_base = '20ms'
-dtx.retry_max = '500ms'
-include_if_exists 'test.conf'
-CONF
-	my $hba = $node->data_dir . '/pg_hba.conf';
-	my $lines = slurp_file($hba);
-	open my $file, '>', $hba or die "$hba: $!";
-	print $file "local all from_loan_service scram-sha-256\n$lines";
-	close $file;
-	$node->start;
-	$node->{bank} = $name;
-	$node->safe_psql('postgres', "CREATE DATABASE $name");
-	run_script($node, $name, %variables);
+	start_service($node, 'from_loan_service');
+	run_script($node, "$example/$name.sql", %variables);
 	return $node;
 }
 
@@ -305,7 +277,7 @@ is(value($repayments, "SELECT count(*) FROM received_loan WHERE loan_id IN ($per
 is(value($loans, "SELECT dtx_redeliver('$subscription', error => '%cannot be read%')"), 1, 'delivered again');
 arrived();
 is(value($loans, 'SELECT dead FROM dtx_subscriptions'), 3, 'which does not help by itself');
-run_script($repayments, 'read_percent');
+run_script($repayments, "$example/read_percent.sql");
 is(value($loans, "SELECT dtx_redeliver(array_agg(id)) FROM dtx_dead_letters WHERE key = '$percent'"), 1, 'delivered again');
 has_plan($percent, 1, 'mended');
 is(value($repayments, "SELECT interest FROM plan WHERE loan_id = $percent"),

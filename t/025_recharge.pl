@@ -11,6 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use DtxTest;
+use DtxTest::Service;
 
 my $example = dirname(__FILE__) . '/../examples/recharge';
 
@@ -27,38 +28,14 @@ is($err, '', 'and has nothing to complain of');
 my $password = 'not a secret';
 my $schedule = '{' . join(',', ('100ms') x 20, ('500ms') x 20, ('2s') x 20) . '}';
 
-sub start_service
-{
-	my ($node, $peer, $peer_role) = @_;
-	$node->{bank} = $node->name;
-	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
-	$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'dtx'
-shared_buffers = 16MB
-dtx.recovery_interval = '1s'
-dtx.retry_base = '20ms'
-dtx.retry_max = '500ms'
-include_if_exists 'test.conf'
-CONF
-	my $hba = $node->data_dir . '/pg_hba.conf';
-	my $lines = slurp_file($hba);
-	open my $file, '>', $hba or die "$hba: $!";
-	print $file "local all $peer_role scram-sha-256\n$lines";
-	close $file;
-	$node->start;
-	$node->safe_psql('postgres', "CREATE DATABASE $node->{bank}");
-	$node->command_ok(
-		[
-			'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($node->{bank}), '-v', "password=$password",
-			'-v', 'host=' . $peer->host, '-v', 'port=' . $peer->port, '-f', "$example/$node->{bank}.sql"
-		],
-		"$node->{bank}.sql is run");
-	return;
-}
-
 my ($bank1, $pay) = map { PostgreSQL::Test::Cluster->new($_) } qw(bank1 bank1_pay);
-start_service($bank1, $pay, 'from_bank1_pay');
-start_service($pay, $bank1, 'from_bank1');
+start_service($bank1, 'from_bank1_pay');
+start_service($pay, 'from_bank1');
+foreach my $pair ([ $bank1, $pay ], [ $pay, $bank1 ])
+{
+	my ($node, $peer) = @$pair;
+	run_script($node, "$example/$node->{bank}.sql", password => $password, host => $peer->host, port => $peer->port);
+}
 
 sub cashier
 {

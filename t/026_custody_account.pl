@@ -15,6 +15,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use DtxTest;
+use DtxTest::Service;
 
 my $example = dirname(__FILE__) . '/../examples/custody-account';
 
@@ -34,42 +35,6 @@ my $schedule = '{' . join(',', ('100ms') x 20, ('500ms') x 20, ('2s') x 20) . '}
 my $mishaps = PostgreSQL::Test::Utils::tempdir() . '/mishaps';
 my ($custody, $platform) = map { PostgreSQL::Test::Cluster->new($_) } qw(custody platform);
 my ($callback, $port) = (undef, 0);
-
-sub start_service
-{
-	my ($node, $role) = @_;
-	$node->{bank} = $node->name;
-	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
-	$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'dtx'
-shared_buffers = 16MB
-dtx.recovery_interval = '1s'
-dtx.retry_base = '20ms'
-dtx.retry_max = '500ms'
-include_if_exists 'test.conf'
-CONF
-	my $hba = $node->data_dir . '/pg_hba.conf';
-	my $lines = slurp_file($hba);
-	open my $file, '>', $hba or die "$hba: $!";
-	print $file "local all $role scram-sha-256\n$lines";
-	close $file;
-	$node->start;
-	$node->safe_psql('postgres', "CREATE DATABASE $node->{bank}");
-	return;
-}
-
-sub run_script
-{
-	my ($node, %variables) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$node->command_ok(
-		[
-			'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($node->{bank}),
-			(map { ('-v', "$_=$variables{$_}") } sort keys %variables), '-f', "$example/$node->{bank}.sql"
-		],
-		"$node->{bank}.sql is run");
-	return;
-}
 
 # It listens on the same port each time.
 sub start_callback
@@ -125,8 +90,8 @@ sub mishaps
 start_service($custody, 'from_platform');
 start_service($platform, 'callback');
 start_callback();
-run_script($custody, password => $password, secret => $secret, callback => "http://127.0.0.1:$port/custody");
-run_script($platform, password => $password, host => $custody->host, port => $custody->port);
+run_script($custody, "$example/$custody->{bank}.sql", password => $password, secret => $secret, callback => "http://127.0.0.1:$port/custody");
+run_script($platform, "$example/$platform->{bank}.sql", password => $password, host => $custody->host, port => $custody->port);
 
 sub as_role
 {

@@ -260,12 +260,7 @@ server_to_deliver_to(const char *name)
 	Oid			server = peer_server_by_name(name, GetUserId());
 
 	peer_require_database(server);
-
-	if (!peer_mapping_exists(server, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("user mapping not found for \"%s\"", GetUserNameFromId(GetUserId(), false)),
-				 errhint("CREATE USER MAPPING FOR CURRENT_USER SERVER %s ...", quote_identifier(name))));
+	peer_require_mapping(server, name, GetUserId());
 	peer_use(server, GetUserId());
 	return server;
 }

@@ -9,6 +9,7 @@
 #include "core/compat.h"
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "net/endpoint.h"
 #include "net/peer.h"
 #include "utils/builtins.h"
@@ -220,4 +221,16 @@ peer_mapping_exists(Oid server, Oid role)
 {
 	return SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role), ObjectIdGetDatum(server)) ||
 		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(server));
+}
+
+void
+peer_require_mapping(Oid server, const char *name, Oid role)
+{
+	const char *whom = role == GetUserId() ? "CURRENT_USER" : quote_identifier(GetUserNameFromId(role, false));
+
+	if (!peer_mapping_exists(server, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("user mapping not found for \"%s\"", GetUserNameFromId(role, false)),
+				 errhint("CREATE USER MAPPING FOR %s SERVER %s ...", whom, quote_identifier(name))));
 }

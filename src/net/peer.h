@@ -35,6 +35,9 @@ extern void peer_require_database(Oid server);
 /* Is there a user mapping for the role, or for PUBLIC? */
 extern bool peer_mapping_exists(Oid server, Oid role);
 
+/* ERROR 42704 unless there is; name: the server's. */
+extern void peer_require_mapping(Oid server, const char *name, Oid role);
+
 /*
  * What to connect with, for a role at a server, palloc'd. The password rule of
  * postgres_fdw is checked for the role that owns the mapping, whoever asks: a

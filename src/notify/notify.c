@@ -162,12 +162,7 @@ target_by_name(const char *name, Oid role)
 {
 	Oid			server = peer_server_by_name(name, role);
 
-	if (!peer_mapping_exists(server, role))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("user mapping not found for \"%s\"", GetUserNameFromId(role, false)),
-				 errhint("CREATE USER MAPPING FOR %s SERVER %s ...", role == GetUserId() ? "CURRENT_USER" : quote_identifier(GetUserNameFromId(role, false)),
-						 quote_identifier(name))));
+	peer_require_mapping(server, name, role);
 	if (endpoint_is_http(server))
 		(void) endpoint_load(server, role);
 	else
