@@ -49,7 +49,7 @@ needs_of()
 	make                     command -v make
 	postgresql-15            test -x "\$($pg_config --bindir)/initdb"
 	postgresql-server-dev-15 test -f "\$($pg_config --pgxs)" -a -f "\$($pg_config --includedir-server)/postgres.h"
-	libcurl4-openssl-dev     echo '\#include <curl/curl.h>' | gcc -E -o /dev/null -
+	libcurl4-openssl-dev     echo '#include <curl/curl.h>' | gcc -E -o /dev/null -
 	libipc-run-perl          perl -MIPC::Run -MTest::More -MTAP::Harness -e 1
 	EON
 	if [ "$TARGET" = check ]; then

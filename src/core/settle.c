@@ -329,7 +329,7 @@ settle_allowed(const JoinedBranch *branch)
 static void
 examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller)
 {
-	bool		committed;
+	bool		committed = false;
 
 	if (resolution_compare(branch->gid_text, request->commit, &request->outcome, &request->detail))
 		return;
