@@ -274,7 +274,7 @@ dtx_image_decode(PG_FUNCTION_ARGS)
 {
 	ItemPointerData tid = *(ItemPointer) PG_GETARG_POINTER(0);
 	char		which = PG_GETARG_CHAR(1);
-	Relation	log = table_open(own_relid(OWN_UNDO_LOG), AccessShareLock);
+	Relation	log = own_open(OWN_UNDO_LOG, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(log, NULL);
 	Datum		result = (Datum) 0;
 

@@ -88,7 +88,7 @@ capture_trigger(Relation rel)
 		/* the function is the extension's: its name in schema dtx tells it */
 		if (trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
 			strcmp(trigger->tgname, "dtx_capture") == 0 &&
-			get_func_namespace(trigger->tgfoid) == own_schema())
+			OidIsValid(own_schema()) && get_func_namespace(trigger->tgfoid) == own_schema())
 			return trigger;
 	}
 	return NULL;

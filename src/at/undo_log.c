@@ -200,7 +200,7 @@ undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_hash,
 			MemoryContextAlloc(TopMemoryContext, pending_room * sizeof(PendingEntry)) :
 			repalloc(pending, pending_room * sizeof(PendingEntry));
 	}
-	rel = table_open(own_relid(OWN_UNDO_LOG), RowExclusiveLock);
+	rel = own_open(OWN_UNDO_LOG, RowExclusiveLock);
 	old = MemoryContextSwitchTo(pending_context);
 	pending[npending].tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	MemoryContextSwitchTo(old);
@@ -235,7 +235,7 @@ undo_scan_begin(UndoScan *scan, const JoinedBranch *branch, bool whole)
 	ItemPointerData last = branch->last;
 
 	scan->branch = branch;
-	scan->rel = table_open(own_relid(OWN_UNDO_LOG), RowExclusiveLock);
+	scan->rel = own_open(OWN_UNDO_LOG, RowExclusiveLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->slot = table_slot_create(scan->rel, NULL);
 	scan->scan = NULL;
@@ -299,7 +299,7 @@ undo_scan_end(UndoScan *scan)
 TupleDesc
 undo_log_descriptor(void)
 {
-	Relation	rel = table_open(own_relid(OWN_UNDO_LOG), AccessShareLock);
+	Relation	rel = own_open(OWN_UNDO_LOG, AccessShareLock);
 	TupleDesc	desc = CreateTupleDescCopy(RelationGetDescr(rel));
 
 	table_close(rel, NoLock);

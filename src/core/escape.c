@@ -54,7 +54,7 @@ is_coordinators(PlannedStmt *statement)
 	if (!IsA(target->expr, FuncExpr))
 		return false;
 	function = ((FuncExpr *) target->expr)->funcid;
-	return get_func_namespace(function) == own_schema() &&
+	return OidIsValid(own_schema()) && get_func_namespace(function) == own_schema() &&
 		(strcmp(get_func_name(function), "branch_control") == 0 ||
 		 strcmp(get_func_name(function), "branch_enter") == 0);
 }

@@ -8,11 +8,15 @@
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type_d.h"
 #include "commands/extension.h"
 #include "core/relations.h"
+#include "core/shape.h"
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
 #include "utils/fmgroids.h"
@@ -21,81 +25,66 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-static const char *const names[OWN_COUNT] = {
-	[OWN_NODE] = "node",
-	[OWN_CONTACT] = "contact",
-	[OWN_CONTACT_PKEY] = "contact_pkey",
-	[OWN_BRANCH] = "branch",
-	[OWN_BRANCH_N_IDX] = "branch_n_idx",
-	[OWN_GLOBAL] = "global",
-	[OWN_GLOBAL_PKEY] = "global_pkey",
-	[OWN_SHARED_B] = "shared_b",
-	[OWN_HISTORY] = "history",
-	[OWN_JOINED_BRANCH] = "joined_branch",
-	[OWN_JOINED_BRANCH_PKEY] = "joined_branch_pkey",
-	[OWN_SETTLED] = "settled",
-	[OWN_COORDINATOR] = "coordinator",
-	[OWN_COORDINATOR_PKEY] = "coordinator_pkey",
-	[OWN_RESOLUTION] = "resolution",
-	[OWN_RESOLUTION_PKEY] = "resolution_pkey",
-	[OWN_UNDO_LOG] = "undo_log",
-	[OWN_UNDO_LOG_KEY_IDX] = "undo_log_key_idx",
-	[OWN_RELATION_SHAPE] = "relation_shape",
-	[OWN_RELATION_SHAPE_IDX] = "relation_shape_idx",
-	[OWN_TCC_ACTION] = "tcc_action",
-	[OWN_TCC_ACTION_PKEY] = "tcc_action_pkey",
-	[OWN_TRY_LOG] = "try_log",
-	[OWN_TRY_LOG_PKEY] = "try_log_pkey",
-	[OWN_CONFIRM_LOG] = "confirm_log",
-	[OWN_CONFIRM_LOG_PKEY] = "confirm_log_pkey",
-	[OWN_CANCEL_LOG] = "cancel_log",
-	[OWN_CANCEL_LOG_PKEY] = "cancel_log_pkey",
-	[OWN_LEDGER] = "ledger",
-	[OWN_FROZEN] = "frozen",
-	[OWN_FROZEN_PKEY] = "frozen_pkey",
-	[OWN_MESSAGE_ID] = "message_id",
-	[OWN_MESSAGE_SEGMENT] = "message_segment",
-	[OWN_DELAYED_MESSAGE] = "delayed_message",
-	[OWN_DELAYED_MESSAGE_DELIVER_AT_IDX] = "delayed_message_deliver_at_idx",
-	[OWN_HELD_MESSAGE] = "held_message",
-	[OWN_HELD_MESSAGE_BRANCH_IDX] = "held_message_branch_idx",
-	[OWN_HALF_MESSAGE] = "half_message",
-	[OWN_HALF_MESSAGE_PKEY] = "half_message_pkey",
-	[OWN_HALF_MESSAGE_NEXT_CHECK_IDX] = "half_message_next_check_idx",
-	[OWN_SUBSCRIPTION] = "subscription",
-	[OWN_POSITION] = "position",
-	[OWN_UNDELIVERED] = "undelivered",
-	[OWN_DE_DUPLICATION] = "de_duplication",
-	[OWN_DE_DUPLICATION_PKEY] = "de_duplication_pkey",
-	[OWN_NOTIFICATION] = "notification",
-	[OWN_HELD_NOTIFICATION] = "held_notification",
-	[OWN_HELD_NOTIFICATION_BRANCH_IDX] = "held_notification_branch_idx",
-	[OWN_EXPECTATION] = "expectation",
-};
-
+static Oid	extension_oid = InvalidOid;
 static Oid	schema_oid = InvalidOid;
 static Oid	oids[OWN_COUNT];
-static bool callback_registered = false;
+static bool fits[OWN_COUNT];	/* looked at since it was changed last */
+static bool more_indexes[OWN_COUNT];	/* than own_shapes has */
+static uint64 forgotten = 0;	/* counts what forgets any of these */
+static bool callbacks_registered = false;
 
 /* DROP EXTENSION drops the schema: forget every OID. */
 static void
 forget_oids(Datum arg, int cacheid, uint32 hashvalue)
 {
-	schema_oid = InvalidOid;
+	extension_oid = schema_oid = InvalidOid;
 	memset(oids, 0, sizeof(oids));
+	memset(fits, 0, sizeof(fits));
+	forgotten++;
 }
 
+/* One was altered, or an index built anew, under another OID. */
+static void
+forget_relation(Datum arg, Oid relid)
+{
+	for (int i = 0; i < OWN_COUNT; i++)
+		if (!OidIsValid(relid) || oids[i] == relid)
+		{
+			oids[i] = InvalidOid;
+			fits[i] = false;
+			forgotten++;
+		}
+}
+
+/* What is looked up while one of the caches is told of a change is not kept. */
 Oid
 own_schema(void)
 {
-	if (!callback_registered)
+	Oid			schema,
+				extension;
+	uint64		before = forgotten;
+
+	if (!callbacks_registered)
 	{
 		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_oids, (Datum) 0);
-		callback_registered = true;
+		CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
+		callbacks_registered = true;
 	}
-	if (!OidIsValid(schema_oid))
-		schema_oid = get_namespace_oid("dtx", true);
-	return schema_oid;
+	if (OidIsValid(schema_oid))
+		return schema_oid;
+	/* the name first, which is in a cache even where there is none */
+	schema = get_namespace_oid("dtx", true);
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	extension = get_extension_oid("dtx", true);
+	if (!OidIsValid(extension) || getExtensionOfObject(NamespaceRelationId, schema) != extension)
+		return InvalidOid;
+	if (forgotten == before)
+	{
+		schema_oid = schema;
+		extension_oid = extension;
+	}
+	return schema;
 }
 
 bool
@@ -104,24 +93,123 @@ own_extension_exists(void)
 	return OidIsValid(get_extension_oid("dtx", true));
 }
 
+bool
+own_is_member(Oid class_id, Oid object_id)
+{
+	Oid			extension = OidIsValid(extension_oid) ? extension_oid : get_extension_oid("dtx", true);
+
+	return OidIsValid(extension) && getExtensionOfObject(class_id, object_id) == extension;
+}
+
 Oid
 own_relid_if_any(OwnRelation which)
 {
+	const OwnShape *shape = &own_shapes[which];
 	Oid			schema = own_schema();
+	uint64		before = forgotten;
+	Oid			oid;
 
 	if (!OidIsValid(schema))
 		return InvalidOid;
-	if (!OidIsValid(oids[which]))
-		oids[which] = get_relname_relid(names[which], schema);
-	return oids[which];
+	if (OidIsValid(oids[which]))
+		return oids[which];
+	oid = get_relname_relid(shape->name, schema);
+	if (!OidIsValid(oid) ||
+		(shape->kind == RELKIND_INDEX ? !shape_fits_index(which, oid, own_relid_if_any(shape->table)) :
+		 get_rel_relkind(oid) != shape->kind || !own_is_member(RelationRelationId, oid)))
+		return InvalidOid;
+	if (forgotten == before)
+		oids[which] = oid;
+	return oid;
+}
+
+static void
+report_altered(int level, const char *name, char *detail)
+{
+	ereport(level,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"dtx.%s\" is not as the extension has made it", name),
+			 errdetail("%s", detail),
+			 errhint("Undo what was altered, or drop the extension and create it again.")));
+}
+
+/* NULL, or what is wrong with the table. */
+static char *
+look_at(OwnRelation which, Relation rel)
+{
+	ListCell   *cell;
+	char	   *mismatch;
+	uint64		before = forgotten;
+
+	if (fits[which])
+		return NULL;
+	mismatch = shape_mismatch(which, rel);
+	more_indexes[which] = false;
+	if (mismatch == NULL && own_shapes[which].closed)
+		foreach(cell, RelationGetIndexList(rel))
+			more_indexes[which] |= !shape_is_known_index(which, lfirst_oid(cell));
+	fits[which] = mismatch == NULL && forgotten == before;
+	return mismatch;
+}
+
+Relation
+own_open(OwnRelation which, LOCKMODE lockmode)
+{
+	Relation	rel = table_open(own_relid(which), lockmode);
+	char	   *mismatch = look_at(which, rel);
+
+	if (mismatch != NULL)
+		report_altered(ERROR, own_shapes[which].name, mismatch);
+	return rel;
+}
+
+void
+own_check_segment(Relation rel)
+{
+	char	   *mismatch = shape_mismatch(OWN_MESSAGE, rel);
+
+	if (mismatch != NULL)
+		report_altered(ERROR, RelationGetRelationName(rel), mismatch);
 }
 
 bool
 own_table_exists(OwnRelation which)
 {
 	Oid			oid = own_relid_if_any(which);
+	Relation	rel;
+	char	   *mismatch;
 
-	return OidIsValid(oid) && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(oid));
+	if (!OidIsValid(oid) || !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(oid)))
+		return false;
+	if (fits[which])
+		return true;
+	rel = try_relation_open(oid, AccessShareLock);
+	if (rel == NULL)
+		return false;
+	mismatch = look_at(which, rel);
+	relation_close(rel, AccessShareLock);
+	/* not an error: hooks ask, and somebody must be able to drop the extension */
+	if (mismatch != NULL)
+		report_altered(WARNING, own_shapes[which].name, mismatch);
+	return mismatch == NULL;
+}
+
+static void
+report_absent(OwnRelation which)
+{
+	const OwnShape *shape = &own_shapes[which];
+
+	if (!OidIsValid(own_schema()))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"dtx\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION dtx.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s \"dtx.%s\" is not there, or not as the extension has made it",
+					shape->kind == RELKIND_INDEX ? "index" : shape->kind == RELKIND_SEQUENCE ? "sequence" : "table",
+					shape->name),
+			 errhint("Undo what was altered, or drop the extension and create it again.")));
 }
 
 Oid
@@ -130,10 +218,7 @@ own_relid(OwnRelation which)
 	Oid			oid = own_relid_if_any(which);
 
 	if (!OidIsValid(oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"dtx.%s\" does not exist", names[which]),
-				 errhint("Run CREATE EXTENSION dtx in this database.")));
+		report_absent(which);
 	return oid;
 }
 
@@ -155,7 +240,7 @@ void
 own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE lockmode,
 			   int nkeys, ScanKeyData *keys)
 {
-	scan->rel = table_open(own_relid(table), lockmode);
+	scan->rel = own_open(table, lockmode);
 	scan->lockmode = lockmode;
 	scan->snapshot = RegisterSnapshot(own_snapshot());
 	scan->scan = systable_beginscan(scan->rel,
@@ -166,7 +251,7 @@ own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE loc
 void
 own_scan_dirty(OwnScan *scan, OwnRelation table, LOCKMODE lockmode)
 {
-	scan->rel = table_open(own_relid(table), lockmode);
+	scan->rel = own_open(table, lockmode);
 	scan->lockmode = lockmode;
 	scan->snapshot = NULL;
 	InitDirtySnapshot(scan->dirty);
@@ -323,10 +408,42 @@ insert_index_entry(Relation rel, Relation index, ItemPointer tid, Datum *values,
 						false, &info) || !unique;
 }
 
+/* Entries in indexes that are none of the script's: one that REINDEX CONCURRENTLY
+ * builds will take the place of its. */
+static void
+insert_more_entries(OwnRelation table, Relation rel, HeapTuple *tuples, int count)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	Datum	   *values;
+	bool	   *nulls;
+	ListCell   *cell;
+
+	if (!more_indexes[table])
+		return;
+	values = palloc(desc->natts * sizeof(Datum));
+	nulls = palloc(desc->natts * sizeof(bool));
+	foreach(cell, RelationGetIndexList(rel))
+	{
+		Relation	index;
+
+		if (shape_is_known_index(table, lfirst_oid(cell)))
+			continue;
+		index = index_open(lfirst_oid(cell), RowExclusiveLock);
+		for (int i = 0; i < count && index->rd_index->indisready; i++)
+		{
+			heap_deform_tuple(tuples[i], desc, values, nulls);
+			(void) insert_index_entry(rel, index, &tuples[i]->t_self, values, nulls, UNIQUE_CHECK_YES);
+		}
+		index_close(index, NoLock);
+	}
+	pfree(values);
+	pfree(nulls);
+}
+
 static bool
 insert_row(OwnRelation table, Datum *values, bool *nulls, IndexUniqueCheck check)
 {
-	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+	Relation	rel = own_open(table, RowExclusiveLock);
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	bool		unique = true;
 
@@ -338,6 +455,7 @@ insert_row(OwnRelation table, Datum *values, bool *nulls, IndexUniqueCheck check
 		unique &= insert_index_entry(rel, index, &tuple->t_self, values, nulls, check);
 		index_close(index, NoLock);
 	}
+	insert_more_entries(table, rel, &tuple, 1);
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
 	return unique;
@@ -403,7 +521,7 @@ compare_entries(const void *a, const void *b)
 void
 own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 {
-	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+	Relation	rel = own_open(table, RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
 	bool	   *nulls = palloc0(desc->natts * sizeof(bool));
@@ -434,6 +552,7 @@ own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 		}
 		index_close(index, NoLock);
 	}
+	insert_more_entries(table, rel, tuples, count);
 	pfree(entries);
 	pfree(values);
 	pfree(nulls);
@@ -459,7 +578,7 @@ own_delete(OwnScan *scan, HeapTuple tuple)
 void
 own_delete_tid(OwnRelation table, ItemPointer tid)
 {
-	Relation	rel = table_open(own_relid(table), RowExclusiveLock);
+	Relation	rel = own_open(table, RowExclusiveLock);
 
 	simple_heap_delete(rel, tid);
 	table_close(rel, NoLock);

@@ -13,6 +13,7 @@
 
 #include "access/genam.h"
 #include "access/htup.h"
+#include "storage/lockdefs.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -49,6 +50,7 @@ typedef enum OwnRelation
 	OWN_LEDGER,
 	OWN_FROZEN,
 	OWN_FROZEN_PKEY,
+	OWN_MESSAGE,
 	OWN_MESSAGE_ID,
 	OWN_MESSAGE_SEGMENT,
 	OWN_DELAYED_MESSAGE,
@@ -229,6 +231,11 @@ enum
 	Anum_held_notification_payload, Natts_held_notification = 7
 };
 
+/*
+ * Anybody may have a schema dtx, where the extension is not: what is dtx's is a
+ * member of the extension, or an index of such a table.
+ */
+
 /* Is the extension installed in this database? */
 extern bool own_extension_exists(void);
 
@@ -238,10 +245,21 @@ extern Oid	own_relid(OwnRelation which);
 /* The OID of one of dtx's tables, without an error: InvalidOid. */
 extern Oid	own_relid_if_any(OwnRelation which);
 
-/* Is the table there still? While DROP EXTENSION runs it may be gone already. */
+/* Is the table there still, to be read by C? While DROP EXTENSION runs it may be gone
+ * already. One that somebody has altered is not, with a WARNING. */
 extern bool own_table_exists(OwnRelation which);
 
+/* The extension's schema; InvalidOid when there is none. */
 extern Oid	own_schema(void);
+
+/* Is this object, of a system catalog's, a member of the extension? */
+extern bool own_is_member(Oid class_id, Oid object_id);
+
+/* Open one of dtx's tables: with an ERROR when it is not as the script makes it. */
+extern Relation own_open(OwnRelation which, LOCKMODE lockmode);
+
+/* Is this table, which is open, a segment of dtx.message? An ERROR when it is not. */
+extern void own_check_segment(Relation rel);
 
 /*
  * A scan of one of dtx's tables for the rows whose indexed column is key

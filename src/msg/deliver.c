@@ -88,7 +88,7 @@ subscription_lock(int64 uid)
 static Known
 find_newest(int64 subscription)
 {
-	Relation	rel = table_open(own_relid(OWN_DE_DUPLICATION), AccessShareLock);
+	Relation	rel = own_open(OWN_DE_DUPLICATION, AccessShareLock);
 	Relation	index = index_open(own_relid(OWN_DE_DUPLICATION_PKEY), AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	IndexScanDesc scan = dtx_index_beginscan(rel, index, snapshot, 1);

@@ -318,6 +318,7 @@ find_entries(Reader *reader)
 			rel = try_relation_open(segment->relation, AccessShareLock);
 			if (rel != NULL)
 			{
+				own_check_segment(rel);
 				collect_segment(&collector, rel, snapshot, segment, number);
 				table_close(rel, AccessShareLock);
 			}
@@ -434,6 +435,7 @@ reader_next(Reader *reader, int most, Size max_bytes)
 			if (rel != NULL)
 				table_close(rel, AccessShareLock);
 			rel = table_open(((Segment *) list_nth(reader->segments, entry->segment))->relation, AccessShareLock);
+			own_check_segment(rel);
 			open_segment = entry->segment;
 		}
 		message = fetch_message(rel, entry);
@@ -556,7 +558,7 @@ form_row(Relation rel, const Position *position)
 void
 position_insert(Position *position)
 {
-	Relation	rel = table_open(own_relid(OWN_POSITION), RowExclusiveLock);
+	Relation	rel = own_open(OWN_POSITION, RowExclusiveLock);
 	HeapTuple	tuple = form_row(rel, position);
 
 	simple_heap_insert(rel, tuple);
@@ -569,7 +571,7 @@ position_insert(Position *position)
 void
 position_update(Position *position)
 {
-	Relation	rel = table_open(own_relid(OWN_POSITION), RowExclusiveLock);
+	Relation	rel = own_open(OWN_POSITION, RowExclusiveLock);
 	HeapTuple	tuple = form_row(rel, position);
 
 	dtx_simple_heap_update(rel, &position->tid, tuple);

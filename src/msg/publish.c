@@ -197,6 +197,7 @@ message_append(const Message *message)
 	set_jsonb(&values[Anum_message_headers - 1], &nulls[Anum_message_headers - 1], message->headers);
 
 	rel = table_open(relid, RowExclusiveLock);
+	own_check_segment(rel);
 	index = index_open(indexid, RowExclusiveLock);
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
@@ -305,8 +306,7 @@ settle_held_messages(const JoinedBranch *branch, bool commit)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
-	Oid			relid = own_relid(OWN_HELD_MESSAGE);
-	Relation	rel = table_open(relid, AccessShareLock);
+	Relation	rel = own_open(OWN_HELD_MESSAGE, AccessShareLock);
 	bool		empty = RelationGetNumberOfBlocks(rel) == 0;
 
 	table_close(rel, AccessShareLock);

@@ -14,6 +14,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -93,7 +94,10 @@ find_relations(uint32 number)
 	strlcat(name, "_xid_idx", sizeof(name));
 	cached_index = get_relname_relid(name, own_schema());
 	cached_number = number;
-	return OidIsValid(cached_relation) && OidIsValid(cached_index);
+	if (OidIsValid(cached_relation) && !own_is_member(RelationRelationId, cached_relation))
+		cached_relation = InvalidOid;
+	return OidIsValid(cached_relation) && OidIsValid(cached_index) &&
+		IndexGetRelation(cached_index, true) == cached_relation;
 }
 
 void
@@ -112,7 +116,8 @@ segment_current(Oid *relation, Oid *index)
 			number = expected;
 	}
 	if ((number != cached_number || !OidIsValid(cached_relation) ||
-		 !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(cached_relation))) &&
+		 !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(cached_relation)) ||
+		 !SearchSysCacheExists1(INDEXRELID, ObjectIdGetDatum(cached_index))) &&
 		!find_relations(number))
 	{
 		/* the extension was dropped and created anew */

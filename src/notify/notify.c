@@ -257,7 +257,7 @@ settle_held_notifications(const JoinedBranch *branch, bool commit)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
-	Relation	rel = table_open(own_relid(OWN_HELD_NOTIFICATION), AccessShareLock);
+	Relation	rel = own_open(OWN_HELD_NOTIFICATION, AccessShareLock);
 	bool		empty = RelationGetNumberOfBlocks(rel) == 0;
 
 	table_close(rel, AccessShareLock);

@@ -66,7 +66,7 @@ snapshots_have_moved(void)
 	bool		moved;
 
 	worker_begin();
-	rel = table_open(own_relid(OWN_BRANCH), AccessShareLock);
+	rel = own_open(OWN_BRANCH, AccessShareLock);
 	horizon = GetOldestNonRemovableTransactionId(rel);
 	table_close(rel, AccessShareLock);
 	worker_commit(false);
