@@ -342,7 +342,7 @@ COMMENT ON FUNCTION dtx_resolve(text, text) IS
 CREATE FUNCTION dtx_retry(xid text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_retry(text) IS
-    'has the worker of this node, its coordinator, try again at once to settle the branches of a global transaction';
+    'has the worker of this node, its coordinator, try again at once to settle those branches of a global transaction that are the caller''s, or of a role that she is a member of. ERROR 53400 when many roles ask at once.';
 
 -- what coordinators call here
 CREATE FUNCTION dtx.peer_hello(protocol integer, OUT node text, OUT protocol_version integer, OUT version text, OUT in_recovery boolean)

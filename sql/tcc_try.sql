@@ -429,7 +429,13 @@ SELECT dtx_xid() AS xid \gset
 COMMIT;
 SELECT m.wait('a', $$EXISTS (SELECT FROM dtx_branches WHERE next_attempt > now() + interval '5 min')$$);
 SELECT m.at('b', 'UPDATE m.switch SET works = true');
+-- not for who has nothing to do with it
+CREATE ROLE regress_stranger;
+SET ROLE regress_stranger;
+SELECT dtx_retry(:'xid');
+RESET ROLE;
 SELECT dtx_wait(:'xid', '300ms');
+DROP ROLE regress_stranger;
 SELECT dtx_retry(:'xid');
 SELECT dtx_wait(:'xid', '20s');
 SELECT m.at('b', 'UPDATE m.switch SET works = false');

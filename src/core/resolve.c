@@ -247,6 +247,7 @@ dtx_retry(PG_FUNCTION_ARGS)
 {
 	DatabaseSlot *slot;
 	GlobalXid	xid;
+	bool		taken;
 
 	shmem_require();
 	xid_parse_or_error(text_to_cstring(PG_GETARG_TEXT_PP(0)), &xid);
@@ -254,11 +255,22 @@ dtx_retry(PG_FUNCTION_ARGS)
 	if (slot == NULL)
 		PG_RETURN_VOID();
 	SpinLockAcquire(&slot->mutex);
-	/* when there is no room for one more, all are tried */
-	if (slot->nretries < DTX_RETRY_REQUESTS)
-		slot->retries[slot->nretries] = xid.r;
-	slot->nretries = Min(slot->nretries + 1, DTX_RETRY_REQUESTS + 1);
+	taken = slot->nretries < DTX_RETRY_REQUESTS;
+	if (taken)
+		slot->retries[slot->nretries++] = (RetryRequest) {GetUserId(), xid.r};
+	/* when there is no room for one more, all of the role's are tried */
+	for (int i = 0; i < slot->nretries && !taken; i++)
+		if (slot->retries[i].role == GetUserId())
+		{
+			slot->retries[i].r = 0;
+			taken = true;
+		}
 	SpinLockRelease(&slot->mutex);
 	worker_wake(slot);
+	if (!taken)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many roles have asked for another attempt just now"),
+				 errhint("Try again.")));
 	PG_RETURN_VOID();
 }

@@ -127,6 +127,13 @@ typedef struct RegisterRequest
 	uint64		token;			/* of this very request: comes back with the answer */
 } RegisterRequest;
 
+/* What waits for its next attempt is to be tried now. */
+typedef struct RetryRequest
+{
+	Oid			role;			/* who asks for it: only what is hers */
+	uint64		r;				/* of the transaction; 0: of any */
+} RetryRequest;
+
 /* A process that runs a role's functions in this database. */
 typedef struct Runner
 {
@@ -175,8 +182,8 @@ typedef struct DatabaseSlot
 
 	int			nregisters;
 	RegisterRequest registers[DTX_CONTACT_REQUESTS];
-	int			nretries;		/* dtx_retry; beyond the room: all */
-	uint64		retries[DTX_RETRY_REQUESTS];	/* R of the transactions */
+	int			nretries;		/* dtx_retry */
+	RetryRequest retries[DTX_RETRY_REQUESTS];
 
 	Runner		runners[DTX_RUNNERS];
 	bool		runners_yield;	/* others need the process slots of those that are idle */

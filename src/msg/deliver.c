@@ -13,6 +13,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "core/compat.h"
@@ -440,7 +441,6 @@ dtx_deliver(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
-	PreventCommandDuringRecovery("dtx.deliver()");
 	if (current_branch.active)
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
@@ -455,6 +455,15 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	delivery.timeout = PG_GETARG_INT32(6);
 	delivery.handler = text_to_cstring(PG_GETARG_TEXT_PP(7));
 
+	/* a server that takes no writes for a while is no message's fault: said here, once, or
+	 * each handler would fail by itself */
+	if (XactReadOnly)
+	{
+		put_row(rsinfo, 0, DELIVER_REFUSED, unpack_sql_state(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				RecoveryInProgress() ? "the receiver is in recovery" :
+				"the receiver is read only (default_transaction_read_only)", -1);
+		return (Datum) 0;
+	}
 	if (!subscription_try_lock(delivery.subscription))
 	{
 		put_row(rsinfo, 0, DELIVER_BUSY, NULL, NULL, -1);

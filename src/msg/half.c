@@ -322,6 +322,8 @@ check(CheckWork *work, Oid role)
 {
 	begin();
 	DTX_FAULT_POINT("half-before-check");
+	/* one that waits for ever must not keep the role's other messages waiting */
+	handling_limit_own();
 	ask(work);
 	if (work->answer != NULL && strcmp(work->answer, "commit") == 0)
 	{
@@ -340,6 +342,7 @@ check(CheckWork *work, Oid role)
 									   work->answer == NULL ? "NULL" : work->answer));
 	DTX_FAULT_POINT("half-after-check");
 	commit();
+	handling_unlimit_own();
 }
 
 bool
@@ -352,6 +355,9 @@ half_message_check(Oid role, TimestampTz *next)
 
 	begin();
 	found = claim_due(role, &work, next);
+	/* whatever the function does to the server, its attempt is counted */
+	if (found)
+		ForceSyncCommit();
 	commit();
 	if (!found)
 		return false;
@@ -364,6 +370,7 @@ half_message_check(Oid role, TimestampTz *next)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
+		handling_unlimit_own();
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();

@@ -231,6 +231,20 @@ handling_limit(int timeout)
 	return true;
 }
 
+void
+handling_limit_own(void)
+{
+	enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
+}
+
+void
+handling_unlimit_own(void)
+{
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	/* it may have come too late to end anything */
+	QueryCancelPending = false;
+}
+
 /* --- handling --- */
 
 typedef struct HandleWork

@@ -65,6 +65,15 @@ extern void handler_check_role(Oid role);
 extern bool handling_limit(int timeout);
 extern void handling_watch_sender(void);
 
+#define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
+
+/* In a process that runs a role's functions: end what is called between these two, by
+ * an ERROR 57014, when it takes longer than dtx.call_timeout, or HANDLE_TIMEOUT. What is
+ * called when its transaction commits counts too: the second is for afterwards, and for
+ * where an ERROR was caught. */
+extern void handling_limit_own(void);
+extern void handling_unlimit_own(void);
+
 /*
  * Handle messages, each once, in the current transaction: all in one subtransaction,
  * or, when that fails, each in one of its own. ordered: what comes after one of the

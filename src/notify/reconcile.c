@@ -450,13 +450,13 @@ apply(Expectation *e, Answer *answer)
 	begin();
 	MemoryContextSwitchTo(context);
 	/* as what is told, it may not take for ever */
-	enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
+	handling_limit_own();
 	if (answer->found)
 		(void) result_apply_one(NULL, answer->origin, RECEIVED_ASKED, &answer->message);
 	note_outcome(e, answer->found, answer->found ? NULL : "the server knows no result of that transaction");
-	disable_timeout(STATEMENT_TIMEOUT, false);
 	DTX_FAULT_POINT("expect-after-ask");
 	commit();
+	handling_unlimit_own();
 	MemoryContextSwitchTo(context);
 }
 
@@ -489,6 +489,9 @@ expectation_check(Oid role, TimestampTz *next)
 	begin();
 	MemoryContextSwitchTo(context);
 	found = claim_due(role, &e, next);
+	/* whatever the handler does to the server */
+	if (found)
+		ForceSyncCommit();
 	commit();
 	MemoryContextSwitchTo(context);
 	if (!found)
@@ -503,7 +506,7 @@ expectation_check(Oid role, TimestampTz *next)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		handling_unlimit_own();
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();

@@ -9,7 +9,6 @@
 #include "worker/link.h"
 
 #define BATCH_BYTES		(4 * 1024 * 1024)	/* read at once, about */
-#define HANDLE_TIMEOUT	30000	/* ms for a batch, where dtx.call_timeout sets none */
 
 /* Subscriptions have changed: read them again at the next turn. */
 extern void dispatch_reload(void);

@@ -17,6 +17,7 @@
 #include "core/shared.h"
 #include "guc.h"
 #include "storage/procarray.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -219,7 +220,7 @@ read_rows(uint64 n)
 static void
 serve_retries(void)
 {
-	uint64		retries[DTX_RETRY_REQUESTS];
+	RetryRequest retries[DTX_RETRY_REQUESTS];
 	int			n;
 	HASH_SEQ_STATUS status;
 	SettleItem *item;
@@ -231,19 +232,23 @@ serve_retries(void)
 	SpinLockRelease(&worker.slot->mutex);
 	if (n == 0)
 		return;
+	worker_begin();
 	hash_seq_init(&status, worker.items);
 	while ((item = hash_seq_search(&status)) != NULL)
 	{
-		bool		wanted = n > DTX_RETRY_REQUESTS;
+		bool		wanted = false;
 		Channel    *channel = channel_get(item->server, item->role);
 
-		for (int i = 0; i < Min(n, DTX_RETRY_REQUESTS); i++)
-			wanted |= retries[i] == item->key.r;
+		/* a superuser has everybody's privileges */
+		for (int i = 0; i < n && !wanted; i++)
+			wanted = (retries[i].r == 0 || retries[i].r == item->key.r) &&
+				has_privs_of_role(retries[i].role, item->role);
 		if (!wanted)
 			continue;
 		item->next_attempt = 0;
 		channel->not_before = channel->settle_due = 0;
 	}
+	worker_commit(false);
 }
 
 void

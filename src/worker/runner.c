@@ -418,13 +418,18 @@ run_local(Local *local)
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		MemoryContextSwitchTo(turn);
+		/* no message's fault */
+		if (XactReadOnly)
+			ereport(ERROR,
+					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+					 errmsg("sessions of this role are read only (default_transaction_read_only)")));
 		if (local->position == NULL)
 			find_position(local);
-		enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
+		handling_limit_own();
 		more = run_batch(local);
-		disable_timeout(STATEMENT_TIMEOUT, false);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
+		handling_unlimit_own();
 		local->failures = 0;
 	}
 	PG_CATCH();
@@ -432,7 +437,7 @@ run_local(Local *local)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(turn);
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		handling_unlimit_own();
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
@@ -440,12 +445,12 @@ run_local(Local *local)
 		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
 		state = pstrdup(unpack_sql_state(error->sqlerrcode));
-		why = psprintf("%s: %s", state, error->message);
+		why = pstrdup(error->message);
 	}
 	PG_END_TRY();
 	out_of_sight(local, state, why);
 	if (why != NULL)
-		record_failure(local, why);
+		record_failure(local, psprintf("%s: %s", state, why));
 	MemoryContextReset(turn);
 	return more;
 }
@@ -471,10 +476,13 @@ run_all(Oid role)
 		CommitTransactionCommand();
 		foreach(cell, locals)
 			more |= run_local(lfirst(cell));
-		while (half_message_check(role, &next))
-			CHECK_FOR_INTERRUPTS();
-		/* one at a time: messages come in between */
-		more |= expectation_check(role, &expected);
+		/* one at a time: messages come in between, however long each takes */
+		next = expected = 0;
+		if (!DefaultXactReadOnly)
+		{
+			more |= half_message_check(role, &next);
+			more |= expectation_check(role, &expected);
+		}
 		CHECK_FOR_INTERRUPTS();
 	} while (more);
 	due = earlier(next, expected);

@@ -9,12 +9,12 @@
 
 #include "core/errors.h"
 #include "guc.h"
+#include "msg/handler.h"
 #include "notify/receive.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "worker/dispatch.h"
 #include "worker/target.h"
 #include "worker/worker.h"
 

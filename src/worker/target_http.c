@@ -9,11 +9,11 @@
 #include "catalog/namespace.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
+#include "msg/handler.h"
 #include "net/remote.h"
 #include "net/webhook.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "worker/dispatch.h"
 #include "worker/target.h"
 #include "worker/worker.h"
 

@@ -1,0 +1,108 @@
+# Functions of one role that hang, or end the server they run in, and a receiver that
+# takes no writes for a while: the messages that have nothing to do with it go on, and
+# none loses attempts by what is not its fault.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DtxTest;
+use DtxTest::Messages;
+
+my ($bank1, $bank2) = two_banks(conf => <<'CONF');
+dtx.worker_idle_timeout = '10min'
+dtx.message_check_interval = '1h'
+CONF
+define_messages($_) foreach $bank1, $bank2;
+
+sub set_at
+{
+	my ($node, $line) = @_;
+	append_to_file($node->data_dir . '/test.conf', "$line\n");
+	$node->reload;
+	return;
+}
+
+sub subscribe
+{
+	my ($name, $server, $more) = @_;
+	$server = defined $server ? "'$server'" : 'NULL';
+	value($bank1, "SELECT dtx_subscribe('$name', $server, 'handle', name => '$name', " . ($more // q{schedule => '{30ms}'}) . ')');
+	return;
+}
+
+sub state_of
+{
+	my ($name, $columns) = @_;
+	return "SELECT concat_ws(' ', $columns) FROM dtx_subscriptions WHERE name = '$name'";
+}
+
+subscribe('plain');
+
+# --- check functions that wait for what somebody holds for long, at once and at their commit
+
+$bank1->safe_psql('bank1', <<'SQL');
+CREATE TABLE business (id bigint);
+CREATE FUNCTION hangs(id bigint) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN LOCK TABLE business IN SHARE MODE; RETURN 'commit'; END $$;
+CREATE TABLE late (id bigint);
+CREATE FUNCTION wait_for_business() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN LOCK TABLE business IN SHARE MODE; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER wait_for_business AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION wait_for_business();
+CREATE FUNCTION hangs_late(id bigint) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO late VALUES (id); RETURN 'commit'; END $$;
+CREATE FUNCTION yes(id bigint) RETURNS text LANGUAGE sql AS $$ SELECT 'commit' $$;
+CREATE FUNCTION handle_late(id bigint) RETURNS void LANGUAGE sql AS 'INSERT INTO late VALUES (id)';
+SQL
+set_at($bank1, q{dtx.call_timeout = '500ms'});
+my $holder = session($bank1);
+$holder->must('BEGIN', 'INSERT INTO business VALUES (1)');
+my $producer = session($bank1);
+$producer->must(q{SET dtx.message_check_first = '1ms'}, q{SELECT dtx_message_prepare('plain', '{}', NULL, 'hangs')},
+	q{SELECT dtx_message_prepare('plain', '{}', NULL, 'hangs_late')},
+	q{INSERT INTO published SELECT dtx_message_prepare('plain', '{}', NULL, 'yes'), 'plain'});
+value($bank1, q{SELECT dtx_subscribe('late', NULL, 'handle_late', name => 'late'), publish('late'), publish('plain')});
+ok(wait_for_value($bank1, q{SELECT string_agg(concat_ws(' ', checker, attempts, last_error), '; ' ORDER BY checker::text) FROM dtx_half_messages},
+		'hangs(bigint) 1 canceling statement due to statement timeout; hangs_late(bigint) 1 canceling statement due to statement timeout'),
+	'check functions that hang are ended, as handlers are');
+ok(wait_for_value($bank1, q{SELECT differences FROM (SELECT count(*) - (SELECT count(*) FROM handled WHERE topic = 'plain') AS differences
+	FROM published WHERE topic = 'plain') d}, '0'), 'other half messages and messages of the role go on');
+ok(wait_for_value($bank1, state_of('late', q{state, retrying > 0 OR attempts > 0, last_error}),
+		'active t 57014: canceling statement due to statement timeout'), 'so is a handler that hangs at its commit')
+  or diag value($bank1, state_of('late', q{state, retrying, attempts, last_error}));
+$holder->must('ROLLBACK');
+value($bank1, q{SELECT dtx_message_rollback(id) FROM dtx_half_messages});
+value($bank1, q{SELECT dtx_unsubscribe('late')});
+set_at($bank1, q{dtx.call_timeout = 0});
+
+# --- a receiver, and a sender, that take no writes for a while
+
+subscribe('there', 'bank2', q{max_attempts => 1});
+value($bank1, q{SELECT publish('there')});
+is(handled_once($bank1, $bank2, 'there'), '', 'messages are delivered');
+set_at($bank2, 'default_transaction_read_only = on');
+ok(wait_for_value($bank2, 'SHOW default_transaction_read_only', 'on'), 'the receiver is read only');
+value($bank1, q{SELECT publish('there')});
+ok(wait_for_value($bank1, state_of('there', 'state, retrying, dead, last_error'),
+		'failing 0 0 25006: the receiver is read only (default_transaction_read_only)'), 'that costs messages no attempt');
+set_at($bank2, 'default_transaction_read_only = off');
+is(handled_once($bank1, $bank2, 'there'), '', 'they come when it is over');
+
+value($bank1, q{ALTER ROLE CURRENT_USER SET default_transaction_read_only = on});
+value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx runner'});
+my $writer = session($bank1);
+$writer->must('SET default_transaction_read_only = off', q{SELECT publish('plain')});
+ok(wait_for_value($bank1, state_of('plain', 'state, retrying, last_error'),
+		'failing 0 25006: sessions of this role are read only (default_transaction_read_only)'), 'local handlers whose sessions are read only');
+$writer->must('ALTER ROLE CURRENT_USER RESET default_transaction_read_only');
+value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx runner'});
+ok(wait_for_value($bank1, q{SELECT count(*) - (SELECT count(*) FROM handled WHERE topic = 'plain') FROM published WHERE topic = 'plain'}, '0'),
+	'go on when that is over');
+
+unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2;
+
+done_testing();
