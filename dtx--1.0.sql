@@ -148,10 +148,13 @@ CREATE TABLE dtx.resolution (
     resolved_at timestamptz NOT NULL,
     mode        "char" NOT NULL,
     state       "char" NOT NULL,
-    conflict_at timestamptz
+    compared_at timestamptz,
+    superior    text COLLATE "C" NOT NULL,
+    superior_n  bigint NOT NULL
 );
 COMMENT ON TABLE dtx.resolution IS 'branches in doubt that an operator has decided with dtx_resolve';
-COMMENT ON COLUMN dtx.resolution.state IS 'p: to be carried out; d: done; a: the coordinator agrees; h: it had decided otherwise';
+COMMENT ON COLUMN dtx.resolution.state IS 'd: done, and the coordinator was not heard on it yet; a: it agrees; h: it had decided otherwise';
+COMMENT ON COLUMN dtx.resolution.superior IS 'the node that began the branch, and its local transaction in superior_n';
 
 CREATE FUNCTION dtx.node_changed() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_node_changed' LANGUAGE C VOLATILE PARALLEL UNSAFE
@@ -338,7 +341,7 @@ COMMENT ON FUNCTION dtx_rollback(text) IS
 CREATE FUNCTION dtx_resolve(xid text, decision text) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_resolve(text, text) IS
-    'decides branches in doubt here whose coordinator is gone for good: commit or rollback. It is recorded, and compared should the coordinator come back. forget removes such records, and, at the coordinator, branches that fail at a participant that is gone. Returns how many. Needs EXECUTE, which only superusers have. ERROR DX001 when they cannot be settled so, 42501 for another role''s tries.';
+    'decides branches in doubt here whose coordinator is gone for good: commit or rollback. It is recorded, and compared should the coordinator come back; said again, it does nothing. forget removes such records, and, at the coordinator, branches that fail at a participant that is gone. Returns how many. Needs EXECUTE, which only superusers have. ERROR DX001 when they cannot be settled so, 42501 for another role''s tries.';
 CREATE FUNCTION dtx_retry(xid text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_retry(text) IS
@@ -359,7 +362,7 @@ CREATE FUNCTION dtx.branch_enter(flags integer) RETURNS void
 CREATE FUNCTION dtx.branch_settle(nodes text[], timeline integer, horizon bigint, gids text[], commits boolean[], modes text, ns bigint[],
                                   OUT outcome text, OUT detail text, OUT written pg_lsn, OUT durable pg_lsn) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint, OUT node text) RETURNS SETOF record
+CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint, OUT node text, OUT resolved boolean) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_register(xid text, node text) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_branch_register' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -1069,13 +1072,13 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
     LEFT JOIN dtx.global g ON b.state OPERATOR(pg_catalog.=) 's' AND g.n OPERATOR(pg_catalog.=) b.n
     WHERE dtx.may_see(b.role)
     UNION ALL
-    SELECT r.gid, dtx.gid_xid(r.gid), 'participant', 'heuristic conflict', NULL,
+    SELECT r.gid, dtx.gid_xid(r.gid), 'participant', CASE r.state WHEN 'h' THEN 'heuristic conflict' ELSE 'resolved' END, NULL,
            pg_catalog.regexp_replace(r.gid, ':[^:]*$', ''), r.role::regrole, r.mode, r.resolved_at,
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resolved_at, 0, NULL, NULL,
-           pg_catalog.format('%s with dtx_resolve, and the coordinator had decided otherwise',
-                             CASE r.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END)
+           CASE r.state WHEN 'h' THEN pg_catalog.format('%s with dtx_resolve, and the coordinator had decided otherwise',
+                                                        CASE r.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END) END
     FROM dtx.resolution r
-    WHERE r.state OPERATOR(pg_catalog.=) 'h' AND dtx.may_see(r.role)
+    WHERE r.state OPERATOR(pg_catalog.<>) 'a' AND dtx.may_see(r.role)
     UNION ALL
     SELECT h.gid, dtx.gid_xid(h.gid), 'participant', 'in doubt', NULL,
            pg_catalog.regexp_replace(h.gid, ':[^:]*$', ''), h.role::regrole, 'x', h.held_since,
@@ -1090,7 +1093,7 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
     FROM dtx.joined_branch j
     WHERE j.state OPERATOR(pg_catalog.=) 'd' AND dtx.may_see(j.role);
 COMMENT ON VIEW dtx_branches IS
-    'branches that are not settled: of this node''s committed transactions (side coordinator), and of other nodes'' in doubt here (side participant)';
+    'branches that are not settled: of this node''s committed transactions (side coordinator), and of other nodes'' in doubt here (side participant); resolved ones are settled, and their coordinator was not heard on them yet';
 
 CREATE VIEW dtx_transactions WITH (security_barrier) AS
     SELECT s.xid, 'active'::text AS state, s.pid, s.branches::bigint AS branches, s.begun_at,

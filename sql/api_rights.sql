@@ -182,7 +182,7 @@ SELECT regexp_replace(:'gid', ':.*', '') AS node \gset
 -- as plain, at the peer
 SELECT dblink_connect('plain', api.dsn('dtx_regression_peer', 'dtx_api_plain')) AS ok \gset
 SELECT * FROM dblink('plain', 'SELECT current_user') AS t(who text);
-SELECT * FROM dblink('plain', format('SELECT * FROM dtx.branch_pending(%L, 1)', ARRAY[:'node'])) AS t(gid text, n bigint, node text);
+SELECT * FROM dblink('plain', format('SELECT gid, n, node FROM dtx.branch_pending(%L, 1)', ARRAY[:'node'])) AS t(gid text, n bigint, node text);
 -- as the superuser: who has begun it, and in which transaction of that node
 SELECT api.mask(gid), n = split_part(split_part(gid, ':', 2), '.', 1)::bigint, node = :'node' FROM dblink(api.dsn('dtx_regression_peer'),
   format('SELECT gid, n, node FROM dtx.branch_pending(%L, 1)', ARRAY['nowhere.12345678', :'node'])) AS t(gid text, n bigint, node text);

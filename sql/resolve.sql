@@ -74,7 +74,7 @@ SELECT m.bye('c');
 SELECT m.wait('a', 'EXISTS (SELECT FROM dtx_branches WHERE state = ''heuristic conflict'')');
 SELECT m.wait('c', 'NOT EXISTS (SELECT FROM dtx_branches)');
 SELECT m.shown('a');
-SELECT decision, state, mode, conflict_at IS NOT NULL FROM dtx.resolution;
+SELECT decision, state, mode, compared_at IS NOT NULL FROM dtx.resolution;
 SELECT m.at('c', format('SELECT concat_ws('' '', branch, outcome, server) FROM dtx_history WHERE xid = %L ORDER BY branch', :'xid'));
 SELECT m.stat('a', 'heuristic_conflicts') - :before_a AS here, m.stat('c', 'heuristic_conflicts') - :before_c AS there;
 SELECT balance FROM m.account WHERE no = 1;

@@ -22,8 +22,8 @@ my @calls = (
 	# outcome, detail, written, durable: a row a branch, and the last
 	[ settle => qr/dtx\.branch_settle/, 4,
 		sub { (map { [ 'settled', undef, undef, undef ] } "@_" =~ m{:\d+\.[0-9a-f]{16}/}g), [ undef, undef, '0/1000', '0/1000' ] } ],
-	# gid, n, node
-	[ pending => qr/dtx\.branch_pending/, 3, sub { } ],
+	# gid, n, node, resolved
+	[ pending => qr/dtx\.branch_pending/, 4, sub { } ],
 	[ flush => qr/dtx\.branch_flush/, 1, sub { [''] } ],
 	[ other => qr/dtx\./, 1, sub { [''] } ],
 	[ decision => qr/^(COMMIT|ROLLBACK) PREPARED/, 0, sub { } ],
@@ -53,8 +53,8 @@ sub ids_of_asker
 	my ($answer, $nodes) = @_;
 	my ($node) = $nodes =~ /([^{},"]+)/;
 	my @n = qw(1 4294967296 9223372036854775807 18446744073709551000);
-	return (rows => [ (map { [ "$node:$_.0123456789abcdef/7", $_, $node ] } @n),
-			[ 'stranger.00000000:5.0123456789abcdef/7/8', $n[-1], $node ] ]);
+	return (rows => [ (map { [ "$node:$_.0123456789abcdef/7", $_, $node, 'f' ] } @n),
+			[ 'stranger.00000000:5.0123456789abcdef/7/8', $n[-1], $node, 'f' ] ]);
 }
 
 my %distortions = (
@@ -70,8 +70,8 @@ my %distortions = (
 	'a row too few' => sub { my ($answer) = @_; (rows => [ @{ $answer->{rows} }[ 1 .. $#{ $answer->{rows} } ] ]) },
 	'rows too many' => sub { my ($answer) = @_; (rows => [ ($answer->{rows}[0]) x 5, @{ $answer->{rows} } ]) },
 	'a long error in a row' => each_row(sub { defined $_[0] ? ('failed', "\xc3\xa9" x 5000, @_[ 2 .. $#_ ]) : @_ }),
-	'ids that are none' => sub { (rows => [ map { [ $_, $_, $_ ] } '', undef, '/', 'x/1', 'a:b/1', 'x' x 100_000, "\xff:1.\xff/1" ]) },
-	'ids of others' => sub { (rows => [ map { [ "stranger.00000000:$_.0123456789abcdef/1", $_, 'stranger.00000000' ] } 5, 6 ]) },
+	'ids that are none' => sub { (rows => [ map { [ ($_) x 4 ] } '', undef, '/', 'x/1', 'a:b/1', 'x' x 100_000, "\xff:1.\xff/1" ]) },
+	'ids of others' => sub { (rows => [ map { [ "stranger.00000000:$_.0123456789abcdef/1", $_, 'stranger.00000000', 'f' ] } 5, 6 ]) },
 	'ids that never were' => \&ids_of_asker,
 	'an error' => sub { (error => { S => 'ERROR', C => 'XX000', M => 'I do not like you' }) },
 	'an error without SQLSTATE' => sub { (error => { M => 'I do not like you' }) },

@@ -13,6 +13,7 @@
 #include "core/override.h"
 #include "core/participant.h"
 #include "core/relations.h"
+#include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "fmgr.h"
@@ -202,32 +203,46 @@ dtx_branch_settle(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-static void
-put_pending(ReturnSetInfo *rsinfo, List *nodes, const char *gid_text,
-			const char *superior, uint64 superior_n)
+typedef struct Pending
 {
-	Datum		values[3];
-	bool		nulls[3] = {false};
+	ReturnSetInfo *rsinfo;
+	List	   *nodes;			/* char *: ids of the node that asks */
+} Pending;
+
+static void
+put_pending(const Pending *pending, const char *gid_text, const char *superior,
+			uint64 superior_n, bool resolved)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false};
 	ListCell   *cell;
 
-	foreach(cell, nodes)
+	foreach(cell, pending->nodes)
 	{
 		if (strcmp(lfirst(cell), superior) != 0)
 			continue;
 		values[0] = CStringGetTextDatum(gid_text);
 		values[1] = Int64GetDatum((int64) superior_n);
 		values[2] = CStringGetTextDatum(superior);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		values[3] = BoolGetDatum(resolved);
+		tuplestore_putvalues(pending->rsinfo->setResult, pending->rsinfo->setDesc, values, nulls);
 		break;
 	}
 }
 
+static void
+put_resolved(const char *gid_text, const char *superior, uint64 superior_n, void *arg)
+{
+	put_pending(arg, gid_text, superior, superior_n, true);
+}
+
 /* dtx.branch_pending(nodes text[], timeline int4): gids in doubt that these ids
- * of a node began, its local transaction, and which of the ids */
+ * of a node began, its local transaction, which of the ids, and whether an operator
+ * has decided it here: then the node's own decision is to be heard */
 Datum
 dtx_branch_pending(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Pending		pending = {(ReturnSetInfo *) fcinfo->resultinfo};
 	List	   *nodes;
 	List	   *held;
 	ListCell   *cell;
@@ -236,7 +251,7 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
-	nodes = text_list(PG_GETARG_ARRAYTYPE_P(0), "nodes");
+	nodes = pending.nodes = text_list(PG_GETARG_ARRAYTYPE_P(0), "nodes");
 	if (nodes != NIL)
 		participant_check_timeline(linitial(nodes), (uint32) PG_GETARG_INT32(1));
 	/* first what has no visible row: it may get one meanwhile */
@@ -261,10 +276,10 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 			branch.local_n = (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_local_n, NULL));
 		if (!settle_allowed(&branch))
 			continue;
-		put_pending(rsinfo, nodes, gid_text,
+		put_pending(&pending, gid_text,
 					isnull ? gid.xid.node : TextDatumGetCString(superior),
 					isnull ? gid.xid.n :
-					(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)));
+					(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)), false);
 	}
 	own_scan_end(&scan);
 	foreach(cell, held)
@@ -272,8 +287,9 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 		HeldBranch *branch = lfirst(cell);
 
 		if (branch->role == GetUserId() || superuser())
-			put_pending(rsinfo, nodes, branch->gid_text, branch->superior, branch->superior_n);
+			put_pending(&pending, branch->gid_text, branch->superior, branch->superior_n, false);
 	}
+	resolutions_open(put_resolved, &pending);
 	return (Datum) 0;
 }
 

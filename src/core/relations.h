@@ -129,7 +129,8 @@ enum
 {
 	Anum_resolution_gid = 1, Anum_resolution_decision, Anum_resolution_role,
 	Anum_resolution_resolved_by, Anum_resolution_resolved_at, Anum_resolution_mode,
-	Anum_resolution_state, Anum_resolution_conflict_at, Natts_resolution = 8
+	Anum_resolution_state, Anum_resolution_compared_at, Anum_resolution_superior,
+	Anum_resolution_superior_n, Natts_resolution = 10
 };
 enum
 {

@@ -5,11 +5,17 @@
  *
  * A resolution is recorded. Should the coordinator come back after all, its
  * decision is compared: that it had decided otherwise is reported on both
- * sides, never hidden.
+ * sides, never hidden. A coordinator that has decided to commit has a row of
+ * the branch, and tells. One that has nothing, which means roll back, is told by
+ * this participant: until it has answered, dtx.branch_pending counts the branch
+ * among those in doubt. So the coordinator finds it over the connections that
+ * it has anyway; no server that leads from here to there is needed.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_collation_d.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/node.h"
@@ -22,85 +28,129 @@
 #include "fmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dtx_resolve);
 PG_FUNCTION_INFO_V1(dtx_retry);
+
+/* A scan for the row of a gid. */
+static void
+scan_gid(OwnScan *scan, const char *gid, LOCKMODE lockmode)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, Anum_resolution_gid, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(gid));
+	key.sk_collation = C_COLLATION_OID;
+	own_scan_begin(scan, OWN_RESOLUTION, OWN_RESOLUTION_PKEY, lockmode, 1, &key);
+}
 
 bool
 resolution_compare(const char *gid, bool commit, const char **outcome, char **detail)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
-	bool		found = false;
+	Datum		values[Natts_resolution] = {0};
+	bool		nulls[Natts_resolution] = {0};
+	bool		replace[Natts_resolution] = {0};
+	bool		committed;
+	bool		found;
 
-	own_scan_all(&scan, OWN_RESOLUTION, RowExclusiveLock);
-	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	scan_gid(&scan, gid, RowExclusiveLock);
+	found = HeapTupleIsValid(tuple = own_scan_next(&scan));
+	if (found && !has_privs_of_role(GetUserId(), DatumGetObjectId(own_column(&scan, tuple, Anum_resolution_role, NULL))))
+		*outcome = SETTLE_DENIED;
+	else if (found)
 	{
-		Datum		values[Natts_resolution] = {0};
-		bool		nulls[Natts_resolution] = {0};
-		bool		replace[Natts_resolution] = {0};
-		bool		committed;
-		char		state;
-
-		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_resolution_gid, NULL)), gid) != 0)
-			continue;
-		found = true;
 		committed = DatumGetChar(own_column(&scan, tuple, Anum_resolution_decision, NULL)) == 'c';
 		*outcome = committed == commit ? SETTLE_SETTLED : SETTLE_HEURISTIC;
 		if (committed != commit)
 			*detail = psprintf("An operator has %s it with dtx_resolve at %s.",
 							   committed ? "committed" : "rolled back",
 							   timestamptz_to_str(DatumGetTimestampTz(own_column(&scan, tuple, Anum_resolution_resolved_at, NULL))));
-		state = DatumGetChar(own_column(&scan, tuple, Anum_resolution_state, NULL));
-		if (state != 'd')
-			continue;
-		values[Anum_resolution_state - 1] = CharGetDatum(committed == commit ? 'a' : 'h');
-		replace[Anum_resolution_state - 1] = true;
-		if (committed != commit)
+		if (DatumGetChar(own_column(&scan, tuple, Anum_resolution_state, NULL)) == 'd')
 		{
-			values[Anum_resolution_conflict_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-			replace[Anum_resolution_conflict_at - 1] = true;
-			stat_add(STAT_HEURISTIC_CONFLICTS, 1);
+			values[Anum_resolution_state - 1] = CharGetDatum(committed == commit ? 'a' : 'h');
+			values[Anum_resolution_compared_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+			replace[Anum_resolution_state - 1] = replace[Anum_resolution_compared_at - 1] = true;
+			if (committed != commit)
+				stat_add(STAT_HEURISTIC_CONFLICTS, 1);
+			own_update(&scan, tuple, values, nulls, replace);
 		}
-		own_update(&scan, tuple, values, nulls, replace);
 	}
 	own_scan_end(&scan);
 	return found;
 }
 
-static void
-record_resolution(const char *gid, bool commit, Oid role, char mode)
+void
+resolutions_open(ResolutionFound found, void *arg)
 {
-	Datum		values[Natts_resolution] = {0};
-	bool		nulls[Natts_resolution] = {0};
+	OwnScan		scan;
+	HeapTuple	tuple;
 
-	values[Anum_resolution_gid - 1] = CStringGetTextDatum(gid);
-	values[Anum_resolution_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
-	values[Anum_resolution_role - 1] = ObjectIdGetDatum(role);
-	values[Anum_resolution_resolved_by - 1] = ObjectIdGetDatum(GetSessionUserId());
-	values[Anum_resolution_resolved_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_resolution_mode - 1] = CharGetDatum(mode);
-	values[Anum_resolution_state - 1] = CharGetDatum('d');
-	nulls[Anum_resolution_conflict_at - 1] = true;
-	own_insert(OWN_RESOLUTION, values, nulls);
+	own_scan_all(&scan, OWN_RESOLUTION, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (DatumGetChar(own_column(&scan, tuple, Anum_resolution_state, NULL)) == 'd' &&
+			has_privs_of_role(GetUserId(), DatumGetObjectId(own_column(&scan, tuple, Anum_resolution_role, NULL))))
+			found(TextDatumGetCString(own_column(&scan, tuple, Anum_resolution_gid, NULL)),
+				  TextDatumGetCString(own_column(&scan, tuple, Anum_resolution_superior, NULL)),
+				  (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_resolution_superior_n, NULL)), arg);
+	own_scan_end(&scan);
 }
 
+void
+resolutions_prune(TimestampTz limit)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_all(&scan, OWN_RESOLUTION, RowExclusiveLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (DatumGetChar(own_column(&scan, tuple, Anum_resolution_state, NULL)) == 'a' &&
+			DatumGetTimestampTz(own_column(&scan, tuple, Anum_resolution_compared_at, NULL)) < limit)
+			own_delete(&scan, tuple);
+	own_scan_end(&scan);
+}
+
+/* A branch in doubt here. */
 typedef struct InDoubt
 {
 	char		gid_text[DTX_GID_SIZE];
 	Oid			role;
 	char		mode;
+	char		superior[DTX_NODE_SIZE];	/* the node that began it */
+	uint64		superior_n;		/* and its local transaction */
 } InDoubt;
 
+static void
+record_resolution(const InDoubt *branch, bool commit)
+{
+	Datum		values[Natts_resolution] = {0};
+	bool		nulls[Natts_resolution] = {0};
+
+	values[Anum_resolution_gid - 1] = CStringGetTextDatum(branch->gid_text);
+	values[Anum_resolution_decision - 1] = CharGetDatum(commit ? 'c' : 'r');
+	values[Anum_resolution_role - 1] = ObjectIdGetDatum(branch->role);
+	values[Anum_resolution_resolved_by - 1] = ObjectIdGetDatum(GetSessionUserId());
+	values[Anum_resolution_resolved_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_resolution_mode - 1] = CharGetDatum(branch->mode);
+	values[Anum_resolution_state - 1] = CharGetDatum('d');
+	nulls[Anum_resolution_compared_at - 1] = true;
+	values[Anum_resolution_superior - 1] = CStringGetTextDatum(branch->superior);
+	values[Anum_resolution_superior_n - 1] = Int64GetDatum((int64) branch->superior_n);
+	own_insert(OWN_RESOLUTION, values, nulls);
+}
+
 static List *
-add_in_doubt(List *list, const char *gid_text, Oid role, char mode)
+add_in_doubt(List *list, const char *gid_text, Oid role, char mode, const char *superior, uint64 superior_n)
 {
 	InDoubt    *branch = palloc0(sizeof(InDoubt));
 
 	strlcpy(branch->gid_text, gid_text, sizeof(branch->gid_text));
 	branch->role = role;
 	branch->mode = mode;
+	strlcpy(branch->superior, superior, sizeof(branch->superior));
+	branch->superior_n = superior_n;
 	return lappend(list, branch);
 }
 
@@ -119,21 +169,44 @@ branches_in_doubt(const GlobalXid *xid)
 		HeldBranch *held = lfirst(cell);
 
 		if (gid_parse(held->gid_text, &gid) && xid_equal(&gid.xid, xid))
-			list = add_in_doubt(list, held->gid_text, held->role, 'x');
+			list = add_in_doubt(list, held->gid_text, held->role, 'x', held->superior, held->superior_n);
 	}
 	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
 		char	   *gid_text = TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL));
 
+		bool		direct;
+		Datum		superior = own_column(&scan, tuple, Anum_joined_branch_superior, &direct);
+
 		if (DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd' &&
 			gid_parse(gid_text, &gid) && xid_equal(&gid.xid, xid))
 			list = add_in_doubt(list, gid_text,
 								DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)),
-								DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL)));
+								DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL)),
+								direct ? gid.xid.node : TextDatumGetCString(superior),
+								direct ? gid.xid.n : (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_superior_n, NULL)));
 	}
 	own_scan_end(&scan);
 	return list;
+}
+
+/* Has dtx_resolve said so before of a branch of this transaction, or the contrary? */
+static bool
+was_resolved(const GlobalXid *xid, bool commit)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+	Gid			gid;
+
+	own_scan_all(&scan, OWN_RESOLUTION, AccessShareLock);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = DatumGetChar(own_column(&scan, tuple, Anum_resolution_decision, NULL)) == (commit ? 'c' : 'r') &&
+			gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_resolution_gid, NULL)), &gid) &&
+			xid_equal(&gid.xid, xid);
+	own_scan_end(&scan);
+	return found;
 }
 
 static int64
@@ -144,10 +217,15 @@ resolve_branches(const GlobalXid *xid, const char *xid_text, bool commit)
 	SettleRequest *requests = palloc0(Max(count, 1) * sizeof(SettleRequest));
 	SettleCaller operator = {0};
 
+	/* a statement over dtx_branches comes here once for each branch */
+	if (count == 0 && was_resolved(xid, commit))
+		return 0;
 	if (count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("global transaction \"%s\" has no branch in doubt here", xid_text),
+				 was_resolved(xid, !commit) ?
+				 errdetail("It was %s with dtx_resolve.", commit ? "rolled back" : "committed") : 0,
 				 errhint("See the view dtx_branches.")));
 	for (int i = 0; i < count; i++)
 	{
@@ -168,11 +246,13 @@ resolve_branches(const GlobalXid *xid, const char *xid_text, bool commit)
 					 requests[i].detail ? errdetail_internal("%s", requests[i].detail) : 0,
 					 strcmp(requests[i].outcome, SETTLE_DENIED) == 0 ?
 					 errhint("Confirms and cancels run in a session of the role that ran the try: resolve it as that role.") : 0));
-		record_resolution(branch->gid_text, commit, branch->role, branch->mode);
+		record_resolution(branch, commit);
 	}
 	/* settling commits without waiting for the flush, since a coordinator asks
 	 * for that; here nobody does */
 	setting_local("synchronous_commit", "on");
+	/* the next call in this statement finds them resolved */
+	CommandCounterIncrement();
 	return count;
 }
 
@@ -209,6 +289,8 @@ forget_branches(const GlobalXid *xid)
 		count++;
 	}
 	own_scan_end(&scan);
+	/* the next call in this statement does not find them */
+	CommandCounterIncrement();
 	return count;
 }
 

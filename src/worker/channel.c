@@ -210,7 +210,7 @@ start_pending(Channel *channel)
 	values[1] = psprintf("%u", node_timeline());
 	MemoryContextSwitchTo(old);
 	worker_commit(false);
-	link_set_statement(link, 0, "SELECT gid, n, node FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
+	link_set_statement(link, 0, "SELECT gid, n, node, resolved FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
 	start_call(channel, CALL_PENDING);
 }
 

@@ -13,6 +13,7 @@
 #include "core/history.h"
 #include "core/node.h"
 #include "core/relations.h"
+#include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shared.h"
 #include "guc.h"
@@ -631,6 +632,7 @@ outcomes_prune(void)
 		own_delete(&scan, tuple);
 	}
 	own_scan_end(&scan);
+	resolutions_prune(limit);
 	if (forgotten > 0)
 	{
 		own_scan_all(&scan, OWN_NODE, RowExclusiveLock);

@@ -22,6 +22,10 @@
  * it reached the disk: its transaction is not running, and never committed. It
  * may be handed out again, to a transaction whose R differs; rows are compared
  * by the whole gid.
+ *
+ * Among P are branches that an operator has decided at the peer, until this
+ * node's decision has been heard there: it is told like any other, and the peer
+ * answers whether that is what the operator said.
  */
 #include "postgres.h"
 
@@ -109,7 +113,8 @@ recovery_decide(Channel *channel, PGresult *pending)
 		verdict = node_is_self(node) ?
 			judge(&gid, gid_text, node, outcome.n, &outcome.has_row) : VERDICT_UNDECIDED;
 		worker_commit(false);
-		if (verdict == VERDICT_UNDECIDED)
+		/* what an operator has decided there waits for nobody */
+		if (verdict == VERDICT_UNDECIDED && PQgetvalue(pending, i, 3)[0] != 't')
 			undecided++;
 		if (verdict == VERDICT_UNDECIDED || verdict == VERDICT_RUNNING)
 			continue;
