@@ -76,20 +76,24 @@ is(value($bank2, 'SELECT sum(v) FROM entry'), '200', 'what was committed by hand
 
 # a decision that the coordinator does not remember: it waits, and the log is not
 # filled with what nobody can do anything about
-my $xid = orphan($call{at});
-$bank2->safe_psql('bank2', "SELECT dtx_resolve('$xid', 'rollback')");
-revive($bank1);
-ok(wait_for_value($bank2, q{SELECT string_agg(state, '') FROM dtx.resolution}, 'aa'), 'compared');
 $bank1->safe_psql('bank1', 'UPDATE dtx.node SET memory_from = 9223372036854775807');
-my $mark = log_mark($bank1);
-$bank2->safe_psql('bank2', "UPDATE dtx.resolution SET state = 'd'");
 forget_sessions();
 $bank1->restart;
-my $passes = q{SELECT value >= 3 FROM dtx_stats WHERE name = 'recovery_passes'};
-ok(wait_for_value($bank1, $passes, 't'), 'the coordinator asks');
-is(value($bank2, q{SELECT string_agg(state, '') FROM dtx.resolution}), 'dd', 'what it does not know it does not judge');
-unlike(log_since($bank1, $mark), qr/not remembered here/, 'nor warn of');
-is(value($bank2, "SELECT dtx_resolve('$xid', 'forget')"), '2', 'the operator ends it');
+my $xid = value($bank1, q{SELECT name || '.' || tag || ':1000000.0123456789abcdef' FROM dtx.node});
+my $mark = log_mark($bank1);
+session($bank2)->must('BEGIN', "SELECT dtx.branch_join('$xid/1', 'at', 0, 0, 1, 0)", 'UPDATE entry SET v = 0', 'COMMIT');
+ok(wait_for_log_line($bank1, qr/not remembered here/, $mark), 'a branch in doubt that the coordinator knows nothing of');
+is($bank2->safe_psql('bank2', "SELECT dtx_resolve('$xid', 'rollback')"), '1', 'is resolved');
+my $passes = q{SELECT value FROM dtx_stats WHERE name = 'recovery_passes'};
+# one may be under way
+my $from = value($bank1, $passes) + 1;
+ok(wait_until(sub { value($bank1, $passes) > $from }, 'two more'), 'the coordinator asks again');
+$mark = log_mark($bank1);
+$from = value($bank1, $passes);
+ok(wait_until(sub { value($bank1, $passes) > $from + 1 }, 'two more'), 'and again');
+is(value($bank2, q{SELECT string_agg(state, '') FROM dtx.resolution}), 'd', 'what it does not know it does not judge');
+unlike(log_since($bank1, $mark), qr/not remembered here/, 'nor warn of any more');
+is(value($bank2, "SELECT dtx_resolve('$xid', 'forget')"), '1', 'the operator ends it');
 is_settled(20000, 'in the end', $bank1, $bank2);
 
 done_testing();
