@@ -19,7 +19,7 @@ OBJS = \
 	src/core/override.o src/core/own_sql.o src/core/participant.o \
 	src/core/peer_api.o src/core/peer_use.o src/core/relations.o src/core/resolve.o src/core/route.o src/core/settle.o src/core/shape.o src/core/shared.o src/core/shmem.o \
 	src/core/status.o src/core/subxact.o src/core/tell.o src/core/views.o src/core/vote.o \
-	src/net/connection.o src/net/endpoint.o src/net/fdw.o src/net/http.o src/net/peer.o src/net/remote.o src/net/webhook.o \
+	src/net/connection.o src/net/dial.o src/net/endpoint.o src/net/fdw.o src/net/http.o src/net/lookup.o src/net/peer.o src/net/remote.o src/net/webhook.o \
 	src/at/at.o src/at/attach.o src/at/capture.o src/at/compensate.o src/at/constraint.o \
 	src/at/guard.o src/at/image.o src/at/key.o src/at/row_lock.o src/at/undo_log.o \
 	src/xa/prepared.o src/xa/session.o src/xa/xa.o \
@@ -34,7 +34,7 @@ OBJS = \
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 SHLIB_LINK_INTERNAL = $(libpq)
-SHLIB_LINK = -lpq -lcurl
+SHLIB_LINK = -lpq -lcurl -lpthread
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
 ISOLATION = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/*.spec)))

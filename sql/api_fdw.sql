@@ -44,7 +44,37 @@ SELECT split_part(api.try($$ ALTER FOREIGN DATA WRAPPER dtx_fdw OPTIONS (ADD hos
 SELECT split_part(api.try($$ CREATE FOREIGN TABLE api.foreign (a integer) SERVER options OPTIONS (table_name 't') $$), E'\n', 1);
 -- not a boolean
 SELECT api.try($$ ALTER USER MAPPING FOR CURRENT_USER SERVER options OPTIONS (SET password_required 'perhaps') $$);
-DROP SERVER options CASCADE;
+-- what is used with the rights of the server's account: superusers only
+CREATE ROLE api_plain;
+GRANT USAGE ON FOREIGN DATA WRAPPER dtx_fdw TO api_plain;
+GRANT USAGE ON FOREIGN SERVER options TO api_plain;
+GRANT USAGE ON SCHEMA api TO api_plain;
+SET ROLE api_plain;
+SELECT option, api.try(format('CREATE SERVER plain FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host ''h'', %s ''x'')', option))
+  FROM unnest('{sslcert,sslkey,sslrootcert,sslcrl,sslcrldir,passfile,service,krbsrvname,gssencmode}'::text[]) option;
+SELECT option, api.try(format('CREATE USER MAPPING FOR CURRENT_USER SERVER options OPTIONS (user ''u'', %s ''x'')', option))
+  FROM unnest('{sslcert,sslkey}'::text[]) option;
+SELECT api.try($$ CREATE SERVER plain FOREIGN DATA WRAPPER dtx_fdw OPTIONS (url 'https://shop.example/', sslrootcert 'x') $$);
+CREATE SERVER plain FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host 'h', sslmode 'require', gssencmode 'disable');
+SELECT api.try($$ ALTER SERVER plain OPTIONS (ADD sslcert 'x') $$);
+RESET ROLE;
+-- regular files only
+SELECT api.try($$ ALTER SERVER plain OPTIONS (ADD sslcert '/dev/zero') $$);
+SELECT api.try($$ CREATE USER MAPPING FOR api_plain SERVER plain OPTIONS (sslkey '/dev/zero') $$);
+SELECT api.try($$ CREATE SERVER special FOREIGN DATA WRAPPER dtx_fdw OPTIONS (url 'https://shop.example/', sslrootcert '/dev/zero') $$);
+DROP SERVER options, plain CASCADE;
+-- of a server of another wrapper, too, what would not be read as TLS' own
+CREATE EXTENSION IF NOT EXISTS postgres_fdw;
+GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO api_plain;
+SET ROLE api_plain;
+CREATE SERVER plain FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'h', passfile 'x');
+CREATE USER MAPPING FOR api_plain SERVER plain OPTIONS (user 'u', password 'p');
+SELECT api.try($$ SELECT dtx_ping('plain') $$);
+RESET ROLE;
+DROP SERVER plain CASCADE;
+REVOKE USAGE ON FOREIGN DATA WRAPPER dtx_fdw, postgres_fdw FROM api_plain;
+REVOKE USAGE ON SCHEMA api FROM api_plain;
+DROP ROLE api_plain;
 
 -- servers of postgres_fdw and dblink_fdw are peers as they are
 CREATE EXTENSION IF NOT EXISTS postgres_fdw;

@@ -15,6 +15,7 @@ int			guc_call_timeout = 0;
 int			guc_connect_timeout = 10000;
 int			guc_history_retention = 86400;
 int			guc_lock_timeout = 10000;
+int			guc_max_answer_size = 256 * 1024;
 int			guc_max_databases = 64;
 int			guc_max_message_size = 1024;
 int			guc_message_check_attempts = 15;
@@ -95,6 +96,9 @@ guc_define(void)
 	define_int("dtx.lock_timeout",
 			   "Gives up waiting for a row that a branch in doubt holds after this time; 0 waits for ever.",
 			   &guc_lock_timeout, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS);
+	define_int("dtx.max_answer_size",
+			   "Ends a call to a peer whose answer is larger than this.",
+			   &guc_max_answer_size, 1024, INT_MAX, PGC_SUSET, GUC_UNIT_KB);
 	define_int("dtx.max_databases",
 			   "Sets the number of databases of this cluster that can use dtx.",
 			   &guc_max_databases, 1, 8192, PGC_POSTMASTER, 0);

@@ -16,6 +16,7 @@ extern int	guc_call_timeout;		/* ms; 0 waits for ever */
 extern int	guc_connect_timeout;	/* ms */
 extern int	guc_history_retention;	/* s; -1 keeps for ever */
 extern int	guc_lock_timeout;		/* ms; 0 waits for ever */
+extern int	guc_max_answer_size;	/* kB */
 extern int	guc_max_databases;
 extern int	guc_max_message_size;	/* kB */
 extern int	guc_message_check_attempts;

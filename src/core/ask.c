@@ -111,8 +111,8 @@ ask_for_rollback(PeerConnection *pc, const SettleRequest *request, TimestampTz d
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_REPLY_HANDLE),
 					 errmsg("server \"%s\" gave an unexpected answer", pc->server_name)));
-		outcome = pstrdup(PQgetvalue(call.results[1], 0, 0));
-		*detail = pstrdup(PQgetvalue(call.results[1], 0, 1));
+		outcome = remote_text(PQgetvalue(call.results[1], 0, 0), 40);
+		*detail = remote_text(PQgetvalue(call.results[1], 0, 1), 900);
 	}
 	PG_FINALLY();
 	{

@@ -86,7 +86,7 @@ try_call(const BranchMode *mode, PeerConnection *pc, const RemoteStatement *stat
 		else
 		{
 			DTX_FAULT_POINT("coordinator-before-branch-row");
-			global_branch_record(branch, remote_text(PQgetvalue(call.results[0], 0, 0), DTX_NODE_SIZE - 1));
+			global_branch_record(branch, remote_id(PQgetvalue(call.results[0], 0, 0), DTX_NODE_SIZE - 1));
 			DTX_FAULT_POINT("coordinator-after-branch-row");
 			result = call.results[1];
 			call.results[1] = NULL;

@@ -5,13 +5,16 @@
 #include "postgres.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "core/compat.h"
 #include "core/errors.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "net/connection.h"
+#include "net/dial.h"
 #include "net/peer.h"
 #include "net/remote.h"
 #include "storage/fd.h"
@@ -20,6 +23,10 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+
+#define ERROR_LENGTH	900		/* bytes of an error of libpq's */
+#define MAX_UNASKED		1000	/* times that a peer may say something unasked */
+#define MAX_HANDSHAKE	(64 * 1024 * 1024)	/* bytes that a peer may make this process grow by until it is connected */
 
 static dlist_head cache = DLIST_STATIC_INIT(cache);
 static dlist_head all = DLIST_STATIC_INIT(all);
@@ -83,10 +90,40 @@ deadline_remaining(TimestampTz deadline)
 
 static uint64 last_serial = 0;
 
+/* libpq would write it to the server's log as it is. The peer has written it to its own. */
+static void
+take_notice(void *arg, const PGresult *result)
+{
+	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+	if (message == NULL || !message_level_is_interesting(DEBUG1))
+		return;
+	ereport(DEBUG1,
+			(errmsg_internal("notice of server \"%s\": %s", ((PeerConnection *) arg)->server_name,
+							 remote_text(message, ERROR_LENGTH))));
+}
+
+/* Let libpq begin, once the names are known. */
+static void
+begin(PeerConnection *pc)
+{
+	if (pc->failure != NULL || !dial_ready(pc->dial))
+		return;
+	pc->failure = dial_check_files(pc->dial);
+	if (pc->failure != NULL)
+		return;
+	pc->conn = dial_connect(pc->dial, &pc->failure);
+	if (pc->conn == NULL)
+		return;
+	(void) PQsetnonblocking(pc->conn, 1);
+	(void) PQsetNoticeReceiver(pc->conn, take_notice, pc);
+}
+
 PeerConnection *
 connection_start(Oid server, Oid role)
 {
 	PeerParams *params = peer_params(server, role);
+	Dial	   *dial = dial_new(params, role, CurrentMemoryContext);
 	PeerConnection *pc;
 
 	if (!callbacks_registered)
@@ -114,18 +151,64 @@ connection_start(Oid server, Oid role)
 	pc->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID, ObjectIdGetDatum(params->mapping));
 	pc->serial = ++last_serial;
 	pc->in_flight = true;		/* not to be used before it is ready */
-	pc->conn = PQconnectStartParams(params->keywords, params->values, false);
-	if (pc->conn != NULL)
-		(void) PQsetnonblocking(pc->conn, 1);
+	pc->dial = dial;
+	MemoryContextSetParent(dial_context(dial), TopMemoryContext);
+	pc->failure = dial_start(dial);
+	begin(pc);
 	return pc;
 }
 
 PostgresPollingStatusType
 connection_poll(PeerConnection *pc)
 {
-	if (pc->conn == NULL || PQstatus(pc->conn) == CONNECTION_BAD)
+	PostgresPollingStatusType status;
+	Size		before;
+
+	if (pc->dial == NULL)
+		return PGRES_POLLING_OK;
+	if (pc->conn == NULL)
+	{
+		begin(pc);
+		return pc->failure != NULL ? PGRES_POLLING_FAILED :
+			pc->conn == NULL ? PGRES_POLLING_READING : PGRES_POLLING_WRITING;
+	}
+	/* the next step may read them */
+	pc->failure = dial_check_files(pc->dial);
+	if (pc->failure != NULL || PQstatus(pc->conn) == CONNECTION_BAD)
 		return PGRES_POLLING_FAILED;
-	return PQconnectPoll(pc->conn);
+	before = process_size();
+	status = PQconnectPoll(pc->conn);
+	pc->growth += Max(process_size(), before) - before;
+	if (pc->growth > MAX_HANDSHAKE)
+	{
+		pc->failure = "the peer has sent too much before it was connected";
+		return PGRES_POLLING_FAILED;
+	}
+	if (status == PGRES_POLLING_OK)
+	{
+		dial_free(pc->dial);
+		pc->dial = NULL;
+	}
+	return status;
+}
+
+pgsocket
+connection_socket(PeerConnection *pc)
+{
+	return pc->conn == NULL ? dial_socket(pc->dial) : PQsocket(pc->conn);
+}
+
+char *
+connection_error(PeerConnection *pc)
+{
+	return pc->failure != NULL ? remote_text(pc->failure, ERROR_LENGTH) :
+		pc->conn == NULL ? pstrdup("it is not connected") : remote_lines(pchomp(PQerrorMessage(pc->conn)), ERROR_LENGTH);
+}
+
+bool
+connection_has_failed(PeerConnection *pc)
+{
+	return pc->failure != NULL || (pc->conn != NULL && PQstatus(pc->conn) == CONNECTION_BAD);
 }
 
 bool
@@ -144,11 +227,39 @@ connection_close(PeerConnection *pc)
 		FreeWaitEventSet(pc->waits);
 	if (pc->conn != NULL)
 		PQfinish(pc->conn);
+	if (pc->dial != NULL)
+		dial_free(pc->dial);
 	if (pc->holds_fd)
 		ReleaseExternalFD();
 	if (pc->statements != NULL)
 		hash_destroy(pc->statements);
 	pfree(pc);
+}
+
+void
+connection_drop_notifications(PeerConnection *pc)
+{
+	PGnotify   *notification;
+
+	while ((notification = PQnotifies(pc->conn)) != NULL)
+		PQfreemem(notification);
+}
+
+Size
+process_size(void)
+{
+	int			fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	char		text[128];
+	ssize_t		length = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	char	   *resident;
+
+	if (fd >= 0)
+		close(fd);
+	if (length <= 0)
+		return 0;
+	text[length] = '\0';
+	resident = strchr(text, ' ');
+	return resident == NULL ? 0 : (Size) strtoul(resident, NULL, 10) * sysconf(_SC_PAGESIZE);
 }
 
 bool
@@ -165,8 +276,12 @@ connection_is_dead(PeerConnection *pc)
 	if (got == 0)
 		return true;
 	/* it said something unasked: a notice, or the farewell of a shutdown */
+	if (pc->trailing == 0 && ++pc->unasked > MAX_UNASKED)
+		return true;
 	if (!PQconsumeInput(pc->conn) || PQstatus(pc->conn) != CONNECTION_OK)
 		return true;
+	(void) PQisBusy(pc->conn);
+	connection_drop_notifications(pc);
 	return recv(PQsocket(pc->conn), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
@@ -213,12 +328,10 @@ throw_unconnected(PeerConnection *pc, const char *why)
 static void
 wait_connected(PeerConnection *pc, TimestampTz deadline)
 {
-	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+	PostgresPollingStatusType status = pc->conn == NULL ? PGRES_POLLING_READING : PGRES_POLLING_WRITING;
 
-	if (pc->conn == NULL)
-		throw_unconnected(pc, "out of memory");
-	if (PQstatus(pc->conn) == CONNECTION_BAD)
-		throw_unconnected(pc, pchomp(PQerrorMessage(pc->conn)));
+	if (connection_has_failed(pc))
+		throw_unconnected(pc, connection_error(pc));
 	for (;;)
 	{
 		long		timeout = deadline_remaining(deadline);
@@ -230,7 +343,7 @@ wait_connected(PeerConnection *pc, TimestampTz deadline)
 								   WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT |
 								   (status == PGRES_POLLING_READING ?
 									WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE),
-								   PQsocket(pc->conn), timeout, PG_WAIT_EXTENSION);
+								   connection_socket(pc), timeout, PG_WAIT_EXTENSION);
 		if (events & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
@@ -242,7 +355,7 @@ wait_connected(PeerConnection *pc, TimestampTz deadline)
 		if (status == PGRES_POLLING_OK)
 			break;
 		if (status == PGRES_POLLING_FAILED)
-			throw_unconnected(pc, pchomp(PQerrorMessage(pc->conn)));
+			throw_unconnected(pc, connection_error(pc));
 	}
 	if (!connection_password_ok(pc))
 		ereport(ERROR,
@@ -295,7 +408,7 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("server \"%s\" speaks another version of dtx's protocol", pc->server_name),
 					 errdetail("It speaks version %s, this one version %d.",
-							   PQgetvalue(result, 0, 1), DTX_PROTOCOL_VERSION),
+							   remote_text(PQgetvalue(result, 0, 1), 40), DTX_PROTOCOL_VERSION),
 					 errhint("Install the same version of dtx on both.")));
 		if (PQgetvalue(result, 0, 3)[0] == 't')
 			ereport(ERROR,
@@ -303,7 +416,7 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 					 errmsg("server \"%s\" is in recovery", pc->server_name),
 					 errdetail("A hot standby cannot take part in a global transaction."),
 					 errhint("Let the server name the primary, with target_session_attrs 'read-write' for example.")));
-		strlcpy(pc->peer_node, remote_text(PQgetvalue(result, 0, 0), sizeof(pc->peer_node) - 1), sizeof(pc->peer_node));
+		strlcpy(pc->peer_node, remote_id(PQgetvalue(result, 0, 0), sizeof(pc->peer_node) - 1), sizeof(pc->peer_node));
 		strlcpy(pc->peer_version, remote_text(PQgetvalue(result, 0, 2), sizeof(pc->peer_version) - 1), sizeof(pc->peer_version));
 		pc->ready = true;
 	}

@@ -34,13 +34,17 @@ typedef struct PeerConnection
 	char		server_name[NAMEDATALEN];
 	uint32		server_hash;	/* of the catalog rows it was made from */
 	uint32		mapping_hash;
-	PGconn	   *conn;
+	struct Dial *dial;			/* until it is connected */
+	PGconn	   *conn;			/* NULL: names are still being looked up */
+	const char *failure;		/* why it does not come to be, if libpq does not know */
 	bool		holds_fd;		/* a file descriptor is accounted for it */
 	struct WaitEventSet *waits;	/* latch and socket; made when connected */
 	uint32		waits_events;	/* what it waits for at the socket */
 	bool		needs_password;	/* the password rule applies */
 	bool		in_flight;		/* a call was sent and not fully answered */
 	bool		invalidated;	/* the server's options changed */
+	int			unasked;		/* how often it said something that nobody had asked */
+	Size		growth;			/* of this process, while it connects */
 	int			trailing;		/* answers to come that nobody waits for */
 	struct PeerConnection **holder;	/* who has a transaction open on it; told when it closes */
 	bool		ready;			/* greeted; node and version are known */
@@ -51,11 +55,22 @@ typedef struct PeerConnection
 } PeerConnection;
 
 /*
- * Begin to connect; never blocks on the socket. The caller polls with
- * connection_poll until it says OK or FAILED. ERRORs are those of peer_params.
+ * Begin to connect; waits neither for the socket nor for a name server. The caller polls with
+ * connection_poll until it says OK or FAILED, the first time when the socket may be
+ * written, or a name is known. ERRORs are those of peer_params.
  */
 extern PeerConnection *connection_start(Oid server, Oid role);
 extern PostgresPollingStatusType connection_poll(PeerConnection *pc);
+
+/* What to wait at while it connects, or is used. It may change with each poll, and be
+ * that of other connections, too, while a name is looked up. */
+extern pgsocket connection_socket(PeerConnection *pc);
+
+/* Is it known that it does not come to be? */
+extern bool connection_has_failed(PeerConnection *pc);
+
+/* Why there is no connection, as text, palloc'd. */
+extern char *connection_error(PeerConnection *pc);
 
 /* A prepared statement was not there, or somebody else's was: from now on this
  * connection, and those to the same server as the same role, do without. */
@@ -67,7 +82,13 @@ extern bool connection_password_ok(PeerConnection *pc);
 /* Close without a word, in whatever state; never throws. */
 extern void connection_close(PeerConnection *pc);
 
-/* Has the other end gone? One system call, no waiting. */
+/* Forget what the peer's NOTIFY has sent: a function there may have listened. */
+extern void connection_drop_notifications(PeerConnection *pc);
+
+/* Bytes of memory that this process uses; 0: that is not known. */
+extern Size process_size(void);
+
+/* Has the other end gone, or does it talk without being asked? One system call, no waiting. */
 extern bool connection_is_dead(PeerConnection *pc);
 
 /*

@@ -16,6 +16,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "net/endpoint.h"
+#include "net/peer.h"
 #include "net/webhook.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -207,6 +208,8 @@ endpoint_option_check(const char *keyword, const char *value)
 					 errmsg("allow_private=true is superuser-only"),
 					 errdetail("It lets requests go to addresses that only this machine or its network can reach.")));
 	}
+	else if (strcmp(keyword, "sslrootcert") == 0)
+		peer_option_check(keyword, value);
 	else if (strcmp(keyword, "unsigned") == 0)
 		(void) parse_bool_option(keyword, value);
 	else if (strcmp(keyword, "timeout") == 0)

@@ -60,6 +60,7 @@ dtx_fdw_validator(PG_FUNCTION_ARGS)
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("password_required=false is superuser-only"),
 						 errhint("User mappings with the password_required option set to false may only be created or modified by the superuser.")));
+			peer_option_check(def->defname, defGetString(def));
 			continue;
 		}
 		nearest = has_options && !is_http ? peer_option_nearest(def->defname, in_mapping) : NULL;

@@ -10,6 +10,7 @@
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "net/dial.h"
 #include "net/endpoint.h"
 #include "net/peer.h"
 #include "utils/builtins.h"
@@ -59,6 +60,70 @@ peer_option_is_known(const char *keyword, bool in_mapping)
 		if (strcmp(o->keyword, keyword) == 0 && option_fits(o, in_mapping))
 			return true;
 	return in_mapping && strcmp(keyword, "password_required") == 0;
+}
+
+bool
+peer_option_names_file(const char *keyword)
+{
+	static const char *const files[] = {"passfile", "servicefile", "sslcert", "sslcrl", "sslcrldir", "sslkey",
+	"sslkeylogfile", "sslrootcert"};
+
+	for (int i = 0; i < lengthof(files); i++)
+		if (strcmp(keyword, files[i]) == 0)
+			return true;
+	return false;
+}
+
+/* What makes libpq ask others, whom nobody here waits for without being blocked, or speak as
+ * the server's account: services (which may be LDAP's), Kerberos, OAuth. */
+static bool
+option_asks_others(const char *keyword, const char *value)
+{
+	if (strcmp(keyword, "gssencmode") == 0)
+		return strcmp(value, "disable") != 0;
+	if (strcmp(keyword, "require_auth") == 0)
+		return strchr(value, '!') != NULL || strstr(value, "gss") != NULL || strstr(value, "sspi") != NULL;
+	return strcmp(keyword, "service") == 0 || strcmp(keyword, "krbsrvname") == 0 || strncmp(keyword, "gss", 3) == 0 ||
+		strncmp(keyword, "oauth", 5) == 0;
+}
+
+void
+peer_option_check(const char *keyword, const char *value)
+{
+	if (!superuser() && (peer_option_names_file(keyword) || option_asks_others(keyword, value)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("option \"%s\" is superuser-only", keyword),
+				 peer_option_names_file(keyword) ?
+				 errdetail("The file would be read by the account of the database server.") :
+				 errdetail("It would be used by the account of the database server.")));
+	if (peer_option_names_file(keyword) && strcmp(keyword, "sslcrldir") != 0 && file_is_special(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value of option \"%s\"", keyword),
+				 errdetail("It is not a regular file.")));
+}
+
+/* What other wrappers let an owner set is taken from superusers only where it makes libpq
+ * ask others, or write to the server's log what the owner says. */
+static void
+check_foreign_options(ForeignServer *server)
+{
+	ListCell   *cell;
+
+	if (superuser_arg(server->owner))
+		return;
+	foreach(cell, server->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, cell);
+
+		if (option_asks_others(def->defname, defGetString(def)) || strcmp(def->defname, "passfile") == 0 ||
+			strcmp(def->defname, "servicefile") == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("option \"%s\" of server \"%s\" is superuser-only", def->defname, server->servername),
+					 errdetail("The server's owner, \"%s\", is none.", GetUserNameFromId(server->owner, true))));
+	}
 }
 
 const char *
@@ -156,6 +221,34 @@ append_options(List *options, const char **keywords, const char **values)
 	return count;
 }
 
+/*
+ * Kerberos is asked for tickets by calls that wait for it, and that libpq makes whenever a
+ * peer says so: it may not, unless an option of the server speaks of Kerberos.
+ */
+static int
+append_no_kerberos(ForeignServer *server, const char **keywords, const char **values)
+{
+	ListCell   *cell;
+	int			count = 0;
+
+	foreach(cell, server->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, cell);
+
+		if (option_asks_others(def->defname, defGetString(def)) && strncmp(def->defname, "oauth", 5) != 0)
+			return 0;
+	}
+	for (PQconninfoOption *o = known_options(); o->keyword != NULL; o++)
+	{
+		if (strcmp(o->keyword, "gssencmode") != 0 &&
+			(strcmp(o->keyword, "require_auth") != 0 || (o->val != NULL && o->val[0] != '\0')))
+			continue;
+		keywords[count] = o->keyword;
+		values[count++] = strcmp(o->keyword, "gssencmode") == 0 ? "disable" : "!gss,!sspi";
+	}
+	return count;
+}
+
 /* May this mapping connect without a password? Only superusers say so. */
 static bool
 password_is_required(UserMapping *mapping)
@@ -186,7 +279,9 @@ peer_params(Oid serverid, Oid role)
 
 	check_wrapper(server);
 	mapping = GetUserMapping(role, serverid);
-	room = list_length(server->options) + list_length(mapping->options) + 4;
+	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "dtx_fdw") != 0)
+		check_foreign_options(server);
+	room = list_length(server->options) + list_length(mapping->options) + 6;
 	/* a PUBLIC mapping is used by, and judged as, the role that uses it */
 	mapping->userid = role;
 
@@ -195,7 +290,8 @@ peer_params(Oid serverid, Oid role)
 	params->needs_password = password_is_required(mapping);
 	params->keywords = palloc(room * sizeof(char *));
 	params->values = palloc(room * sizeof(char *));
-	n += append_options(server->options, params->keywords, params->values);
+	n += append_no_kerberos(server, params->keywords, params->values);
+	n += append_options(server->options, params->keywords + n, params->values + n);
 	n += append_options(mapping->options, params->keywords + n, params->values + n);
 	for (int i = 0; i < n; i++)
 		has_password |= strcmp(params->keywords[i], "password") == 0 &&

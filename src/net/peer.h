@@ -23,6 +23,13 @@ typedef struct PeerParams
 /* Is this one of libpq's keywords that a server, or a mapping, may set? */
 extern bool peer_option_is_known(const char *keyword, bool in_mapping);
 
+/* Does this one name a file, which libpq reads as the server's account? */
+extern bool peer_option_names_file(const char *keyword);
+
+/* ERROR 42501 when the current role may not set it to that value, in a server or a mapping;
+ * HV024 when it names a file that is there, and is not a regular one. */
+extern void peer_option_check(const char *keyword, const char *value);
+
 /* The known option nearest to a wrong one, or NULL. */
 extern const char *peer_option_nearest(const char *keyword, bool in_mapping);
 
@@ -43,7 +50,8 @@ extern void peer_require_mapping(Oid server, const char *name, Oid role);
  * postgres_fdw is checked for the role that owns the mapping, whoever asks: a
  * plain role's mapping must bring a password. ERROR 42809 when the server's
  * wrapper is none that dtx can talk through, 42704 without a mapping, 2F003 when
- * a password is missing.
+ * a password is missing, 42501 when a server of another wrapper, whose owner is no
+ * superuser, has an option that is a superuser's to set.
  */
 extern PeerParams *peer_params(Oid server, Oid role);
 

@@ -20,6 +20,7 @@
 
 /* A connection keeps at most this many prepared statements at the peer. */
 #define MAX_PREPARED	256
+#define MAX_FIELD		(64 * 1024)	/* bytes of a field of an error */
 
 typedef struct PreparedName
 {
@@ -181,14 +182,13 @@ skip_result(RemoteCall *call, PGresult *result)
 	PQclear(result);
 }
 
-bool
-remote_advance(RemoteCall *call)
+/* Read what there is of the answer. */
+static void
+read_answer(RemoteCall *call)
 {
 	PGconn	   *conn = call->pc->conn;
 	int			nulls = 0;
 
-	if (call->done || call->broken)
-		return true;
 	if (PQflush(conn) < 0 || !PQconsumeInput(conn))
 		call->broken = true;
 	while (!call->done && !call->broken && !PQisBusy(conn))
@@ -216,6 +216,27 @@ remote_advance(RemoteCall *call)
 		if (result == NULL && PQstatus(conn) != CONNECTION_OK)
 			call->broken = true;
 	}
+	/* nobody listens */
+	connection_drop_notifications(call->pc);
+}
+
+bool
+remote_advance(RemoteCall *call)
+{
+	Size		before;
+
+	if (call->done || call->broken)
+		return true;
+	/* libpq keeps whatever comes. Most answers come in one piece, and are not measured. */
+	before = call->read ? process_size() : 0;
+	read_answer(call);
+	if (call->read && !call->done)
+	{
+		call->growth += Max(process_size(), before) - before;
+		if (call->growth > (Size) guc_max_answer_size * 1024)
+			call->broken = call->too_large = true;
+	}
+	call->read = true;
 	return call->done || call->broken;
 }
 
@@ -288,7 +309,7 @@ remote_send_and_forget(PeerConnection *pc, const char *first, const char *second
 }
 
 char *
-remote_text(const char *text, int size)
+remote_id(const char *text, int size)
 {
 	int			length = strlen(text);
 	char	   *copy;
@@ -301,6 +322,43 @@ remote_text(const char *text, int size)
 			if (IS_HIGHBIT_SET(*p))
 				*p = '?';
 	return copy;
+}
+
+/* As text without control characters, which could move a terminal's cursor, or forge a line of
+ * a log; of at most size bytes. lines: those that end and indent lines stay. */
+static char *
+printable(const char *text, int size, bool lines)
+{
+	char	   *valid = remote_id(text, size);
+	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
+	StringInfoData result;
+
+	initStringInfo(&result);
+	for (const unsigned char *p = (const unsigned char *) valid; *p; p++)
+	{
+		if ((*p < ' ' && !(lines && (*p == '\n' || *p == '\t'))) || *p == 0x7f)
+			appendStringInfo(&result, "\\x%02x", *p);
+		else if (utf8 && p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+			appendStringInfo(&result, "\\x%02x", *++p);
+		else
+			appendStringInfoChar(&result, *p);
+	}
+	pfree(valid);
+	if (result.len > size)
+		result.data[pg_mbcliplen(result.data, result.len, size)] = '\0';
+	return result.data;
+}
+
+char *
+remote_text(const char *text, int size)
+{
+	return printable(text, size, false);
+}
+
+char *
+remote_lines(const char *text, int size)
+{
+	return printable(text, size, true);
 }
 
 /* The SQLSTATE that a peer sent, if it is one of an error. */
@@ -321,7 +379,7 @@ diagnostic(PGresult *result, int field)
 {
 	const char *value = PQresultErrorField(result, field);
 
-	return value != NULL ? remote_text(value, MaxAllocSize / 8) : NULL;
+	return value != NULL ? remote_lines(value, MAX_FIELD) : NULL;
 }
 
 /* PQerrorMessage ends with a newline. */
@@ -330,8 +388,8 @@ connection_message(PGconn *conn)
 {
 	const char *message = PQerrorMessage(conn);
 
-	/* libpq quotes what it did not understand */
-	return message != NULL && message[0] != '\0' ? remote_text(pchomp(message), 900) :
+	/* libpq quotes what it did not understand; and it has several lines */
+	return message != NULL && message[0] != '\0' ? remote_lines(pchomp(message), 900) :
 		pstrdup("server closed the connection unexpectedly");
 }
 
@@ -346,6 +404,12 @@ remote_throw(RemoteCall *call)
 	const char *context = call->error ? diagnostic(call->error, PG_DIAG_CONTEXT) : NULL;
 	char	   *lost = connection_message(call->pc->conn);
 
+	if (call->too_large)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the answer of server \"%s\" is larger than dtx.max_answer_size", server),
+				 errdetail("The setting is %d kB.", guc_max_answer_size),
+				 errhint("Whatever the call did there will be rolled back with this transaction.")));
 	if (call->error == NULL || (state == NULL && primary == NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -364,6 +428,8 @@ remote_throw(RemoteCall *call)
 char *
 remote_error_text(RemoteCall *call)
 {
+	if (call->too_large)
+		return pstrdup("the answer is larger than dtx.max_answer_size");
 	if (call->error != NULL)
 	{
 		const char *state = PQresultErrorField(call->error, PG_DIAG_SQLSTATE);

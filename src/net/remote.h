@@ -33,12 +33,15 @@ typedef struct RemoteCall
 	int			failed_statement;	/* which one failed; nstatements: the commit */
 	bool		done;			/* the reply to the Sync is in */
 	bool		broken;			/* the connection is: the outcome is unknown */
+	bool		too_large;		/* broken, since the answer was */
 	bool		greets;			/* part of connecting, bound by dtx.connect_timeout */
 	bool		stays_open;		/* the transaction at the peer may be open afterwards */
 	/* progress */
 	char		names[REMOTE_MAX_STATEMENTS][24];
 	bool		prepares[REMOTE_MAX_STATEMENTS];
 	bool		named[REMOTE_MAX_STATEMENTS];
+	Size		growth;			/* of this process by the answer, but for its first piece */
+	bool		read;			/* that one was */
 	int			current;
 	bool		expects_prepare;	/* of the current statement */
 } RemoteCall;
@@ -70,8 +73,14 @@ extern bool remote_send_and_forget(PeerConnection *pc, const char *first, const 
 pg_noreturn extern void remote_throw(RemoteCall *call);
 
 /* Text from a peer as text of this database, of at most size bytes, palloc'd: what
- * is not valid in its encoding becomes '?'. */
+ * is not valid in its encoding becomes '?', and each control character \xNN. */
 extern char *remote_text(const char *text, int size);
+
+/* The same, but lines stay lines: for errors, which the server's log indents, and what is shown. */
+extern char *remote_lines(const char *text, int size);
+
+/* A name, with its control characters, since it is compared. */
+extern char *remote_id(const char *text, int size);
 
 /* "SQLSTATE: message" of what went wrong, palloc'd; for views and logs. */
 extern char *remote_error_text(RemoteCall *call);

@@ -67,7 +67,7 @@ read_answer(RemoteCall *call, const char *server, const char *tx_no, Answer *ans
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_REPLY_HANDLE),
 				 errmsg("server \"%s\" gave an unexpected answer", server)));
-	answer->origin = remote_text(PQgetvalue(result, 0, 0), DTX_NODE_SIZE - 1);
+	answer->origin = remote_id(PQgetvalue(result, 0, 0), DTX_NODE_SIZE - 1);
 	answer->found = PQgetvalue(result, 0, 1)[0] == 't';
 	if (!answer->found)
 		return;

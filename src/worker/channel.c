@@ -407,7 +407,7 @@ settle_answered(Channel *channel)
 				ereport(WARNING,
 						(errmsg("heuristic conflict: branch \"%s\" was to be %s", item->gid,
 								item->commit ? "committed" : "rolled back"),
-						 errdetail("%s", detail)));
+						 errdetail_internal("%s", remote_text(detail, 900))));
 				stat_add(STAT_HEURISTIC_CONFLICTS, 1);
 				give_up(channel, item);
 			}
@@ -415,7 +415,7 @@ settle_answered(Channel *channel)
 			{
 				ereport(WARNING,
 						(errmsg("branch \"%s\" was to be rolled back, and had been settled with commit at the participant", item->gid),
-						 errdetail("%s", detail)));
+						 errdetail_internal("%s", remote_text(detail, 900))));
 				give_up(channel, item);
 			}
 			else if (!item->commit && !item->has_row && strcmp(outcome, SETTLE_DENIED) == 0)

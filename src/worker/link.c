@@ -41,7 +41,7 @@ bool
 link_is_stale(Link *link)
 {
 	/* whatever comes unasked for is read: the socket is waited at */
-	return link->pc->invalidated || !PQconsumeInput(link->pc->conn) || connection_is_dead(link->pc);
+	return link->pc->invalidated || connection_is_dead(link->pc);
 }
 
 /* --- calls --- */
@@ -110,10 +110,10 @@ link_connect(Link *link)
 	PG_END_TRY();
 	if (error != NULL)
 		return error;
-	if (link->pc->conn == NULL || PQstatus(link->pc->conn) == CONNECTION_BAD)
-		return link->pc->conn == NULL ? pstrdup("out of memory") : pchomp(PQerrorMessage(link->pc->conn));
+	if (connection_has_failed(link->pc))
+		return connection_error(link->pc);
 	link->state = LINK_CONNECTING;
-	link->polling = PGRES_POLLING_WRITING;
+	link->polling = link->pc->conn == NULL ? PGRES_POLLING_READING : PGRES_POLLING_WRITING;
 	link->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
 	return NULL;
 }
@@ -136,9 +136,9 @@ go_on_connecting(Link *link, char **why)
 	struct pollfd fd = {0};
 
 	/* libpq wants to be called only when the socket is ready */
-	fd.fd = PQsocket(link->pc->conn);
+	fd.fd = connection_socket(link->pc);
 	fd.events = link->polling == PGRES_POLLING_READING ? POLLIN : POLLOUT;
-	if (poll(&fd, 1, 0) <= 0)
+	if (fd.fd != PGINVALID_SOCKET && poll(&fd, 1, 0) <= 0)
 	{
 		if (GetCurrentTimestamp() < link->deadline)
 			return LINK_NOTHING;
@@ -148,7 +148,7 @@ go_on_connecting(Link *link, char **why)
 	link->polling = connection_poll(link->pc);
 	if (link->polling == PGRES_POLLING_FAILED)
 	{
-		*why = pchomp(PQerrorMessage(link->pc->conn));
+		*why = connection_error(link->pc);
 		return LINK_FAILED;
 	}
 	if (link->polling == PGRES_POLLING_OK)
@@ -181,7 +181,7 @@ greeting_answered(Link *link, char **why)
 	{
 		PeerConnection *pc = link->pc;
 
-		strlcpy(pc->peer_node, remote_text(PQgetvalue(result, 0, 0), sizeof(pc->peer_node) - 1),
+		strlcpy(pc->peer_node, remote_id(PQgetvalue(result, 0, 0), sizeof(pc->peer_node) - 1),
 				sizeof(pc->peer_node));
 		strlcpy(pc->peer_version, remote_text(PQgetvalue(result, 0, 2), sizeof(pc->peer_version) - 1),
 				sizeof(pc->peer_version));
@@ -240,7 +240,7 @@ link_events(Link *link)
 		default:
 			return 0;
 	}
-	return PQsocket(link->pc->conn) == PGINVALID_SOCKET ? 0 : wanted;
+	return connection_socket(link->pc) == PGINVALID_SOCKET ? 0 : wanted;
 }
 
 TimestampTz
@@ -248,5 +248,5 @@ link_due(Link *link)
 {
 	if (link->state != LINK_CONNECTING && link->state != LINK_GREETING && link->state != LINK_CALLING)
 		return 0;
-	return PQsocket(link->pc->conn) == PGINVALID_SOCKET ? GetCurrentTimestamp() : link->deadline;
+	return connection_socket(link->pc) == PGINVALID_SOCKET ? GetCurrentTimestamp() : link->deadline;
 }

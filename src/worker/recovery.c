@@ -30,6 +30,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "common/pg_prng.h"
 #include "core/compat.h"
 #include "core/branch_row.h"
 #include "core/contact.h"
@@ -47,6 +48,8 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/worker.h"
+
+#define MAX_PENDING	10000		/* branches that are looked at in an answer */
 
 typedef enum Verdict
 {
@@ -92,9 +95,14 @@ void
 recovery_decide(Channel *channel, PGresult *pending)
 {
 	int			undecided = 0;
+	int			rows = PQntuples(pending);
+	/* a peer may say anything: others are not to wait until all of it is looked at */
+	int			most = Min(rows, MAX_PENDING);
+	int			first = rows > most ? pg_prng_uint64_range(&pg_global_prng_state, 0, rows - 1) : 0;
 
-	for (int i = 0; i < PQntuples(pending); i++)
+	for (int n = 0; n < most; n++)
 	{
+		int			i = (first + n) % rows;
 		const char *gid_text = PQgetvalue(pending, i, 0);
 		Outcome		outcome = {0};
 		Verdict		verdict;

@@ -102,8 +102,8 @@ read_answer(Target *target, PGresult *result)
 				failed = dlist_container(Call, node, iter.cur);
 		if (failed == NULL)
 			return false;
-		failed->notification->error = call_text(failed, psprintf("%s: %s", PQgetvalue(result, row, 1), PQgetvalue(result, row, 2)),
-												ERROR_SIZE);
+		failed->notification->error = call_text(failed, psprintf("%s: %s", remote_text(PQgetvalue(result, row, 1), 5),
+																 remote_text(PQgetvalue(result, row, 2), ERROR_SIZE)), ERROR_SIZE);
 		failed->notification->refused = strcmp(PQgetvalue(result, row, 1), DTX_REFUSED_STATE) == 0;
 		if (!PQgetisnull(result, row, 3))
 		{

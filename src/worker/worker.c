@@ -214,6 +214,10 @@ static int	room = 0;			/* of both */
 static void
 want_socket(pgsocket socket, uint32 events, uint64 serial)
 {
+	/* several may wait for the same name to be looked up */
+	for (int i = 0; i < nwanted && serial == 0; i++)
+		if (wanted[i].socket == socket)
+			return;
 	if (nwanted == room)
 	{
 		room = Max(16, room * 2);
@@ -233,7 +237,7 @@ want(Link *link)
 	uint32		events = link_events(link);
 
 	if (events != 0)
-		want_socket(PQsocket(link->pc->conn), events, link->state == LINK_CONNECTING ? 0 : link->pc->serial);
+		want_socket(connection_socket(link->pc), events, link->state == LINK_CONNECTING ? 0 : link->pc->serial);
 }
 
 /* Have the wait event set wait for what is wanted: mostly it does already. */

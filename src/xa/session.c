@@ -277,7 +277,7 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		else
 		{
 			if (first)
-				strlcpy(xb->participant, remote_text(PQgetvalue(call.results[1], 0, 0), sizeof(xb->participant) - 1), sizeof(xb->participant));
+				strlcpy(xb->participant, remote_id(PQgetvalue(call.results[1], 0, 0), sizeof(xb->participant) - 1), sizeof(xb->participant));
 			result = call.results[user];
 			call.results[user] = NULL;
 		}

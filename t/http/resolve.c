@@ -3,6 +3,7 @@
  *		getaddrinfo for tests, to be preloaded: names under .test are looked up here.
  *
  *	slow.test		takes a minute
+ *	none.test		is none
  *	private.test	is 127.0.0.1
  *	rebind.test		is an address that leads nowhere when it is asked for first, and
  *					127.0.0.1 afterwards
@@ -28,6 +29,8 @@ getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
 		sleep(60);
 		return EAI_NONAME;
 	}
+	if (name != NULL && strcmp(name, "none.test") == 0)
+		return EAI_NONAME;
 	if (name != NULL && strcmp(name, "private.test") == 0)
 		name = "127.0.0.1";
 	/* TEST-NET-3, which no route leads to */
