@@ -258,6 +258,7 @@ BEGIN
     DELETE FROM dtx.subscription;
     DELETE FROM dtx.position;
     DELETE FROM dtx.undelivered;
+    DELETE FROM dtx.handling;
     DELETE FROM dtx.delayed_message;
     DELETE FROM dtx.held_message;
     DELETE FROM dtx.half_message;
@@ -700,6 +701,18 @@ CREATE INDEX undelivered_due_idx ON dtx.undelivered (subscription, generation, n
 CREATE INDEX undelivered_key_idx ON dtx.undelivered (subscription, generation, key, id);
 COMMENT ON TABLE dtx.undelivered IS 'messages that could not be handled yet, of subscriptions that have gone on without them';
 COMMENT ON COLUMN dtx.undelivered.state IS 'r: to be tried again; w: waits for an earlier one of its key; d: dead; l: leased by a consumer until next_attempt';
+
+CREATE TABLE dtx.handling (
+    subscription integer PRIMARY KEY,
+    generation   integer NOT NULL,
+    boot         bigint NOT NULL,
+    fresh        integer NOT NULL,
+    retried      integer NOT NULL,
+    message      bigint
+) WITH (fillfactor = 50);
+COMMENT ON TABLE dtx.handling IS 'after a crash: which message of a subscription is being handled, so that one that ends the server is known afterwards';
+COMMENT ON COLUMN dtx.handling.boot IS 'drawn at random when the server started';
+COMMENT ON COLUMN dtx.handling.fresh IS 'so many messages of the log, and retried of dtx.undelivered, are still to be taken one by one';
 
 CREATE TABLE dtx.de_duplication (
     subscription bigint NOT NULL,

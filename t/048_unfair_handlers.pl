@@ -105,4 +105,39 @@ ok(wait_for_value($bank1, q{SELECT count(*) - (SELECT count(*) FROM handled WHER
 
 unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2;
 
+# --- a handler that ends the server it runs in
+
+set_at($bank1, 'restart_after_crash = on');
+$bank1->safe_psql('bank1', <<'SQL');
+CREATE FUNCTION kills(id bigint, topic text, payload jsonb, attempt integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF payload ? 'kill' THEN
+        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'kill -9 ' || pg_backend_pid());
+    END IF;
+    INSERT INTO handled (id, topic, attempt) VALUES (id, topic, attempt);
+END $$;
+SQL
+value($bank1, q{SELECT dtx_subscribe('kills', NULL, 'kills', name => 'kills', max_attempts => 2, schedule => '{10ms}', batch_size => 20)});
+my $mark = log_mark($bank1);
+value($bank1, q{SELECT count(publish('kills', CASE WHEN i = 4 THEN '{"kill": 1}' ELSE '{}' END::jsonb)) FROM generate_series(1, 10) i});
+my $dead = q{SELECT concat_ws(' ', attempts, last_error) FROM dtx_dead_letters WHERE subscription = 'kills'};
+ok(wait_until(sub { (eval { value($bank1, $dead) } // '') ne '' }, 'the message is dead'), 'a message whose handler ends the server becomes a dead letter');
+is(value($bank1, $dead), '2 57P02: the server ended while it was handled', 'after its attempts');
+my $ends = () = log_since($bank1, $mark) =~ /was terminated by signal 9/g;
+is($ends, 3, 'one crash of a batch, and one an attempt: it was tried alone');
+value($bank1, q{DELETE FROM published WHERE id IN (SELECT id FROM dtx_dead_letters)});
+value($bank1, q{SELECT publish('kills')});
+ok(wait_until(sub { differences($bank1, $bank1, 'kills') eq '' }, 'the others'), 'the others are handled once, and what is published later');
+is(value($bank1, q{SELECT max(attempt) FROM handled WHERE topic = 'kills'}), '1', 'and have lost no attempt');
+
+# what came of the attempts before is known after a server was shut down, too
+value($bank1, q{SELECT publish('kills', '{"kill": 1}')});
+$mark = log_mark($bank1);
+ok(wait_until(sub { (eval { value($bank1, "$dead ORDER BY id DESC LIMIT 1") } // '') =~ /^2 / && eval { value($bank1, 'SELECT count(*) FROM dtx_dead_letters') } == 2 },
+	'the second one'), 'another one, which comes alone');
+$ends = () = log_since($bank1, $mark) =~ /was terminated by signal 9/g;
+is($ends, 2, 'costs one crash an attempt');
+value($bank1, q{SELECT dtx_redeliver(array_agg(id)) FROM (SELECT id FROM dtx_dead_letters ORDER BY id DESC LIMIT 1) l});
+ok(wait_until(sub { (eval { value($bank1, "$dead ORDER BY id DESC LIMIT 1") } // '') =~ /^2 / }, 'dead again'), 'one that is delivered again');
+
 done_testing();

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "core/compat.h"
 #include "core/shmem.h"
 #include "guc.h"
@@ -52,6 +54,19 @@ init_database_slot(DatabaseSlot *slot, Oid database)
 	slot->database = database;
 }
 
+/* Was the last server on this data shut down? Where a process ended by a signal has the
+ * postmaster begin anew, it was not. */
+static bool
+was_shut_down(void)
+{
+	bool		sane;
+	ControlFileData *control = get_controlfile(DataDir, &sane);
+	bool		shut_down = sane && control->state == DB_SHUTDOWNED;
+
+	pfree(control);
+	return shut_down;
+}
+
 void
 shmem_startup(void)
 {
@@ -63,6 +78,11 @@ shmem_startup(void)
 	if (!found)
 	{
 		memset(shared, 0, shared_size());
+		if (!pg_strong_random(&shared->boot, sizeof(shared->boot)))
+			ereport(FATAL,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not draw a random number")));
+		shared->unclean = !was_shut_down();
 		shared->nprocesses = dtx_process_slots();
 		shared->ndatabases = guc_max_databases;
 		SpinLockInit(&shared->horizons_mutex);

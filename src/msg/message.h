@@ -22,6 +22,7 @@ typedef struct Message
 	Jsonb	   *headers;		/* NULL: none */
 	TimestampTz published_at;
 	int			attempts;		/* that were made, when it is delivered */
+	bool		ended;			/* the process that handled it the last time has ended */
 	bool		known;			/* the handler was not called: it was handled before */
 } Message;
 

@@ -16,7 +16,8 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* The rows of a result: id, topic, key, payload, headers, published_at, attempts. */
+/* The rows of a result: id, topic, key, payload, headers, published_at, attempts, and, if it
+ * is there, whether that has ended a process. */
 List *
 undelivered_of_result(MemoryContext context)
 {
@@ -40,6 +41,11 @@ undelivered_of_result(MemoryContext context)
 		message->headers = isnull ? NULL : DatumGetJsonbPCopy(value);
 		message->published_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 6, &isnull));
 		message->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 7, &isnull));
+		if (desc->natts > 7)
+		{
+			value = SPI_getbinval(tuple, desc, 8, &isnull);
+			message->ended = !isnull && DatumGetBool(value);
+		}
 		messages = lappend(messages, message);
 	}
 	MemoryContextSwitchTo(old);
@@ -56,7 +62,7 @@ undelivered_due(const Subscription *subscription, int most)
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	(void) own_sql("SELECT id, topic, key, payload, headers, published_at, attempts FROM dtx.undelivered"
+	(void) own_sql("SELECT id, topic, key, payload, headers, published_at, attempts, last_error LIKE '57P02:%' FROM dtx.undelivered"
 				   " WHERE subscription = $1 AND generation = $3 AND state = 'r' AND next_attempt <= clock_timestamp()"
 				   " ORDER BY next_attempt, id LIMIT $2", lengthof(types), types, values, NULL);
 	messages = undelivered_of_result(context);

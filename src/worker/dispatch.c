@@ -201,6 +201,9 @@ clean_up(void *arg)
 				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = u.subscription"
 				   " AND s.generation = u.generation) FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);
 	note_garbage(SPI_processed);
+	(void) own_sql("DELETE FROM dtx.handling WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM dtx.handling h"
+				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = h.subscription)"
+				   " FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);
 	(void) own_sql("DELETE FROM dtx.position WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM dtx.position p"
 				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = p.subscription)"
 				   " FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);

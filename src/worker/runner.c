@@ -17,6 +17,7 @@
 #include "core/shmem.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "msg/care.h"
 #include "msg/deliver.h"
 #include "msg/half.h"
 #include "msg/position.h"
@@ -148,6 +149,7 @@ typedef struct Local
 	TimestampTz not_before;
 	TimestampTz saved_at;		/* when the position was written last */
 	int			singles;		/* so many messages are to be taken one by one */
+	Care		care;			/* and these, after a crash */
 	int64		suspect;		/* the transaction that handled this one alone failed */
 	char		suspect_state[6];
 	const char *suspect_why;
@@ -191,12 +193,17 @@ load_locals(Oid role)
 		if (local == NULL)
 		{
 			MemoryContext context = AllocSetContextCreate(TopMemoryContext, "dtx subscription", ALLOCSET_DEFAULT_SIZES);
+			int64		ended_with;
 
 			old = MemoryContextSwitchTo(context);
 			local = palloc0(sizeof(Local));
 			local->context = context;
 			local->place = AllocSetContextCreate(context, "dtx position", ALLOCSET_DEFAULT_SIZES);
 			local->subscription = subscription_copy(s);
+			ended_with = care_begin(s, &local->care);
+			if (ended_with != 0)
+				suspect_message(local, ended_with, unpack_sql_state(ERRCODE_CRASH_SHUTDOWN),
+								"the server ended while it was handled");
 			if (died_in == s->id)
 			{
 				local->singles = died_batch;
@@ -319,6 +326,64 @@ out_of_sight(Local *local, const char *state, const char *why)
 		local->singles--;
 }
 
+/* Is the next message, of the log or of those that are due again, to be taken alone? */
+static bool
+takes_alone(const Local *local, bool retried)
+{
+	return local->singles > 0 || (retried ? local->care.retried : local->care.fresh) > 0;
+}
+
+/*
+ * Write down which message is handled next, in a transaction of its own. It is read
+ * again by the one that handles it: the position is as it was.
+ */
+static void
+claim_next(Local *local)
+{
+	Subscription *s = local->subscription;
+	List	   *messages;
+	bool		retried = true;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(turn);
+	local->care.claimed = 0;
+	if (subscription_try_lock(s->uid))
+	{
+		find_position(local);
+		messages = undelivered_due(s, 1);
+		if (messages == NIL)
+		{
+			retried = false;
+			messages = reader_next(local->reader, 1, BATCH_BYTES);
+		}
+		if (messages != NIL && (retried ? local->care.retried : local->care.fresh) > 0 &&
+			((Message *) linitial(messages))->id != local->suspect)
+			care_claim(s, &local->care, ((Message *) linitial(messages))->id);
+		local->position = NULL;
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(turn);
+}
+
+/* May these be handled now? Not where they are to be claimed first. */
+static bool
+may_handle(Local *local, List *messages, bool retried)
+{
+	int64		id = ((Message *) linitial(messages))->id;
+	int			ended = 0;
+	ListCell   *cell;
+
+	/* what has ended a process once may end the server the next time */
+	foreach(cell, messages)
+		ended += retried && ((Message *) lfirst(cell))->ended;
+	if (ended > 0)
+		local->care.retried = Max(local->care.retried, list_length(messages));
+	return (retried ? local->care.retried : local->care.fresh) == 0 ||
+		(list_length(messages) == 1 && (id == local->care.claimed || id == local->suspect));
+}
+
 /*
  * One batch: messages, what the handler does, and the position, in one transaction.
  * True: there may be more.
@@ -330,26 +395,31 @@ run_batch(Local *local)
 	List	   *messages;
 	Handled    *handled;
 	bool		retried = true;
-	int			most = s->batch_size;
+	bool		careful;
 	int			done;
 	int			i = 0;
 	ListCell   *cell;
 
 	if (!subscription_try_lock(s->uid))
 		return false;
-	if (local->singles > 0)
-		most = 1;
-	messages = undelivered_due(s, most);
+	messages = undelivered_due(s, takes_alone(local, true) ? 1 : s->batch_size);
 	if (messages == NIL)
 	{
 		retried = false;
-		messages = reader_next(local->reader, most, BATCH_BYTES);
+		messages = reader_next(local->reader, takes_alone(local, false) ? 1 : s->batch_size, BATCH_BYTES);
 	}
 	if (messages == NIL)
 	{
 		refresh_position(local);
 		return false;
 	}
+	if (!may_handle(local, messages, retried))
+	{
+		/* it is read again, from the row */
+		local->position = NULL;
+		return true;
+	}
+	careful = (retried ? local->care.retried : local->care.fresh) > 0;
 	handled = palloc0(list_length(messages) * sizeof(Handled));
 	if (s->ordered && !retried)
 		undelivered_mark_waiting(s, messages, handled);
@@ -379,6 +449,8 @@ run_batch(Local *local)
 		follow_reader(local);
 	position_update(local->position);
 	local->saved_at = GetCurrentTimestamp();
+	if (careful)
+		care_release(s, &local->care, retried, true);
 	return true;
 }
 
@@ -394,6 +466,9 @@ record_failure(Local *local, const char *why)
 	/* it may be gone, or moved */
 	if (subscription_is_current(local->subscription))
 	{
+		/* its handler was not called */
+		if (local->care.claimed != 0 && local->suspect == 0 && !XactReadOnly)
+			care_release(local->subscription, &local->care, false, false);
 		find_position(local);
 		local->position->attempts = local->failures;
 		local->position->next_attempt = local->not_before;
@@ -415,6 +490,8 @@ run_local(Local *local)
 		return false;
 	PG_TRY();
 	{
+		if ((local->care.fresh > 0 || local->care.retried > 0) && !DefaultXactReadOnly)
+			claim_next(local);
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		MemoryContextSwitchTo(turn);
