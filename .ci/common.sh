@@ -60,6 +60,13 @@ needs_of()
 		openssl                  command -v openssl
 		EON
 	fi
+	if [ "$TARGET" = minors ]; then
+		cat <<-EON
+		nodejs                   command -v node
+		npm                      command -v npm
+		python3-pip              python3 -m pip --version
+		EON
+	fi
 	if [ "$TARGET" = lint ]; then
 		cat <<-EON
 		shellcheck               command -v shellcheck
@@ -294,6 +301,7 @@ prove_environment()
 	[ -d "$test/perl/PostgreSQL/Test" ] || die "PostgreSQL's Perl modules for tests are not in $test/perl"
 	export PERL5LIB="$test/perl:$DTX_WORK/src/t"
 	export PG_REGRESS="$test/regress/pg_regress"
-	export TESTDATADIR="$DTX_WORK/tap" TESTLOGDIR="$DTX_WORK/tap/log" top_builddir="$DTX_WORK"
+	# the first is what version 15's look for, the others later ones'
+	export TESTDIR="$DTX_WORK/tap" TESTDATADIR="$DTX_WORK/tap/tmp_check" TESTLOGDIR="$DTX_WORK/tap/tmp_check/log" top_builddir="$DTX_WORK"
 	mkdir -p "$TESTLOGDIR"
 }

@@ -96,7 +96,7 @@ open_target(Compensation *c, Oid relid)
 	rte->relkind = target->rel->rd_rel->relkind;
 	rte->rellockmode = RowExclusiveLock;
 	dtx_init_range_table(target->estate, rte);
-	target->rri = makeNode(ResultRelInfo);
+	target->rri = dtx_make_result_rel_info();
 	InitResultRelInfo(target->rri, target->rel, 1, NULL, 0);
 	ExecOpenIndices(target->rri, false);
 	target->current = table_slot_create(target->rel, NULL);

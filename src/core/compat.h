@@ -3,6 +3,37 @@
  *		The differences between the supported major versions of PostgreSQL.
  *
  * This is the only place that asks for the version.
+ *
+ * Between minor releases PostgreSQL keeps what is exported: functions, variables,
+ * and the layout of structures in installed headers, to which it may append. What a
+ * private field means may change, though: WalSndCtl->sync_standbys_defined, a bool,
+ * became sync_standbys_status, a set of flags, in the middle of several majors' lives. A
+ * distribution puts a new minor release under an extension that was built against an
+ * older one, so nothing here may hang on such a thing. What dtx touches beyond
+ * functions and variables:
+ *
+ *	WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH]		shared memory; how far the standbys are. No
+ *			function tells: SyncRepGetCandidateStandbys() knows those that are
+ *			connected now, not what was acknowledged. Only dtx_flushed_by_standbys()
+ *			reads it. Its place and meaning are those of 9.4.
+ *	MyProc->procLatch						its address, as every extension takes it
+ *	ActivePortal->name, ->stmts				core/escape.c: is it the caller's own statement?
+ *	Relation: rd_rel, rd_att, rd_id, rd_index, rd_opfamily, rd_opcintype, rd_indcollation,
+ *			trigdesc and its triggers		the relation cache's public part
+ *	TupleTableSlot: tts_values, tts_isnull, tts_tid, tts_tableOid; TupleDesc; HeapTuple and
+ *			its header (what comes before t_infomask2 is left out of an image: at/image.c)
+ *	SnapshotData: xmin, xmax; InitDirtySnapshot
+ *	PlannedStmt, parse trees of utility statements, FuncExpr, TargetEntry: in the hooks
+ *	TriggerData, EventTriggerData, ReturnSetInfo, FmgrInfo, FunctionCallInfo, JsonbValue,
+ *			JsonbIterator, Tuplestore and SPI's tables: the interfaces of functions
+ *	ForeignServer, UserMapping, TypeCacheEntry: lsyscache's and foreign.h's answers
+ *
+ * and what it makes of its own and gives away, which a server that was built later must
+ * not find too small: ResultRelInfo and VacuumParams are made here, with room (a
+ * minor release once appended to the one); RangeTblEntry, TriggerData, TM_FailureData, SnapshotData, LOCKTAG,
+ * ScanKeyData, HASHCTL, BackgroundWorker, IndexInfo (empty, which B-trees do not look
+ * at), LWLock and ConditionVariable in shared memory: they have not grown in a
+ * minor release so far. .ci/minors builds with old headers and runs on a new server.
  */
 #ifndef DTX_COMPAT_H
 #define DTX_COMPAT_H
@@ -20,6 +51,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "parser/parse_relation.h"
+#include "postmaster/interrupt.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
@@ -36,19 +68,46 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
-/* Does a commit here wait for synchronous standbys? */
+/*
+ * Does a commit here wait for synchronous standbys? Whatever this very transaction
+ * waits for: not SyncRepRequested(). The setting answers, not what the checkpointer
+ * made of it in shared memory (see above). It may have changed while this process
+ * has not read it yet: then it counts as if there were standbys to wait for, and
+ * who asks waits until it has.
+ */
 static inline bool
 dtx_waits_for_standbys(void)
 {
-	/* whatever this very transaction waits for: not SyncRepRequested() */
-	if (max_wal_senders == 0)
-		return false;
-#ifdef SYNC_STANDBY_DEFINED
-	return (((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;
-#else
-	return ((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_defined;
-#endif
+	return max_wal_senders > 0 &&
+		(ConfigReloadPending || (SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0'));
 }
+
+/* How far the synchronous standbys have flushed, as those who wait for them are told. */
+static inline XLogRecPtr
+dtx_flushed_by_standbys(void)
+{
+	return ((volatile WalSndCtlData *) WalSndCtl)->lsn[SYNC_REP_WAIT_FLUSH];
+}
+
+/*
+ * A node that the server fills by the size it has there: made with room for fields
+ * that a later minor release may append.
+ */
+static inline ResultRelInfo *
+dtx_make_result_rel_info(void)
+{
+	ResultRelInfo *rri = palloc0(2 * sizeof(ResultRelInfo));
+
+	rri->type = T_ResultRelInfo;
+	return rri;
+}
+
+/* The parameters of a vacuum, with such room. */
+typedef union DtxVacuumParams
+{
+	char		room[2 * sizeof(VacuumParams)]; /* first: {0} clears it all */
+	VacuumParams params;
+} DtxVacuumParams;
 
 /* vacuum a table itself and its TOAST table */
 #if PG_VERSION_NUM >= 160000

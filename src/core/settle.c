@@ -76,8 +76,7 @@ durable_position(void)
 
 	if (dtx_waits_for_standbys())
 	{
-		volatile WalSndCtlData *walsnd = WalSndCtl;
-		XLogRecPtr	replicated = walsnd->lsn[SYNC_REP_WAIT_FLUSH];
+		XLogRecPtr	replicated = dtx_flushed_by_standbys();
 
 		position = Min(position, replicated);
 	}

@@ -27,7 +27,8 @@ static TransactionId last_horizon = InvalidTransactionId;
 static void
 vacuum_table(OwnRelation which, MemoryContext context)
 {
-	VacuumParams params = {0};
+	DtxVacuumParams room = {0};
+	VacuumParams *params = &room.params;
 	List	   *targets;
 	BufferAccessStrategy strategy;
 	MemoryContext old;
@@ -40,20 +41,20 @@ vacuum_table(OwnRelation which, MemoryContext context)
 		CommitTransactionCommand();
 		return;
 	}
-	params.options = VACOPT_VACUUM | VACOPT_SKIP_LOCKED | DTX_VACUUM_ALL;
-	params.freeze_min_age = params.freeze_table_age = -1;
-	params.multixact_freeze_min_age = params.multixact_freeze_table_age = -1;
-	params.log_min_duration = -1;
-	params.index_cleanup = VACOPTVALUE_ENABLED;
-	params.truncate = VACOPTVALUE_DISABLED;
-	params.nworkers = -1;
+	params->options = VACOPT_VACUUM | VACOPT_SKIP_LOCKED | DTX_VACUUM_ALL;
+	params->freeze_min_age = params->freeze_table_age = -1;
+	params->multixact_freeze_min_age = params->multixact_freeze_table_age = -1;
+	params->log_min_duration = -1;
+	params->index_cleanup = VACOPTVALUE_ENABLED;
+	params->truncate = VACOPTVALUE_DISABLED;
+	params->nworkers = -1;
 	/* vacuum ends this transaction and begins others: what it is given must
 	 * not live in it */
 	old = MemoryContextSwitchTo(context);
 	targets = list_make1(makeVacuumRelation(NULL, relid, NIL));
 	strategy = GetAccessStrategy(BAS_VACUUM);
 	MemoryContextSwitchTo(old);
-	dtx_vacuum(targets, &params, strategy, context);
+	dtx_vacuum(targets, params, strategy, context);
 	CommitTransactionCommand();
 }
 
