@@ -108,6 +108,11 @@ SELECT m.run('s', 'COMMIT');
 SELECT msg.deliver(2, 9, 7, false, 53);
 SELECT msg.got('b');
 SELECT m.bye('s');
+-- one that is in a batch twice: the batch is refused, and its number is not used up
+SELECT msg.deliver(2, 10, 7, false, 54, 55, 54);
+SELECT msg.got('b');
+SELECT msg.deliver(2, 10, 7, false, 54, 55);
+SELECT msg.got('b');
 -- no form
 SELECT messages, m.at('b', format('SELECT outcome FROM dtx.deliver(4711, 2, %s, 7, 0, false, 0, ''msg.handle'', %L)', 100 + i, messages)) FROM unnest(ARRAY[
   '1', 'null', '{}', '[1]', '[null]', '["a"]', '[{}]', '[[]]', '[[1]]', '[["1", "t", null, 0, 0, {}]]', '[[1, 2, null, 0, 0, {}]]', '[[1, "t", 3, 0, 0, {}]]',

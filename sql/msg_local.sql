@@ -174,6 +174,19 @@ GRANT EXECUTE ON FUNCTION msg.handle_here(text, jsonb, integer) TO dtx_msg_local
 SELECT dtx_resume('of a role');
 CALL msg.delivered();
 SELECT msg.got_here();
+-- a message that somebody has put into the log twice is not handled
+SELECT dtx_pause('of a role');
+SELECT msg.publish('local', '8') > 0;
+SELECT relation::regclass AS segment FROM dtx.message_segment ORDER BY message_segment DESC LIMIT 1 \gset
+INSERT INTO :segment SELECT * FROM dtx.message WHERE topic = 'local' AND payload ->> 'n' = '8';
+SELECT dtx_resume('of a role');
+CALL api.wait_until($$ (SELECT attempts > 0 FROM dtx_subscriptions) $$);
+SELECT state, lag, dead, regexp_replace(last_error, '\d+ is', 'N is') FROM dtx_subscriptions;
+SELECT msg.got_here();
+DELETE FROM :segment m WHERE ctid > (SELECT min(ctid) FROM :segment o WHERE o.id = m.id);
+SELECT dtx_resume('of a role');
+CALL msg.delivered();
+SELECT msg.got_here();
 SELECT dtx_unsubscribe('of a role');
 DROP OWNED BY dtx_msg_local, dtx_msg_nologin;
 DROP ROLE dtx_msg_local, dtx_msg_nologin;

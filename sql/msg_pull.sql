@@ -131,6 +131,13 @@ SELECT msg.receive(2);
 SELECT dtx_seek('pull', 'infinity'::timestamptz);
 SELECT msg.receive(2);
 SELECT msg.stand('pull');
+-- what is left of what was looked at is gone: what came after it is found
+SELECT msg.publish('pull', '9') > 0, msg.publish('pull', '10') > 0;
+SELECT msg.receive(1);
+DELETE FROM dtx.message WHERE topic = 'pull' AND payload ->> 'n' = '10';
+SELECT msg.publish('pull', '11') > 0;
+SELECT msg.receive(1);
+SELECT msg.stand('pull');
 SELECT dtx_unsubscribe('pull');
 
 -- ordered: of a key one at a time

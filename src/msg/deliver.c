@@ -278,33 +278,57 @@ remember(const Delivery *delivery, List *messages, const Handled *handled)
 	own_insert(OWN_DE_DUPLICATION, values, nulls);
 }
 
+/* Subscriptions at a time. */
+#define PRUNE_BATCH		100
+
 /*
  * Of a subscription that was silent for long, one row without ids stays. A sender
  * that has saved its position, as it does within moments, goes on from there; one
- * that has not is refused, and not believed.
+ * that has not is refused, and not believed. That row says so whether it had ids or
+ * not: what was in those before it is not known any more either. Nobody delivers
+ * meanwhile: or else a batch that comes now would be compared with rows that go.
  */
-void
+bool
 deliver_prune(void)
 {
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(guc_history_retention)};
+	Oid			types[] = {INT4OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(guc_history_retention), 0};
+	int64		silent[PRUNE_BATCH];
+	int			count;
+	bool		isnull;
 	OwnSql		sql;
 
 	if (guc_history_retention < 0)
-		return;
+		return false;
 	own_sql_begin(&sql);
-	(void) own_sql("DELETE FROM dtx.de_duplication d USING (SELECT DISTINCT ON (subscription) * FROM dtx.de_duplication"
-				   " ORDER BY subscription, generation DESC, batch DESC) n"
-				   " WHERE d.subscription = n.subscription AND (d.generation, d.batch) < (n.generation, n.batch)"
-				   " AND n.received_at < clock_timestamp() - make_interval(secs => $1)",
-				   lengthof(types), types, values, NULL);
-	note_garbage(SPI_processed);
-	(void) own_sql("UPDATE dtx.de_duplication d SET ids = '{}', published = '{}', forgotten = d.batch"
-				   " WHERE d.ids <> '{}' AND d.received_at < clock_timestamp() - make_interval(secs => $1)"
-				   " AND NOT EXISTS (SELECT FROM dtx.de_duplication n WHERE n.subscription = d.subscription"
-				   " AND (n.generation, n.batch) > (d.generation, d.batch))",
-				   lengthof(types), types, values, NULL);
+	count = (int) own_sql("SELECT n.subscription FROM (SELECT DISTINCT ON (subscription) * FROM dtx.de_duplication"
+						  " ORDER BY subscription, generation DESC, batch DESC) n"
+						  " WHERE n.received_at < clock_timestamp() - make_interval(secs => $1)"
+						  " AND (n.forgotten < n.batch OR EXISTS (SELECT FROM dtx.de_duplication d"
+						  " WHERE d.subscription = n.subscription AND (d.generation, d.batch) < (n.generation, n.batch)))"
+						  " LIMIT " CppAsString2(PRUNE_BATCH), 1, types, values, NULL);
+	for (int i = 0; i < count; i++)
+		silent[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	for (int i = 0; i < count; i++)
+	{
+		if (!subscription_try_lock(silent[i]))
+			continue;
+		values[1] = Int64GetDatum(silent[i]);
+		(void) own_sql("DELETE FROM dtx.de_duplication d USING (SELECT * FROM dtx.de_duplication"
+					   " WHERE subscription = $2 ORDER BY generation DESC, batch DESC LIMIT 1) n"
+					   " WHERE d.subscription = $2 AND (d.generation, d.batch) < (n.generation, n.batch)"
+					   " AND n.received_at < clock_timestamp() - make_interval(secs => $1)",
+					   lengthof(types), types, values, NULL);
+		note_garbage(SPI_processed);
+		(void) own_sql("UPDATE dtx.de_duplication d SET ids = '{}', published = '{}', forgotten = d.batch"
+					   " WHERE d.subscription = $2 AND d.forgotten < d.batch"
+					   " AND d.received_at < clock_timestamp() - make_interval(secs => $1)"
+					   " AND NOT EXISTS (SELECT FROM dtx.de_duplication n WHERE n.subscription = $2"
+					   " AND (n.generation, n.batch) > (d.generation, d.batch))",
+					   lengthof(types), types, values, NULL);
+	}
 	own_sql_end(&sql);
+	return count == PRUNE_BATCH;
 }
 
 /* --- the messages --- */
@@ -434,6 +458,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	ListCell   *cell;
 	int			i = 0;
 	int			done = 0;
+	int64		twice;
 	bool		ordered;
 	bool		timed;
 	FindWork	find;
@@ -492,6 +517,13 @@ dtx_deliver(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 	messages = messages_parse(PG_GETARG_JSONB_P(8));
+	twice = messages_twice(messages);
+	if (twice != 0)
+	{
+		put_row(rsinfo, twice, DELIVER_REFUSED, unpack_sql_state(ERRCODE_INVALID_PARAMETER_VALUE),
+				psprintf("message " INT64_FORMAT " is in the batch twice", twice), -1);
+		return (Datum) 0;
+	}
 	if (delivery.again != 0)
 		messages = take_out_known(&delivery, messages);
 	message_must_be_durable();

@@ -18,7 +18,8 @@
  *	skipped		an earlier message of the same key failed
  *	delivered	the batch, whose number is in id: all others were handled
  *	old			id has the last batch that was handled: this one is not newer
- *	refused		the batch: there is no such handler, or it may not be called
+ *	refused		the batch: there is no such handler, or it may not be called; or a message is in it
+ *				twice
  *	busy		another connection delivers messages of the subscription
  *
  * timeout: ms until the receiver ends a batch. handler '': none is called, and what
@@ -41,8 +42,9 @@
 /* The messages of a call, as above: a List of Message *, palloc'd. ERROR 22023. */
 extern List *messages_parse(Jsonb *jsonb);
 
-/* In the worker, in a transaction: forget what was received long ago. */
-extern void deliver_prune(void);
+/* In the worker, in a transaction: forget what was received long ago. True: there may
+ * be more of it. */
+extern bool deliver_prune(void);
 
 /* Have a subscription's delivery for this transaction alone: at once, or false;
  * or wait for it. */

@@ -316,6 +316,32 @@ handle_one(HandleWork *work, Message *message, Handled *handled)
 		psprintf("%s: %s", error->message, error->detail);
 }
 
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		ia = *(const int64 *) a;
+	int64		ib = *(const int64 *) b;
+
+	return ia < ib ? -1 : ia > ib ? 1 : 0;
+}
+
+int64
+messages_twice(List *messages)
+{
+	int			n = list_length(messages);
+	int64	   *ids = palloc(Max(n, 1) * sizeof(int64));
+	int64		twice = 0;
+
+	for (int i = 0; i < n; i++)
+		ids[i] = ((Message *) list_nth(messages, i))->id;
+	qsort(ids, n, sizeof(int64), compare_ids);
+	for (int i = 1; i < n && twice == 0; i++)
+		if (ids[i] == ids[i - 1])
+			twice = ids[i];
+	pfree(ids);
+	return twice;
+}
+
 Handled *
 handle_messages(Handler *handler, List *messages, bool ordered)
 {

@@ -74,6 +74,9 @@ extern void handling_watch_sender(void);
 extern void handling_limit_own(void);
 extern void handling_unlimit_own(void);
 
+/* The id of a message that is in the list more than once; 0: there is none. */
+extern int64 messages_twice(List *messages);
+
 /*
  * Handle messages, each once, in the current transaction: all in one subtransaction,
  * or, when that fails, each in one of its own. ordered: what comes after one of the

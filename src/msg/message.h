@@ -81,6 +81,7 @@ typedef struct Segment
 	Oid			relation;
 	TimestampTz opened_at;
 	uint64		closed_xid;		/* 0: it may be written still */
+	Oid			file;			/* of a reader: where the relation's rows were when it looked */
 } Segment;
 
 /* All segments, oldest first: a List of Segment *. */

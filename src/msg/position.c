@@ -17,7 +17,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "core/compat.h"
 #include "core/relations.h"
@@ -37,109 +36,6 @@ PG_FUNCTION_INFO_V1(dtx_backlog);
 
 /* A window's messages beyond these are read when they are done: memory is bounded. */
 #define MAX_ENTRIES		1000000
-
-static int
-compare_xids(const void *a, const void *b)
-{
-	uint64		xa = *(const uint64 *) a;
-	uint64		xb = *(const uint64 *) b;
-
-	return xa < xb ? -1 : xa > xb ? 1 : 0;
-}
-
-Passed *
-passed_nothing(void)
-{
-	Passed	   *passed = palloc0(sizeof(Passed));
-
-	passed->xmin = passed->xmax = FirstNormalTransactionId;
-	return passed;
-}
-
-Passed *
-passed_from_datum(Datum snapshot)
-{
-	/* xmin:xmax:xip,xip,... */
-	char	   *text = OidOutputFunctionCall(F_PG_SNAPSHOT_OUT, snapshot);
-	Passed	   *passed = palloc0(sizeof(Passed));
-	char	   *p;
-
-	passed->xmin = strtoull(text, &p, 10);
-	passed->xmax = strtoull(p + 1, &p, 10);
-	passed->xip = palloc((strlen(p) + 1) * sizeof(uint64));
-	while (p[0] != '\0' && p[1] != '\0')
-		passed->xip[passed->nxip++] = strtoull(p + 1, &p, 10);
-	pfree(text);
-	return passed;
-}
-
-Datum
-passed_to_datum(const Passed *passed)
-{
-	StringInfoData text;
-
-	initStringInfo(&text);
-	appendStringInfo(&text, UINT64_FORMAT ":" UINT64_FORMAT ":", passed->xmin, passed->xmax);
-	for (int i = 0; i < passed->nxip; i++)
-		appendStringInfo(&text, "%s" UINT64_FORMAT, i > 0 ? "," : "", passed->xip[i]);
-	return DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.data));
-}
-
-/* A transaction id of a snapshot, which is not older than two billion, in full. */
-static uint64
-widen(TransactionId xid, uint64 next)
-{
-	return next - (uint32) ((uint32) next - xid);
-}
-
-Passed *
-passed_now(Snapshot snapshot)
-{
-	Passed	   *passed = palloc0(sizeof(Passed));
-	FullTransactionId own = GetTopFullTransactionIdIfAny();
-	/* not before the snapshot's xmax */
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
-
-	passed->xmin = widen(snapshot->xmin, next);
-	passed->xmax = widen(snapshot->xmax, next);
-	passed->xip = palloc((snapshot->xcnt + 1) * sizeof(uint64));
-	for (uint32 i = 0; i < snapshot->xcnt; i++)
-		passed->xip[passed->nxip++] = widen(snapshot->xip[i], next);
-	/* a snapshot does not name the transaction that takes it, which is not over */
-	if (FullTransactionIdIsValid(own) && U64FromFullTransactionId(own) < passed->xmax)
-	{
-		passed->xip[passed->nxip++] = U64FromFullTransactionId(own);
-		passed->xmin = Min(passed->xmin, U64FromFullTransactionId(own));
-	}
-	qsort(passed->xip, passed->nxip, sizeof(uint64), compare_xids);
-	return passed;
-}
-
-static bool
-is_over(const Passed *passed, uint64 xid)
-{
-	return xid < passed->xmax &&
-		bsearch(&xid, passed->xip, passed->nxip, sizeof(uint64), compare_xids) == NULL;
-}
-
-Passed *
-passed_copy(const Passed *passed)
-{
-	Passed	   *copy = palloc(sizeof(Passed));
-
-	*copy = *passed;
-	copy->xip = palloc(Max(passed->nxip, 1) * sizeof(uint64));
-	if (passed->nxip > 0)
-		memcpy(copy->xip, passed->xip, passed->nxip * sizeof(uint64));
-	return copy;
-}
-
-void
-passed_free(Passed *passed)
-{
-	pfree(passed->xip);
-	pfree(passed);
-}
 
 /* --- reading --- */
 
@@ -227,12 +123,12 @@ is_wanted(const Collector *collector, TupleDesc desc, HeapTuple tuple, int64 *id
 	char		buffer[256];
 
 	*id = DatumGetInt64(heap_getattr(tuple, Anum_message_id, desc, &isnull));
-	if (*id <= reader->cursor || xid == collector->own_xid || !is_over(reader->upto, xid))
+	if (*id <= reader->cursor || xid == collector->own_xid || !passed_is_over(reader->upto, xid))
 		return false;
 	/* the place to begin from is for what could be seen when it was given */
-	if (reader->seen != NULL && *id < subscription->since_id && is_over(reader->seen, xid))
+	if (reader->seen != NULL && *id < subscription->since_id && passed_is_over(reader->seen, xid))
 		return false;
-	if (reader->seen != NULL && !TIMESTAMP_IS_NOBEGIN(subscription->since_time) && is_over(reader->seen, xid) &&
+	if (reader->seen != NULL && !TIMESTAMP_IS_NOBEGIN(subscription->since_time) && passed_is_over(reader->seen, xid) &&
 		DatumGetTimestampTz(heap_getattr(tuple, Anum_message_published_at, desc, &isnull)) < subscription->since_time)
 		return false;
 	topic = DatumGetTextPP(heap_getattr(tuple, Anum_message_topic, desc, &isnull));
@@ -265,19 +161,20 @@ collect_range(Collector *collector, Relation rel, Relation index, Snapshot snaps
 }
 
 static void
-collect_segment(Collector *collector, Relation rel, Snapshot snapshot, const Segment *segment, uint16 number)
+collect_segment(Collector *collector, Relation rel, Snapshot snapshot, Segment *segment, uint16 number)
 {
 	Reader	   *reader = collector->reader;
 	List	   *indexes = RelationGetIndexList(rel);
 	Relation	index;
 
+	segment->file = rel->rd_rel->relfilenode;
 	if (indexes == NIL)
 		return;
 	index = index_open(linitial_oid(indexes), AccessShareLock);
 	list_free(indexes);
 	for (int i = 0; i < reader->passed->nxip; i++)
 		if ((segment->closed_xid == 0 || reader->passed->xip[i] < segment->closed_xid) &&
-			is_over(reader->upto, reader->passed->xip[i]))
+			passed_is_over(reader->upto, reader->passed->xip[i]))
 			collect_range(collector, rel, index, snapshot, number, reader->passed->xip[i], true);
 	if (segment->closed_xid == 0 || reader->passed->xmax < segment->closed_xid)
 		collect_range(collector, rel, index, snapshot, number, reader->passed->xmax, false);
@@ -402,29 +299,45 @@ fetch_message(Relation rel, const Entry *entry)
 	return message;
 }
 
-List *
-reader_next(Reader *reader, int most, Size max_bytes)
+static void
+forget_entries(Reader *reader)
+{
+	if (reader->entries != NULL)
+		pfree(reader->entries);
+	reader->entries = NULL;
+	reader->nentries = reader->next = 0;
+}
+
+/* Have something of a window that is not read yet. False: there is nothing, up to now. */
+static bool
+have_entries(Reader *reader)
+{
+	bool		rest;
+
+	if (reader->upto != NULL && !reader->cut_off)
+		end_window(reader);
+	do
+	{
+		/* what is left of a window may be nothing: what came after it is not looked at yet */
+		rest = reader->upto != NULL;
+		forget_entries(reader);
+		find_entries(reader);
+		if (reader->nentries > 0)
+			return true;
+		end_window(reader);
+	} while (rest);
+	return false;
+}
+
+/* Messages of the entries there are; NIL: these are of no use any more, and forgotten. */
+static List *
+read_entries(Reader *reader, int most, Size max_bytes)
 {
 	List	   *messages = NIL;
 	Relation	rel = NULL;
 	int			open_segment = -1;
 	Size		bytes = 0;
 
-	if (reader->next == reader->nentries)
-	{
-		if (reader->upto != NULL && !reader->cut_off)
-			end_window(reader);
-		reader->nentries = reader->next = 0;
-		if (reader->entries != NULL)
-			pfree(reader->entries);
-		reader->entries = NULL;
-		find_entries(reader);
-		if (reader->nentries == 0)
-		{
-			end_window(reader);
-			return NIL;
-		}
-	}
 	while (reader->next < reader->nentries && list_length(messages) < most && bytes < max_bytes)
 	{
 		const Entry *entry = &reader->entries[reader->next];
@@ -432,11 +345,20 @@ reader_next(Reader *reader, int most, Size max_bytes)
 
 		if (entry->segment != open_segment)
 		{
+			Segment    *segment = list_nth(reader->segments, entry->segment);
+
 			if (rel != NULL)
 				table_close(rel, AccessShareLock);
-			rel = table_open(((Segment *) list_nth(reader->segments, entry->segment))->relation, AccessShareLock);
+			rel = table_open(segment->relation, AccessShareLock);
 			own_check_segment(rel);
 			open_segment = entry->segment;
+			if (rel->rd_rel->relfilenode != segment->file)
+			{
+				/* VACUUM FULL: where the rows were says nothing any more */
+				reader->cut_off = true;
+				forget_entries(reader);
+				break;
+			}
 		}
 		message = fetch_message(rel, entry);
 		bytes += VARSIZE_ANY(message->payload) + (message->headers != NULL ? VARSIZE_ANY(message->headers) : 0) +
@@ -447,6 +369,20 @@ reader_next(Reader *reader, int most, Size max_bytes)
 	}
 	if (rel != NULL)
 		table_close(rel, AccessShareLock);
+	return messages;
+}
+
+List *
+reader_next(Reader *reader, int most, Size max_bytes)
+{
+	List	   *messages = NIL;
+
+	while (messages == NIL)
+	{
+		if (reader->next == reader->nentries && !have_entries(reader))
+			break;
+		messages = read_entries(reader, most, max_bytes);
+	}
 	return messages;
 }
 
@@ -568,12 +504,53 @@ position_insert(Position *position)
 	CommandCounterIncrement();
 }
 
+/* Is the row still where it was when it was last read or written? The table may have been
+ * rewritten since, and another row be there. */
+static bool
+is_in_place(Relation rel, Snapshot snapshot, const Position *position)
+{
+	HeapTupleData tuple = {0};
+	Buffer		buffer;
+	bool		isnull;
+	bool		same;
+
+	tuple.t_self = position->tid;
+	if (ItemPointerGetBlockNumber(&position->tid) >= RelationGetNumberOfBlocks(rel) ||
+		!heap_fetch(rel, snapshot, &tuple, &buffer, false))
+		return false;
+	same = DatumGetInt32(heap_getattr(&tuple, Anum_position_subscription, RelationGetDescr(rel), &isnull)) ==
+		position->subscription;
+	ReleaseBuffer(buffer);
+	return same;
+}
+
+/* Set the tid to where the row is now, which nobody moves until the transaction ends. */
+static void
+find_row(Relation rel, Position *position)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = is_in_place(rel, snapshot, position);
+
+	UnregisterSnapshot(snapshot);
+	if (!found)
+	{
+		Position   *row = position_read(position->subscription);
+
+		if (row == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("the position of subscription %d is not there any more", position->subscription)));
+		position->tid = row->tid;
+	}
+}
+
 void
 position_update(Position *position)
 {
 	Relation	rel = own_open(OWN_POSITION, RowExclusiveLock);
 	HeapTuple	tuple = form_row(rel, position);
 
+	find_row(rel, position);
 	dtx_simple_heap_update(rel, &position->tid, tuple);
 	note_garbage(1);
 	position->tid = tuple->t_self;

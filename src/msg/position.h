@@ -13,32 +13,9 @@
 #include "postgres.h"
 
 #include "msg/message.h"
+#include "msg/passed.h"
 #include "msg/subscription.h"
 #include "storage/itemptr.h"
-#include "utils/snapshot.h"
-
-/* Which transactions are over: those below xmax, but for xip. */
-typedef struct Passed
-{
-	uint64		xmin;
-	uint64		xmax;
-	int			nxip;
-	uint64	   *xip;			/* sorted */
-} Passed;
-
-/* To and from the type pg_snapshot; palloc'd. */
-extern Passed *passed_from_datum(Datum snapshot);
-extern Datum passed_to_datum(const Passed *passed);
-
-/* What is over now, as a registered snapshot sees it; the current transaction is not. */
-extern Passed *passed_now(Snapshot snapshot);
-
-/* Copies in the current context. */
-extern Passed *passed_copy(const Passed *passed);
-extern void passed_free(Passed *passed);
-
-/* The beginning of the log. */
-extern Passed *passed_nothing(void);
 
 typedef struct Position
 {
@@ -54,7 +31,7 @@ typedef struct Position
 	int			attempts;
 	TimestampTz next_attempt;
 	const char *last_error;		/* NULL: none */
-	ItemPointerData tid;		/* of its row */
+	ItemPointerData tid;		/* where its row was last; the table may be rewritten meanwhile */
 } Position;
 
 /* Messages of a window that are still to be read. */
@@ -105,8 +82,8 @@ extern void reader_window(const Reader *reader, Position *position);
 /* Is it at the end of what there was when it looked last? */
 extern bool reader_at_end(const Reader *reader);
 
-/* Rows of dtx.position: read all into a List of Position *; insert; update by TID,
- * which is set anew. */
+/* Rows of dtx.position: read all into a List of Position *; insert; update, wherever the
+ * row is by now. ERROR 42704 when it is gone. */
 extern List *positions_read(void);
 extern Position *position_read(int subscription);
 extern void position_insert(Position *position);

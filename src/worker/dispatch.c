@@ -491,8 +491,8 @@ static void
 prune(void *arg)
 {
 	worker_begin();
-	deliver_prune();
-	prune_on = notifications_prune();
+	prune_on = deliver_prune();
+	prune_on |= notifications_prune();
 	worker_commit(false);
 }
 

@@ -289,9 +289,14 @@ handle_in_sight(Local *local, List *messages)
 {
 	Subscription *s = local->subscription;
 	int64		only = list_length(messages) == 1 ? ((Message *) linitial(messages))->id : 0;
+	int64		twice = messages_twice(messages);
 	Handler    *handler;
 	Handled    *handled;
 
+	if (twice != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("message " INT64_FORMAT " is in the log twice", twice)));
 	if (only != 0 && only == local->suspect)
 	{
 		handled = palloc0(sizeof(Handled));
