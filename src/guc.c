@@ -13,6 +13,8 @@
 
 int			guc_call_timeout = 0;
 int			guc_connect_timeout = 10000;
+int			guc_connections_per_role = 4;
+int			guc_connections_per_server = 16;
 int			guc_history_retention = 86400;
 int			guc_lock_timeout = 10000;
 int			guc_max_answer_size = 256 * 1024;
@@ -31,6 +33,7 @@ int			guc_retry_base = 100;
 int			guc_retry_max = 60000;
 int			guc_settle_batch = 256;
 int			guc_settle_delay = 5;
+int			guc_subscriptions_per_role = 1000;
 int			guc_unattached = UNATTACHED_ERROR;
 int			guc_worker_idle_timeout = 60000;
 
@@ -85,6 +88,12 @@ guc_define(void)
 	define_int("dtx.connect_timeout",
 			   "Gives up connecting to a peer after this time.",
 			   &guc_connect_timeout, 1, INT_MAX, PGC_USERSET, GUC_UNIT_MS);
+	define_int("dtx.connections_per_role",
+			   "Sets how many connections to one server messages of one role are delivered through at most.",
+			   &guc_connections_per_role, 1, 1000, PGC_SIGHUP, 0);
+	define_int("dtx.connections_per_server",
+			   "Sets how many connections to one server messages of all roles are delivered through at most.",
+			   &guc_connections_per_server, 1, 1000, PGC_SIGHUP, 0);
 	DefineCustomStringVariable("dtx.fault_point",
 							   "Arms a fault point, as name:action, for tests of crashes.",
 							   NULL, &fault_point_setting, "", PGC_SUSET,
@@ -144,6 +153,9 @@ guc_define(void)
 	define_int("dtx.settle_delay",
 			   "Sets the least time between two calls that settle branches at a peer, unless somebody waits there.",
 			   &guc_settle_delay, 0, 10000, PGC_SIGHUP, GUC_UNIT_MS);
+	define_int("dtx.subscriptions_per_role",
+			   "Sets how many subscriptions a role that is no superuser may have.",
+			   &guc_subscriptions_per_role, 0, INT_MAX, PGC_SIGHUP, 0);
 	DefineCustomEnumVariable("dtx.unattached",
 							 "Sets what happens when a branch does what dtx could not undo.",
 							 NULL, &guc_unattached, UNATTACHED_ERROR,

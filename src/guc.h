@@ -14,6 +14,8 @@ typedef enum UnattachedPolicy
 
 extern int	guc_call_timeout;		/* ms; 0 waits for ever */
 extern int	guc_connect_timeout;	/* ms */
+extern int	guc_connections_per_role;
+extern int	guc_connections_per_server;
 extern int	guc_history_retention;	/* s; -1 keeps for ever */
 extern int	guc_lock_timeout;		/* ms; 0 waits for ever */
 extern int	guc_max_answer_size;	/* kB */
@@ -32,6 +34,7 @@ extern int	guc_retry_base;			/* ms */
 extern int	guc_retry_max;			/* ms */
 extern int	guc_settle_batch;
 extern int	guc_settle_delay;		/* ms */
+extern int	guc_subscriptions_per_role;
 extern int	guc_unattached;			/* UnattachedPolicy */
 extern int	guc_worker_idle_timeout;	/* ms; 0 never gives its slot back */
 

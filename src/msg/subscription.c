@@ -265,6 +265,29 @@ server_to_deliver_to(const char *name)
 	return server;
 }
 
+/* Each is looked after by the worker of all: of one role's there may be so many. */
+static void
+check_number(Oid role)
+{
+	Oid			types[] = {OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(role)};
+	int64		number;
+	bool		isnull;
+	OwnSql		sql;
+
+	if (superuser_arg(role))
+		return;
+	own_sql_begin(&sql);
+	(void) own_sql("SELECT count(*) FROM dtx.subscription WHERE role = $1", lengthof(types), types, values, NULL);
+	number = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	own_sql_end(&sql);
+	if (number >= guc_subscriptions_per_role)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("role \"%s\" has " INT64_FORMAT " subscriptions already", GetUserNameFromId(role, false), number),
+				 errhint("A superuser can raise dtx.subscriptions_per_role.")));
+}
+
 /* dtx_subscribe(topic, server, handler, name, ordered, schedule, max_attempts, batch_size, from_start) */
 Datum
 dtx_subscribe(PG_FUNCTION_ARGS)
@@ -313,6 +336,7 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of a subscription must not be empty")));
+	check_number(s.role);
 	insert_subscription(&s, schedule);
 	PG_RETURN_TEXT_P(cstring_to_text(s.name));
 }

@@ -163,6 +163,15 @@ retries_are_due(Delivery *delivery, TimestampTz now)
 	return delivery->look_retries || (delivery->retry_at != 0 && now >= delivery->retry_at);
 }
 
+bool
+delivery_may_have_batch(Delivery *delivery)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL ||
+		retries_are_due(delivery, now) || (delivery->look && now >= delivery->gather_until);
+}
+
 /* Have something in the current batch. False: there is nothing to deliver. */
 bool
 delivery_have_batch(Delivery *delivery)

@@ -2,7 +2,7 @@
  * delivery.c
  *		Delivering one subscription's messages to a peer.
  *
- * It has a connection of its own and one batch in flight; while the peer is at it,
+ * It has a connection for as long as it is its turn, and one batch in flight; while the peer is at it,
  * the next one is read. What was delivered since the position was written down
  * comes again after a crash, and the receiver knows it. The receiver forgets only
  * what the sender cannot send again, as its position says, durably.
@@ -70,6 +70,7 @@ delivery_new(const Subscription *subscription, const Position *position)
 	for (int i = 0; i < 2; i++)
 		delivery->batches[i].context = AllocSetContextCreate(context, "dtx batch", ALLOCSET_DEFAULT_SIZES);
 	link_init(&delivery->connection, subscription->server, subscription->role);
+	pool_join(delivery);
 	MemoryContextSwitchTo(old);
 	return delivery;
 }
@@ -78,6 +79,7 @@ void
 delivery_free(Delivery *delivery)
 {
 	link_close(&delivery->connection);
+	pool_leave(delivery);
 	MemoryContextDelete(delivery->connection.call_context);
 	MemoryContextDelete(delivery->context);
 }
@@ -435,6 +437,30 @@ may_start(Delivery *delivery)
 		position_is_certain(delivery);
 }
 
+bool
+delivery_wants(Delivery *delivery)
+{
+	return may_start(delivery) && delivery_may_have_batch(delivery);
+}
+
+/* Have a connection, when there is something to send and one is to be had. */
+static void
+seek_connection(Delivery *delivery)
+{
+	char	   *why = NULL;
+
+	if (!delivery_wants(delivery))
+		pool_wait_no_more(delivery);
+	else if (!pool_has_room(delivery))
+		pool_wait(delivery);
+	else if (!delivery_have_batch(delivery))
+		pool_wait_no_more(delivery);
+	else if (!pool_take(delivery, &why) && why == NULL)
+		pool_wait(delivery);
+	else if (why != NULL)
+		delivery_failed(delivery, why);
+}
+
 void
 delivery_step(Delivery *delivery)
 {
@@ -451,17 +477,25 @@ delivery_step(Delivery *delivery)
 		switch (before)
 		{
 			case LINK_CLOSED:
-				if (may_start(delivery) && delivery_have_batch(delivery) && (why = link_connect(link)) != NULL)
-					delivery_failed(delivery, why);
+				seek_connection(delivery);
 				break;
 			case LINK_IDLE:
 				if (link_is_stale(link) ||
 					GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(link->last_used, IDLE_CLOSE))
 					link_close(link);
+				else if (pool_pass_on(delivery))
+					break;
 				else if (may_start(delivery) && delivery_have_batch(delivery))
 				{
+					delivery->turn = false;
 					send_batch(delivery);
 					over = delivery->connection.state == LINK_IDLE;
+				}
+				else
+				{
+					/* there was nothing: it may be somebody else's turn */
+					over = delivery->turn;
+					delivery->turn = false;
 				}
 				break;
 			default:
@@ -470,12 +504,14 @@ delivery_step(Delivery *delivery)
 					case LINK_READY:
 						break;
 					case LINK_ANSWERED:
+						pool_call_over(delivery);
 						if (link->call.broken || link->call.error != NULL)
 							call_failed(delivery);
 						else
 							batch_answered(delivery);
 						break;
 					case LINK_TIMED_OUT:
+						pool_call_over(delivery);
 						delivery_failed(delivery, why);
 						break;
 					case LINK_FAILED:
@@ -488,5 +524,7 @@ delivery_step(Delivery *delivery)
 				}
 				break;
 		}
+		if (delivery->connection.state != before || over)
+			pool_changed();
 	} while (delivery->connection.state != before || over);
 }

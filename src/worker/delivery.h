@@ -29,6 +29,8 @@ typedef struct Batch
 	Position	after;			/* where the reader was when it had read them */
 } Batch;
 
+typedef struct Pool Pool;
+
 typedef struct Delivery
 {
 	dlist_node	node;
@@ -43,7 +45,13 @@ typedef struct Delivery
 	int64		last_sent;		/* number of the last batch sent */
 	int64		forget;			/* batches up to this will never be sent again */
 	Reader	   *reader;
-	Link		connection;
+	Link		connection;		/* closed: it has none of its pool's */
+	Pool	   *pool;
+	dlist_node	wait_node;		/* in its pool, while it waits */
+	bool		waits;
+	uint64		waits_since;	/* an ordinal */
+	bool		turn;			/* it has got the connection to send a batch, and has not yet */
+	bool		slow;			/* its last call took long */
 	Batch		batches[2];
 	int			current;		/* of these two */
 	int			called;			/* messages of the current one in the call: a prefix */
@@ -65,6 +73,9 @@ typedef struct Delivery
 	TimestampTz gather_until;	/* more is coming than one by one: let it come together */
 } Delivery;
 
+/* All of them; in dispatch.c. */
+extern dlist_head deliveries;
+
 /* --- delivery.c: dealing with the peer --- */
 
 /* position: its row, or NULL. In a transaction. */
@@ -73,6 +84,36 @@ extern void delivery_free(Delivery *delivery);
 
 /* Do what can be done without waiting. */
 extern void delivery_step(Delivery *delivery);
+
+/* Could it send something now, as far as is known without looking? */
+extern bool delivery_wants(Delivery *delivery);
+
+/* --- pool.c: who has a connection --- */
+
+/* A delivery that is made, or is about to go; its connection is closed. */
+extern void pool_join(Delivery *delivery);
+extern void pool_leave(Delivery *delivery);
+
+/* Could one be had for it, and is it its turn? It is taken where there is something to be
+ * sent: false, it is not to be had; or cannot be made, as *why says, palloc'd. */
+extern bool pool_has_room(Delivery *delivery);
+extern bool pool_take(Delivery *delivery, char **why);
+
+/* It stands in line; or does not want any now. */
+extern void pool_wait(Delivery *delivery);
+extern void pool_wait_no_more(Delivery *delivery);
+
+/* Its connection is idle: give it to who waits. True: it is gone. */
+extern bool pool_pass_on(Delivery *delivery);
+
+/* The call that was begun at sent_at is over. */
+extern void pool_call_over(Delivery *delivery);
+
+/* A connection's state, or what somebody has to send, has changed. */
+extern void pool_changed(void);
+
+/* Does somebody wait who could have one now? Then there is something to do at once. */
+extern bool pool_is_stuck(void);
 
 /* --- batch.c: what is read, and how far that has been delivered --- */
 
@@ -87,6 +128,9 @@ extern void delivery_pass(Delivery *delivery);
 
 /* Have messages in the current batch. False: there is nothing to deliver. */
 extern bool delivery_have_batch(Delivery *delivery);
+
+/* May there be something for the current batch? */
+extern bool delivery_may_have_batch(Delivery *delivery);
 
 /* While the peer is busy: read the next one, if it is known to be there. */
 extern void delivery_read_ahead(Delivery *delivery);

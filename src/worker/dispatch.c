@@ -27,7 +27,7 @@
 #define REFRESH_DELAY	10000	/* ms until a position is written where only other messages went by */
 #define PRUNE_INTERVAL	60000	/* ms */
 
-static dlist_head deliveries = DLIST_STATIC_INIT(deliveries);
+dlist_head	deliveries = DLIST_STATIC_INIT(deliveries);
 static List *local_roles = NIL; /* Oids of those with subscriptions in this database */
 static bool loaded = false;
 static uint64 seen = 0;			/* of the slot's count of published messages */
@@ -387,6 +387,7 @@ dispatch_step(void)
 	}
 	now = GetCurrentTimestamp();
 	step_time(now);
+	pool_changed();
 	dlist_foreach_modify(each, &deliveries)
 	{
 		Delivery   *delivery = dlist_container(Delivery, node, each.cur);
@@ -577,7 +578,7 @@ dispatch_due(void)
 		due = earlier(due, link_due(&delivery->connection));
 		if (delivery->changed_at != 0)
 			due = earlier(due, TimestampTzPlusMilliseconds(delivery->changed_at, SAVE_DELAY));
-		if (delivery->subscription->paused ||
+		if (delivery->subscription->paused || delivery->waits ||
 			(delivery->connection.state != LINK_CLOSED && delivery->connection.state != LINK_IDLE))
 			continue;
 		if (delivery->batches[0].messages != NIL || delivery->batches[1].messages != NIL ||
@@ -588,7 +589,8 @@ dispatch_due(void)
 		else if (delivery->retry_at != 0)
 			due = earlier(due, Max(delivery->retry_at, delivery->not_before));
 	}
-	return due;
+	pool_changed();
+	return pool_is_stuck() ? 1 : due;
 }
 
 /* When the first one whose delivery failed is to be tried again; 0: there is none. */
