@@ -206,6 +206,26 @@ run()
 	return $status
 }
 
+# run_logged LOG COMMAND...: the same, and what it prints is in a file too, all of it when this
+# returns: who counts there would miss the end else.
+run_logged()
+{
+	local log=$1 out tee status i
+
+	shift
+	exec {out}> >(exec tee "$log")
+	tee=$!
+	run "$@" >&"$out" 2>&1 {out}>&-
+	status=$?
+	exec {out}>&-
+	# but not for ever, should the command have left something running that has it open
+	for ((i = 0; i < 100; i++)); do
+		kill -0 "$tee" 2>/dev/null || break
+		sleep 0.1
+	done
+	return $status
+}
+
 # Stop at once the servers whose data is in the workspace, and no others: a pid
 # file may be older than the process that has the pid now.
 stop_servers()

@@ -48,10 +48,10 @@ check_owner(Relation rel)
 static void
 check_owner_before_lock(Oid relid)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
+	Relation	rel = open_named(relid, AccessShareLock);
 
 	check_owner(rel);
-	table_close(rel, AccessShareLock);
+	relation_close(rel, AccessShareLock);
 }
 
 /* Refuse what AT cannot log or find again, and say what to do. */
@@ -152,7 +152,7 @@ dtx_attach(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot attach a table inside a branch")));
 	check_owner_before_lock(relid);
-	rel = table_open(relid, ShareRowExclusiveLock);
+	rel = open_named(relid, ShareRowExclusiveLock);
 	check_attachable(rel);
 	if (has_capture_trigger(rel))
 		ereport(ERROR,
@@ -181,7 +181,7 @@ dtx_detach(PG_FUNCTION_ARGS)
 	ListCell   *cell;
 
 	check_owner_before_lock(relid);
-	rel = table_open(relid, AccessExclusiveLock);
+	rel = open_named(relid, AccessExclusiveLock);
 	parts = find_all_inheritors(relid, AccessExclusiveLock, NULL);
 	check_owner(rel);
 	if (!has_capture_trigger(rel))

@@ -194,6 +194,18 @@ own_table_exists(OwnRelation which)
 	return mismatch == NULL;
 }
 
+Relation
+open_named(Oid relid, LOCKMODE lockmode)
+{
+	Relation	rel = OidIsValid(relid) ? try_relation_open(relid, lockmode) : NULL;
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("there is no table with OID %u", relid)));
+	return rel;
+}
+
 static void
 report_absent(OwnRelation which)
 {

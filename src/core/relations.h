@@ -259,6 +259,9 @@ extern bool own_is_member(Oid class_id, Oid object_id);
 /* Open one of dtx's tables: with an ERROR when it is not as the script makes it. */
 extern Relation own_open(OwnRelation which, LOCKMODE lockmode);
 
+/* Open a relation that a user has named, of whatever kind; an error for users where there is none. */
+extern Relation open_named(Oid relid, LOCKMODE lockmode);
+
 /* Is this table, which is open, a segment of dtx.message? An ERROR when it is not. */
 extern void own_check_segment(Relation rel);
 
