@@ -337,7 +337,7 @@ COMMENT ON FUNCTION dtx_commit(text) IS
 CREATE FUNCTION dtx_rollback(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_rollback(text) IS
-    'rolls back a global transaction that dtx_open began here. ERROR DX003 when it was committed.';
+    'rolls back a global transaction that dtx_open began here; of one that timed out, tries again at once what could not be rolled back yet. ERROR DX003 when it was committed.';
 
 CREATE FUNCTION dtx_resolve(xid text, decision text) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -437,7 +437,7 @@ CREATE EVENT TRIGGER dtx_guard_rewrite ON table_rewrite EXECUTE FUNCTION dtx.gua
 
 CREATE FUNCTION dtx.is_attached(rel regclass) RETURNS boolean
     AS 'MODULE_PATHNAME', 'dtx_is_attached' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.image_decode(entry tid, which "char") RETURNS record
+CREATE FUNCTION dtx.image_decode(entry tid, which "char") RETURNS jsonb
     AS 'MODULE_PATHNAME', 'dtx_image_decode' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 CREATE FUNCTION dtx_attach(rel regclass) RETURNS void
@@ -1141,18 +1141,18 @@ COMMENT ON VIEW dtx_stats IS 'counters of this database since the server started
 CREATE VIEW dtx_undo WITH (security_barrier) AS
     SELECT j.gid, u.seq, u.cid, u.relation::regclass AS relation,
            CASE u.op WHEN 'i' THEN 'INSERT' WHEN 'u' THEN 'UPDATE' ELSE 'DELETE' END AS op,
-           pg_catalog.to_jsonb(dtx.image_decode(u.ctid, 'b')) AS before,
-           pg_catalog.to_jsonb(dtx.image_decode(u.ctid, 'a')) AS after
+           dtx.image_decode(u.ctid, 'b') AS before,
+           dtx.image_decode(u.ctid, 'a') AS after
     FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
     WHERE u.op OPERATOR(pg_catalog.<>) 'k'
       AND pg_catalog.has_table_privilege(u.relation, 'SELECT')
       AND NOT pg_catalog.row_security_active(u.relation);
-COMMENT ON VIEW dtx_undo IS 'the undo log of branches in doubt here, decoded';
+COMMENT ON VIEW dtx_undo IS 'the undo log of branches in doubt here, decoded; calls output functions of types only';
 
 CREATE VIEW dtx_locks WITH (security_barrier) AS
     SELECT u.relation::regclass AS relation, j.gid, dtx.gid_xid(j.gid) AS xid, j.role::regrole AS role,
            j.joined_at,
-           pg_catalog.to_jsonb(dtx.image_decode(u.ctid, 'k')) AS row
+           dtx.image_decode(u.ctid, 'k') AS row
     FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
     WHERE pg_catalog.has_table_privilege(u.relation, 'SELECT')
       AND NOT pg_catalog.row_security_active(u.relation);

@@ -1,41 +1,37 @@
 /*
  * attach.c
- *		dtx_attach and dtx_detach; what dtx_undo shows.
+ *		dtx_attach and dtx_detach.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
-#include "access/tableam.h"
-#include "at/image.h"
 #include "at/key.h"
 #include "at/undo_log.h"
 #include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "core/compat.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "storage/bufmgr.h"
-#include "funcapi.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
-#include "utils/snapmgr.h"
 #include "utils/reltrigger.h"
-#include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(dtx_attach);
 PG_FUNCTION_INFO_V1(dtx_detach);
 PG_FUNCTION_INFO_V1(dtx_is_attached);
-PG_FUNCTION_INFO_V1(dtx_image_decode);
 
 static void
 check_owner(Relation rel)
@@ -92,20 +88,41 @@ check_attachable(Relation rel)
 						 quote_identifier(name), quote_identifier(name))));
 }
 
-/* Run a utility command as the extension's owner would: schema dtx is closed to others. */
+/*
+ * Who owns the table may not call dtx.capture, so its trigger is created as somebody
+ * who may. Not by a command: that would call event triggers as that role, with
+ * whatever search path and temporary tables the caller has made for them.
+ */
 static void
-run_utility(const char *command)
+create_capture_trigger(Relation rel)
 {
+	static Oid	no_arguments[1] = {InvalidOid};
+	CreateTrigStmt *statement = makeNode(CreateTrigStmt);
+	Oid			function;
 	Oid			user;
 	int			security;
 
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not run \"%s\"", command)));
+	statement->funcname = list_make2(makeString("dtx"), makeString("capture"));
+	function = LookupFuncName(statement->funcname, 0, no_arguments, false);
+	statement->trigname = "dtx_capture";
+	statement->row = true;
+	statement->timing = TRIGGER_TYPE_AFTER;
+	statement->events = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE;
+	(void) CreateTriggerFiringOn(statement, NULL, RelationGetRelid(rel), InvalidOid, InvalidOid, InvalidOid, function,
+								 InvalidOid, NULL, false, false, TRIGGER_FIRES_ALWAYS);
 	SetUserIdAndSecContext(user, security);
+	CommandCounterIncrement();
+}
+
+static void
+drop_capture_trigger(Relation rel)
+{
+	ObjectAddress object;
+
+	ObjectAddressSet(object, TriggerRelationId, capture_trigger(rel)->tgoid);
+	performDeletion(&object, DROP_RESTRICT, 0);
 }
 
 /* A cascading foreign key changes rows of the referencing table too. */
@@ -144,7 +161,6 @@ dtx_attach(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	Relation	rel;
-	char	   *name;
 
 	shmem_require();
 	if (current_branch.active)
@@ -158,14 +174,9 @@ dtx_attach(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" is already attached", RelationGetRelationName(rel))));
-	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
+	create_capture_trigger(rel);
 	table_close(rel, NoLock);
-
 	SPI_connect();
-	run_utility(psprintf("CREATE TRIGGER dtx_capture AFTER INSERT OR UPDATE OR DELETE ON %s"
-						 " FOR EACH ROW EXECUTE FUNCTION dtx.capture()", name));
-	run_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER dtx_capture", name));
 	warn_of_cascades(relid);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -180,6 +191,10 @@ dtx_detach(PG_FUNCTION_ARGS)
 	List	   *parts;
 	ListCell   *cell;
 
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot detach a table inside a branch")));
 	check_owner_before_lock(relid);
 	rel = open_named(relid, AccessExclusiveLock);
 	parts = find_all_inheritors(relid, AccessExclusiveLock, NULL);
@@ -200,11 +215,7 @@ dtx_detach(PG_FUNCTION_ARGS)
 					 errmsg("cannot detach table \"%s\": it has rows in doubt",
 							get_rel_name(lfirst_oid(cell))),
 					 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
-	SPI_connect();
-	run_utility(psprintf("DROP TRIGGER dtx_capture ON %s",
-						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													RelationGetRelationName(rel))));
-	SPI_finish();
+	drop_capture_trigger(rel);
 	table_close(rel, NoLock);
 	PG_RETURN_VOID();
 }
@@ -221,81 +232,4 @@ dtx_is_attached(PG_FUNCTION_ARGS)
 	attached = has_capture_trigger(rel);
 	relation_close(rel, AccessShareLock);
 	PG_RETURN_BOOL(attached);
-}
-
-/* May the caller see this relation's rows, all of them? */
-static bool
-may_read(Oid relid)
-{
-	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
-}
-
-/* A row type's value of an image, or 0 when its shape is not known any more. */
-static Datum
-decode_image(Oid relid, int32 shape, bytea *bytes)
-{
-	Relation	rel = try_relation_open(relid, AccessShareLock);
-	TupleDesc	desc;
-	Datum		result = (Datum) 0;
-
-	if (rel == NULL)
-		return result;
-	desc = shape_descriptor(rel, attached_relation(rel), shape);
-	if (desc != NULL)
-	{
-		HeapTuple	image = image_tuple(bytes);
-		Datum	   *values = palloc0(desc->natts * sizeof(Datum));
-		bool	   *nulls = palloc(desc->natts * sizeof(bool));
-
-		desc->tdtypeid = RECORDOID;
-		desc->tdtypmod = -1;
-		for (int i = 0; i < desc->natts; i++)
-		{
-			nulls[i] = i >= image_natts(image) || TupleDescAttr(desc, i)->attisdropped;
-			if (!nulls[i])
-				values[i] = heap_getattr(image, i + 1, desc, &nulls[i]);
-		}
-		BlessTupleDesc(desc);
-		result = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
-	}
-	relation_close(rel, AccessShareLock);
-	return result;
-}
-
-/*
- * dtx.image_decode(entry tid, which "char"): the before ('b') or after ('a')
- * image of an entry of dtx.undo_log, or any that it has ('k'), as a record. It
- * reads the log itself, since nobody's bytes can be trusted to be an image, and
- * shows only rows that the caller may read.
- */
-Datum
-dtx_image_decode(PG_FUNCTION_ARGS)
-{
-	ItemPointerData tid = *(ItemPointer) PG_GETARG_POINTER(0);
-	char		which = PG_GETARG_CHAR(1);
-	Relation	log = own_open(OWN_UNDO_LOG, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(log, NULL);
-	Datum		result = (Datum) 0;
-
-	if (ItemPointerIsValid(&tid) &&
-		ItemPointerGetBlockNumber(&tid) < RelationGetNumberOfBlocks(log) &&
-		table_tuple_fetch_row_version(log, &tid, GetActiveSnapshot(), slot))
-	{
-		bool		isnull;
-		Oid			relid = DatumGetObjectId(slot_getattr(slot, Anum_undo_log_relation, &isnull));
-		int32		shape = DatumGetInt32(slot_getattr(slot, Anum_undo_log_shape, &isnull));
-		Datum		image = slot_getattr(slot, which == 'b' ? Anum_undo_log_before : Anum_undo_log_after,
-										 &isnull);
-
-		if (isnull && which == 'k')
-			image = slot_getattr(slot, Anum_undo_log_before, &isnull);
-		if (!isnull && may_read(relid))
-			result = decode_image(relid, shape, DatumGetByteaPP(image));
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(log, AccessShareLock);
-	if (result == (Datum) 0)
-		PG_RETURN_NULL();
-	PG_RETURN_DATUM(result);
 }

@@ -29,14 +29,13 @@
 #include "core/fault.h"
 #include "core/mode.h"
 #include "core/relations.h"
+#include "core/restricted.h"
 #include "core/shmem.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
-#include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -62,8 +61,28 @@ typedef struct Compensation
 	List	   *targets;		/* RestoreTarget */
 	ConstraintQueue *queue;
 	const char *gid_text;		/* of the branch at hand, for messages */
+	Oid			owner;			/* as whom code of tables runs now; InvalidOid: nobody */
+	Restricted	as_owner;
 } Compensation;
 
+/*
+ * From here on things run as the owner of the table. Opening its indexes does so
+ * already: their expressions are folded, which calls functions. One owner's code
+ * after the other's finds nothing that that has set.
+ */
+static void
+become(Compensation *c, Oid owner)
+{
+	if (c->owner == owner)
+		return;
+	if (OidIsValid(c->owner))
+		restricted_end(&c->as_owner);
+	c->owner = owner;
+	if (OidIsValid(owner))
+		restricted_begin(&c->as_owner, owner);
+}
+
+/* The table of an entry; the caller is its owner then. */
 static RestoreTarget *
 open_target(Compensation *c, Oid relid)
 {
@@ -72,8 +91,13 @@ open_target(Compensation *c, Oid relid)
 	ListCell   *cell;
 
 	foreach(cell, c->targets)
-		if (RelationGetRelid(((RestoreTarget *) lfirst(cell))->rel) == relid)
-			return lfirst(cell);
+	{
+		target = lfirst(cell);
+		if (RelationGetRelid(target->rel) != relid)
+			continue;
+		become(c, target->rel->rd_rel->relowner);
+		return target;
+	}
 
 	target = palloc0(sizeof(RestoreTarget));
 	target->rel = try_relation_open(relid, RowExclusiveLock);
@@ -82,6 +106,7 @@ open_target(Compensation *c, Oid relid)
 				(errcode(ERRCODE_DTX_CONFLICT),
 				 errmsg("table with OID %u, which branch \"%s\" has changed, does not exist any more",
 						relid, c->gid_text)));
+	become(c, target->rel->rd_rel->relowner);
 	target->ar = attached_relation(target->rel);
 	if (!OidIsValid(target->ar->key_index))
 		ereport(ERROR,
@@ -354,8 +379,6 @@ undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
 	HeapTuple	after = entry_image(entry, Anum_undo_log_after);
 	MemoryContext old = MemoryContextSwitchTo(long_lived);
 	RestoreTarget *target = open_target(c, relid);
-	Oid			user;
-	int			security;
 
 	if (target->map == NULL || target->map->shape != shape)
 		target->map = shape_map(target->rel, target->ar, shape);
@@ -367,10 +390,6 @@ undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
 						RelationGetRelationName(target->rel), target->map->conflict),
 				 errdetail("Branch \"%s\" cannot be rolled back.", c->gid_text)));
 
-	/* constraints and index expressions run code of the table's owner */
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(target->rel->rd_rel->relowner,
-						   security | SECURITY_RESTRICTED_OPERATION);
 	switch (op)
 	{
 		case UNDO_INSERT:
@@ -387,7 +406,6 @@ undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("entry of dtx.undo_log has unknown kind \"%c\"", op)));
 	}
-	SetUserIdAndSecContext(user, security);
 	ResetPerTupleExprContext(target->estate);
 	CommandCounterIncrement();
 }
@@ -473,6 +491,7 @@ compensate_branch(Compensation *c, const JoinedBranch *branch)
 	tuplesort_end(sort);
 	ExecDropSingleTupleTableSlot(entry);
 	MemoryContextDelete(per_entry);
+	become(c, InvalidOid);
 	undo_delete(branch);
 	stat_add(STAT_ROWS_COMPENSATED, rows);
 }
@@ -481,15 +500,10 @@ void
 compensate(List *branches)
 {
 	Compensation c = {.queue = constraint_queue_create()};
-	int			nest = NewGUCNestLevel();
 	ListCell   *cell;
 
-	/* the owners' code must not be led astray by the caller's search path */
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	foreach(cell, branches)
 		compensate_branch(&c, lfirst(cell));
 	constraint_queue_check(c.queue);
 	close_targets(&c);
-	AtEOXact_GUC(true, nest);
 }

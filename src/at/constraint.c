@@ -13,6 +13,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "at/constraint.h"
+#include "core/restricted.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
@@ -187,6 +188,15 @@ void
 constraint_queue_check(ConstraintQueue *queue)
 {
 	for (int i = 0; i < queue->nrows; i++)
-		check_row(&queue->rows[i]);
+	{
+		RestoredRow *row = &queue->rows[i];
+		Restricted	as_owner;
+
+		/* index expressions, and casts and comparisons of keys, are looked at before
+		 * PostgreSQL's own checks become anybody */
+		restricted_begin(&as_owner, row->rel->rd_rel->relowner);
+		check_row(row);
+		restricted_end(&as_owner);
+	}
 	queue->nrows = 0;
 }

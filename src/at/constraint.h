@@ -22,8 +22,8 @@ extern void constraint_queue_add(ConstraintQueue *queue, Relation rel, HeapTuple
 								 ItemPointer new_tid);
 
 /*
- * Check what is queued: foreign keys on either side, and deferrable unique
- * constraints. Never cascades: a row that others depend on, and that is gone,
+ * Check what is queued: foreign keys on either side, and deferrable unique and
+ * exclusion constraints, as the tables' owners. Never cascades: a row that others depend on, and that is gone,
  * is ERROR 23503.
  */
 extern void constraint_queue_check(ConstraintQueue *queue);

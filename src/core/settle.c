@@ -653,7 +653,7 @@ settle_own(List *gids, bool commit)
 	if (why != NULL && strcmp(outcome, SETTLE_BUSY) != 0)
 		foreach(cell, branches)
 			mark_joined(lfirst(cell), strcmp(outcome, SETTLE_CONFLICT) == 0, why);
-	AtEOXact_GUC(true, nest);
+	AtEOXact_GUC(false, nest);
 	return why;
 }
 

@@ -25,6 +25,7 @@
 #include "core/relations.h"
 #include "core/settle.h"
 #include "core/shared.h"
+#include "core/shared_here.h"
 #include "core/shmem.h"
 #include "core/tell.h"
 #include "core/vote.h"
@@ -100,15 +101,6 @@ shared_least_n(uint64 most)
 		most = Min(most, (uint64) DatumGetInt64(own_column(&scan, tuple, Anum_global_n, NULL)));
 	own_scan_end(&scan);
 	return most;
-}
-
-static bool
-lock_shared(uint64 n, LOCKMODE mode, bool wait)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (n >> 32), (uint32) n, 6);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 /* The shared transaction of this id, as it is now or as it ended; then nobody's
@@ -295,7 +287,7 @@ dtx_branch_register(PG_FUNCTION_ARGS)
 	server = server_for_node(node, st.role);
 	peer_use(server, st.role);
 	contact_ensure(server, st.role, st.deadline);
-	(void) lock_shared(st.xid.n, ShareLock, true);
+	(void) shared_lock(st.xid.n, ShareLock, true);
 	get_shared(xid_text, &st);
 	refuse_unless_open(&st);
 	register_branch(&st, next_b(), server, st.role, node, gid_text);
@@ -438,7 +430,7 @@ dtx_join(PG_FUNCTION_ARGS)
 	if (here)
 	{
 		/* to the end of this transaction: while it runs nobody decides */
-		(void) lock_shared(xid.n, ShareLock, true);
+		(void) shared_lock(xid.n, ShareLock, true);
 		get_shared(xid_text, &st);
 		refuse_unless_open(&st);
 		register_by_worker(&st, gid_text);
@@ -458,51 +450,6 @@ dtx_join(PG_FUNCTION_ARGS)
 }
 
 /* --- the end --- */
-
-/* Settle the branches in this very database, if that can be done now. Returns how
- * many branches are left. */
-static int
-settle_here(const SharedTransaction *st, bool commit)
-{
-	int			count;
-	SharedBranch *branches = list_branches(st->xid.n, &count);
-	List	   *here = NIL;
-	char	   *why;
-	OwnScan		scan;
-	HeapTuple	tuple;
-
-	for (int i = 0; i < count; i++)
-		if (!OidIsValid(branches[i].server))
-			here = lappend(here, branches[i].gid_text);
-	if (here == NIL)
-		return count;
-	why = settle_own(here, commit);
-	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) st->xid.n);
-	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
-	{
-		Datum		values[Natts_branch] = {0};
-		bool		nulls[Natts_branch] = {0};
-		bool		replace[Natts_branch] = {0};
-
-		if (DatumGetChar(own_column(&scan, tuple, Anum_branch_state, NULL)) != 's' ||
-			OidIsValid(DatumGetObjectId(own_column(&scan, tuple, Anum_branch_server, NULL))))
-			continue;
-		if (why == NULL)
-		{
-			own_delete(&scan, tuple);
-			count--;
-			continue;
-		}
-		values[Anum_branch_attempts - 1] =
-			Int32GetDatum(DatumGetInt32(own_column(&scan, tuple, Anum_branch_attempts, NULL)) + 1);
-		values[Anum_branch_last_error - 1] = CStringGetTextDatum(why);
-		replace[Anum_branch_attempts - 1] = replace[Anum_branch_last_error - 1] = true;
-		own_update(&scan, tuple, values, nulls, replace);
-	}
-	own_scan_end(&scan);
-	CommandCounterIncrement();
-	return count;
-}
 
 static void
 check_may_decide(const SharedTransaction *st)
@@ -532,7 +479,7 @@ dtx_commit(PG_FUNCTION_ARGS)
 	shmem_require();
 	get_shared(xid_text, &st);
 	check_may_decide(&st);
-	if (st.state == 'o' && !lock_shared(st.xid.n, ExclusiveLock, false))
+	if (st.state == 'o' && !shared_lock(st.xid.n, ExclusiveLock, false))
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("a branch of global transaction \"%s\" is still running", xid_text),
@@ -548,7 +495,7 @@ dtx_commit(PG_FUNCTION_ARGS)
 	get_shared(xid_text, &st);
 	refuse_unless_open(&st);
 	set_state(&st, commit ? 'c' : 'r');
-	(void) settle_here(&st, commit);
+	shared_settle_here(st.xid.n, commit);
 	DTX_FAULT_POINT("shared-before-decision");
 	stat_add(commit ? STAT_COMMITTED : STAT_ROLLED_BACK, 1);
 	PG_RETURN_TEXT_P(cstring_to_text(commit ? "committed" : "rolled back"));
@@ -564,7 +511,7 @@ dtx_rollback(PG_FUNCTION_ARGS)
 	shmem_require();
 	get_shared(xid_text, &st);
 	check_may_decide(&st);
-	(void) lock_shared(st.xid.n, ExclusiveLock, true);
+	(void) shared_lock(st.xid.n, ExclusiveLock, true);
 	get_shared(xid_text, &st);
 	if (st.state == 'c')
 		ereport(ERROR,
@@ -574,9 +521,10 @@ dtx_rollback(PG_FUNCTION_ARGS)
 	if (st.state == 'o')
 	{
 		set_state(&st, 'r');
-		(void) settle_here(&st, false);
 		stat_add(STAT_ROLLED_BACK, 1);
 	}
+	/* of one that has been decided before too: what is left of it */
+	shared_settle_here(st.xid.n, false);
 	PG_RETURN_TEXT_P(cstring_to_text("rolled back"));
 }
 
@@ -612,7 +560,7 @@ file_away(List *ended, char state)
 }
 
 int
-shared_housekeeping(uint64 *least_n)
+shared_housekeeping(uint64 *least_n, List **roles)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	List	   *ns = NIL;
@@ -637,11 +585,13 @@ shared_housekeeping(uint64 *least_n)
 	{
 		uint64		n = *(uint64 *) lfirst(cell);
 		SharedTransaction *st = palloc0(sizeof(SharedTransaction));
+		int			branches;
+		Oid			role;
 
 		count++;
 		/* who decides it has it; look again later */
 		if (!find_shared(n, st) || (st->state == 'o' && now < st->deadline) ||
-			!lock_shared(n, ExclusiveLock, false) || !find_shared(n, st))
+			!shared_lock(n, ExclusiveLock, false) || !find_shared(n, st))
 			continue;
 		if (st->state == 'o')
 		{
@@ -649,7 +599,12 @@ shared_housekeeping(uint64 *least_n)
 			st->state = 'r';
 			stat_add(STAT_ROLLED_BACK, 1);
 		}
-		if (settle_here(st, st->state == 'c') > 0)
+		if (st->state == 'c')
+			shared_settle_here(n, true);
+		else if (OidIsValid(role = shared_rollback_role(n, st->role)))
+			*roles = list_append_unique_oid(*roles, role);
+		(void) list_branches(n, &branches);
+		if (branches > 0)
 			continue;
 		/* a row of dtx.history is of one node's id: after an adoption there are two */
 		if (ended != NIL && strcmp(((SharedTransaction *) linitial(ended))->xid.node, st->xid.node) != 0)

@@ -22,11 +22,13 @@ extern char shared_state(uint64 n);
 extern uint32 shared_register_here(const RegisterRequest *request);
 
 /*
- * The worker's part, in a transaction: roll back what is over its deadline,
- * settle branches in this database, and file away what has no branches left.
- * Returns how many shared transactions there are; *least_n: the least N of them.
+ * The worker's part, in a transaction: decide to roll back what is over its
+ * deadline, settle branches in this database that are committed, and file away
+ * what has no branches left. Returns how many shared transactions there are;
+ * *least_n: the least N of them; to *roles those are added whose processes have
+ * branches in this database to roll back.
  */
-extern int	shared_housekeeping(uint64 *least_n);
+extern int	shared_housekeeping(uint64 *least_n, List **roles);
 
 /* The least N of the shared transactions, or most when there is none below. */
 extern uint64 shared_least_n(uint64 most);

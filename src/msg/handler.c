@@ -5,13 +5,13 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_collation_d.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/override.h"
+#include "core/restricted.h"
 #include "core/subxact.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -74,6 +74,15 @@ function_by_name(const char *name)
 	return DatumGetObjectId(DirectFunctionCall1(regprocin, CStringGetDatum(name)));
 }
 
+char *
+handler_qualified_name(const Handler *handler)
+{
+	if (strchr(handler->name, '(') != NULL)
+		return format_procedure_qualified(handler->function);
+	return quote_qualified_identifier(get_namespace_name(get_func_namespace(handler->function)),
+									  get_func_name(handler->function));
+}
+
 Handler *
 handler_lookup(const char *name, HandlerKind kind)
 {
@@ -134,21 +143,10 @@ handler_lookup(const char *name, HandlerKind kind)
 	return handler;
 }
 
-bool
-handler_role_may_log_in(Oid role)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	bool		may_log_in = HeapTupleIsValid(tuple) && ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	return may_log_in;
-}
-
 void
 handler_check_role(Oid role)
 {
-	if (!handler_role_may_log_in(role))
+	if (!role_may_log_in(role))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("role \"%s\" cannot log in", GetUserNameFromId(role, true)),

@@ -51,11 +51,12 @@ typedef struct Handled
  */
 extern Handler *handler_lookup(const char *name, HandlerKind kind);
 
+/* The name that finds its function whatever the search path, with the signature if it
+ * was given with one. */
+extern char *handler_qualified_name(const Handler *handler);
+
 /* A function by name or signature. ERROR 42883, 42725. */
 extern Oid	function_by_name(const char *name);
-
-/* Could a process run as this role by itself? */
-extern bool handler_role_may_log_in(Oid role);
 
 /* ERROR 55000 when no process could run as this role by itself. */
 extern void handler_check_role(Oid role);

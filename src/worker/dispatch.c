@@ -7,6 +7,7 @@
 
 #include "core/own_sql.h"
 #include "core/relations.h"
+#include "core/restricted.h"
 #include "guc.h"
 #include "msg/deliver.h"
 #include "msg/half.h"
@@ -263,7 +264,7 @@ load(void *arg)
 		if (!OidIsValid(s->server))
 		{
 			/* dtx_subscriptions says so */
-			if (!handler_role_may_log_in(s->role))
+			if (!role_may_log_in(s->role))
 				continue;
 			old = MemoryContextSwitchTo(worker.context);
 			local_roles = list_append_unique_oid(local_roles, s->role);

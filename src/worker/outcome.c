@@ -530,11 +530,17 @@ void
 outcomes_end_shared(void)
 {
 	uint64		least;
+	List	   *roles = NIL;
+	ListCell   *cell;
 
 	worker.shared_due = false;
 	worker_begin();
-	worker.nshared = shared_housekeeping(&least);
+	MemoryContextSwitchTo(worker.turn);
+	worker.nshared = shared_housekeeping(&least, &roles);
 	worker_commit(true);
+	/* who finds no place is woken the next time */
+	foreach(cell, roles)
+		(void) runner_wake(lfirst_oid(cell));
 	if (worker.nshared > 0)
 		worker.last_work = GetCurrentTimestamp();
 	ConditionVariableBroadcast(&worker.slot->changed);

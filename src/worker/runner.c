@@ -14,6 +14,7 @@
 #include "core/compat.h"
 #include "core/fault.h"
 #include "core/relations.h"
+#include "core/shared_here.h"
 #include "core/shmem.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -537,6 +538,18 @@ run_local(Local *local)
 	return more;
 }
 
+/* A function of a table's owner may hang: it is ended as a handler is. */
+static bool
+roll_back_shared(Oid role, TimestampTz *next)
+{
+	bool		more;
+
+	enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
+	more = shared_rollback_here(role, next);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	return more;
+}
+
 /* Everything there is to do. Returns when there will be more; 0: not by itself. */
 static TimestampTz
 run_all(Oid role)
@@ -544,12 +557,15 @@ run_all(Oid role)
 	TimestampTz due = 0;
 	TimestampTz next;
 	TimestampTz expected;
+	TimestampTz rollback;
 	ListCell   *cell;
 	bool		more;
 
 	do
 	{
 		more = false;
+		while (roll_back_shared(role, &rollback))
+			CHECK_FOR_INTERRUPTS();
 		/* what was paused, moved or ended meanwhile goes no further */
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -567,7 +583,7 @@ run_all(Oid role)
 		}
 		CHECK_FOR_INTERRUPTS();
 	} while (more);
-	due = earlier(next, expected);
+	due = earlier(earlier(next, expected), rollback);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(cell, locals)
