@@ -320,7 +320,8 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 		s.server = server_to_deliver_to(server);
 	else if (s.handler != NULL)
 	{
-		handler_lookup(s.handler, HANDLES_MESSAGES);
+		/* it is called with another search path */
+		s.handler = handler_qualified_name(handler_lookup(s.handler, HANDLES_MESSAGES));
 		handler_check_role(s.role);
 	}
 	s.ordered = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_proc.h"
 #include "commands/trigger.h"
@@ -25,9 +26,11 @@
 #include "storage/lmgr.h"
 #include "tcc/tcc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
 PG_FUNCTION_INFO_V1(dtx_tcc_confirm_local);
 
@@ -39,7 +42,29 @@ typedef struct Try
 	Oid			confirm;
 	Oid			cancel;
 	Jsonb	   *args;
+	char	   *path;			/* the search path that the try ran with */
 } Try;
+
+/*
+ * The present search path, for calls that are made later. A function that runs as
+ * another role than its caller (SECURITY DEFINER) has set a path that it trusts;
+ * where that does not say where the caller's temporary tables are to be looked for,
+ * it is last: PostgreSQL would do it first.
+ */
+static char *
+path_to_keep(void)
+{
+	List	   *schemas;
+	ListCell   *cell;
+
+	if (GetUserId() == GetOuterUserId() ||
+		!SplitIdentifierString(pstrdup(namespace_search_path), ',', &schemas))
+		return namespace_search_path;
+	foreach(cell, schemas)
+		if (strcmp(lfirst(cell), "pg_temp") == 0)
+			return namespace_search_path;
+	return psprintf("%s%spg_temp", namespace_search_path, schemas == NIL ? "" : ", ");
+}
 
 /* --- rows --- */
 
@@ -54,13 +79,14 @@ form_try(Datum *values, bool *nulls, const char *gid_text, Oid role, const TccAc
 	values[Anum_try_log_gid - 1] = CStringGetTextDatum(gid_text);
 	values[Anum_try_log_role - 1] = ObjectIdGetDatum(role);
 	values[Anum_try_log_tried_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_try_log_action - 1] = nulls[Anum_try_log_args - 1] = action == NULL;
+	nulls[Anum_try_log_action - 1] = nulls[Anum_try_log_args - 1] = nulls[Anum_try_log_path - 1] = action == NULL;
 	values[Anum_try_log_confirm - 1] = ObjectIdGetDatum(action ? action->functions[TCC_CONFIRM] : InvalidOid);
 	values[Anum_try_log_cancel - 1] = ObjectIdGetDatum(action ? action->functions[TCC_CANCEL] : InvalidOid);
 	if (action != NULL)
 	{
 		values[Anum_try_log_action - 1] = CStringGetTextDatum(action->name);
 		values[Anum_try_log_args - 1] = JsonbPGetDatum(args);
+		values[Anum_try_log_path - 1] = CStringGetTextDatum(path_to_keep());
 	}
 	values[Anum_try_log_local - 1] = BoolGetDatum(local);
 }
@@ -87,6 +113,8 @@ find_try(int64 key, const char *gid_text, Try *try)
 		try->cancel = DatumGetObjectId(own_column(&scan, tuple, Anum_try_log_cancel, NULL));
 		value = own_column(&scan, tuple, Anum_try_log_args, &isnull);
 		try->args = isnull ? NULL : DatumGetJsonbPCopy(value);
+		value = own_column(&scan, tuple, Anum_try_log_path, &isnull);
+		try->path = isnull ? NULL : TextDatumGetCString(value);
 	}
 	own_scan_end(&scan);
 	return found;
@@ -116,6 +144,21 @@ delete_key(OwnRelation log, OwnRelation pkey, int64 key)
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 		own_delete(&scan, tuple);
 	own_scan_end(&scan);
+}
+
+/*
+ * Call a confirm or cancel as its try was called: the caller has become the role. It
+ * finds what the try found, and what it sets is undone: the session is another
+ * caller's, or serves other branches. Other settings are the session's.
+ */
+static void
+call_later(const Try *try, Oid function, const char *gid_text)
+{
+	int			nest = NewGUCNestLevel();
+
+	(void) set_config_option("search_path", try->path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) tcc_call(try->action, function, gid_text, try->args);
+	AtEOXact_GUC(false, nest);
 }
 
 /* --- tries --- */
@@ -236,7 +279,7 @@ insert_local_try(const char *gid_text, const TccAction *action, Jsonb *args)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[Natts_try_log] = {INT8OID, TEXTOID, OIDOID, TIMESTAMPTZOID, TEXTOID,
-	OIDOID, OIDOID, JSONBOID, BOOLOID};
+	OIDOID, OIDOID, JSONBOID, BOOLOID, TEXTOID};
 	Datum		values[Natts_try_log] = {0};
 	bool		nulls[Natts_try_log] = {0};
 	char		flags[Natts_try_log + 1];
@@ -251,7 +294,7 @@ insert_local_try(const char *gid_text, const TccAction *action, Jsonb *args)
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security | SECURITY_LOCAL_USERID_CHANGE);
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("INSERT INTO dtx.try_log VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+		plan = SPI_prepare("INSERT INTO dtx.try_log VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
 						   Natts_try_log, (Oid *) types);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			ereport(ERROR,
@@ -300,14 +343,11 @@ dtx_tcc_confirm_local(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc;
 	HeapTuple	tuple;
-	Oid			user,
-				role,
-				confirm;
+	Try			try;
+	Oid			user;
 	int			security;
 	bool		isnull;
-	char	   *gid,
-			   *action;
-	Jsonb	   *args;
+	char	   *gid;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
@@ -317,11 +357,12 @@ dtx_tcc_confirm_local(PG_FUNCTION_ARGS)
 				 errmsg("function \"dtx.tcc_confirm_local\" is a trigger of table \"dtx.try_log\"")));
 	tuple = trigger->tg_trigtuple;
 	desc = RelationGetDescr(trigger->tg_relation);
-	role = DatumGetObjectId(heap_getattr(tuple, Anum_try_log_role, desc, &isnull));
-	confirm = DatumGetObjectId(heap_getattr(tuple, Anum_try_log_confirm, desc, &isnull));
+	try.role = DatumGetObjectId(heap_getattr(tuple, Anum_try_log_role, desc, &isnull));
+	try.confirm = DatumGetObjectId(heap_getattr(tuple, Anum_try_log_confirm, desc, &isnull));
 	gid = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_gid, desc, &isnull));
-	action = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_action, desc, &isnull));
-	args = DatumGetJsonbPCopy(heap_getattr(tuple, Anum_try_log_args, desc, &isnull));
+	try.action = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_action, desc, &isnull));
+	try.args = DatumGetJsonbPCopy(heap_getattr(tuple, Anum_try_log_args, desc, &isnull));
+	try.path = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_path, desc, &isnull));
 
 	CommandCounterIncrement();
 	/* it is over with this transaction: there is nobody who could ask again */
@@ -330,9 +371,9 @@ dtx_tcc_confirm_local(PG_FUNCTION_ARGS)
 	CommandCounterIncrement();
 	DTX_FAULT_POINT("tcc-before-local-confirm");
 	GetUserIdAndSecContext(&user, &security);
-	if (user != role)
-		SetUserIdAndSecContext(role, security | SECURITY_LOCAL_USERID_CHANGE);
-	(void) tcc_call(action, confirm, gid, args);
+	if (user != try.role)
+		SetUserIdAndSecContext(try.role, security | SECURITY_LOCAL_USERID_CHANGE);
+	call_later(&try, try.confirm, gid);
 	SetUserIdAndSecContext(user, security);
 	return PointerGetDatum(NULL);
 }
@@ -350,7 +391,7 @@ tcc_settle_commit(const JoinedBranch *branch)
 	if (!tried)
 		return;
 	DTX_FAULT_POINT("tcc-before-confirm");
-	(void) tcc_call(try.action, try.confirm, branch->gid_text, try.args);
+	call_later(&try, try.confirm, branch->gid_text);
 	DTX_FAULT_POINT("tcc-after-confirm");
 	stat_add(STAT_CONFIRMED, 1);
 }
@@ -371,7 +412,7 @@ tcc_settle_rollback(List *branches)
 		if (!tried)
 			continue;
 		DTX_FAULT_POINT("tcc-before-cancel");
-		(void) tcc_call(try.action, try.cancel, branch->gid_text, try.args);
+		call_later(&try, try.cancel, branch->gid_text);
 		DTX_FAULT_POINT("tcc-after-cancel");
 		stat_add(STAT_CANCELLED, 1);
 	}
