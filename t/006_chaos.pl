@@ -1,5 +1,6 @@
 # The random campaign: concurrent transfers both ways between two clusters,
-# while processes are killed, clusters are stopped and connections are cut.
+# while processes are killed, clusters are stopped and connections are cut, others
+# prepare transactions on the same rows, and a synchronous standby comes and goes.
 #
 #	make chaos SEED=n DURATION=s
 #
@@ -20,6 +21,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use DtxTest;
+use DtxTest::Bystanders;
 
 my $seed = $ENV{SEED} || int(rand(2**31));
 my $duration = $ENV{DURATION} || 60;
@@ -33,7 +35,8 @@ srand($seed);
 my $rows = [ map { "('$_', 'Owner of $_', $initial)" } @accounts ];
 # what is not flushed by a commit is flushed soon, or rarely
 my $delay = (qw(1ms 200ms 10s))[ int rand 3 ];
-my @banks = two_banks(accounts => $rows, conf => <<"CONF");
+my @banks = two_banks(accounts => $rows, streaming => 1, conf => <<"CONF");
+$DtxTest::Bystanders::conf
 restart_after_crash = on
 log_checkpoints = off
 wal_writer_delay = '$delay'
@@ -51,6 +54,8 @@ CREATE TABLE transfer_log (
 SELECT dtx_attach('transfer_log');
 SQL
 }
+make_plain_log(@banks);
+my $standby = make_sync_standby($banks[0]);
 my $total = money(@banks);
 my $notes = PostgreSQL::Test::Utils::tempdir . '/notes';
 
@@ -243,8 +248,11 @@ my %actions = (
 		kill 'STOP', $pid;
 		progress(1);
 		kill 'CONT', $pid;
+	},
+	standby => sub {
+		change_standby($standby, sub { progress(5) });
 	});
-my %weights = (kill => 4, stop => 3, stop_both => 1, down => 2, cut => 6, cancel => 4, end_worker => 2, freeze => 2);
+my %weights = (standby => 4, kill => 4, stop => 3, stop_both => 1, down => 2, cut => 6, cancel => 4, end_worker => 2, freeze => 2);
 my @plan = map { ($_) x $weights{$_} } sort keys %weights;
 my %done;
 
@@ -262,6 +270,7 @@ sub progress
 forget_sessions();
 my $until = time() + $duration;
 my @pids = map { start_client($_, $until) } 1 .. $clients;
+push @pids, map { start_preparer($banks[$_], $seed + $clients + 1 + $_, $until, @accounts) } 0 .. $#banks;
 while (time() < $until)
 {
 	progress(1 + int rand 40);
@@ -285,6 +294,8 @@ foreach my $bank (@banks)
 	ok(wait_until(sub { defined try_value($bank, 'SELECT 1') }, "$bank->{bank} is up"),
 		"$bank->{bank} is up");
 }
+standby_at_last($standby);
+my @plain = map { { end_of_preparers($_) } } @banks;
 ok(settled(@banks), 'everything is settled');
 is(money(@banks), $total, 'the sum of money is what it was');
 
@@ -306,7 +317,7 @@ note "$errors{$_} times: $_" foreach sort { $errors{$b} <=> $errors{$a} } keys %
 cmp_ok($count{acknowledged} // 0, '>', $duration, 'transfers were made');
 
 my @logged;
-my %balances = map { ("bank1 $_" => $initial, "bank2 $_" => $initial) } @accounts;
+my %balances = map { ("bank1 $_" => $initial + ($plain[0]{$_} // 0), "bank2 $_" => $initial + ($plain[1]{$_} // 0)) } @accounts;
 foreach my $bank (@banks)
 {
 	my %here;

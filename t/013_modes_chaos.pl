@@ -1,6 +1,7 @@
 # The random campaign of all modes: three banks, transfers by AT, XA and TCC,
 # nested ones, ones that services join, while processes are killed, clusters are
-# stopped and connections are cut.
+# stopped and connections are cut, others prepare transactions on the same rows, and
+# a synchronous standby comes and goes.
 #
 #	SEED=n DURATION=s prove t/013_modes_chaos.pl
 #
@@ -22,6 +23,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use DtxTest;
+use DtxTest::Bystanders;
 use DtxTest::Chaos;
 use DtxTest::Modes;
 
@@ -37,7 +39,9 @@ srand($seed);
 my $delay = (qw(1ms 200ms 10s))[ int rand 3 ];
 my @banks = three_banks(
 	accounts => [ map { "('$_', 'Owner of $_', $initial)" } @accounts ],
+	streaming => 1,
 	conf => <<"CONF");
+$DtxTest::Bystanders::conf
 restart_after_crash = on
 log_checkpoints = off
 max_connections = 100
@@ -73,6 +77,8 @@ SELECT dtx_tcc_define('move', 'move_try(text,text,numeric)', 'move_confirm(text,
     'move_cancel(text,text,numeric)');
 SQL
 }
+make_plain_log(@banks);
+my $standby = make_sync_standby($banks[ int rand 3 ]);
 my $total = money(@banks);
 my $notes = PostgreSQL::Test::Utils::tempdir . '/notes';
 
@@ -339,6 +345,8 @@ foreach my $client (1 .. $clients)
 	$number = $client;
 	push @pids, start_client($until);
 }
+push @pids, map { start_preparer($banks[$_], $seed + $clients + 1 + $_, $until, @accounts) } 0 .. $#banks;
+let_come_and_go($standby);
 my $done = chaos($until, \&noted, @banks);
 my $failed_clients = 0;
 foreach my $pid (@pids)
@@ -355,6 +363,8 @@ foreach my $bank (@banks)
 {
 	ok(wait_until(sub { defined eval { value($bank, 'SELECT 1') } }, "$bank->{bank} is up"), "$bank->{bank} is up");
 }
+standby_at_last($standby);
+my %plain = map { $_->{bank} => { end_of_preparers($_) } } @banks;
 is_all_over($total, 'at the end', @banks);
 
 my (%seen, %legs, %text, %count, %errors);
@@ -379,7 +389,7 @@ my %logged;
 foreach my $bank (@banks)
 {
 	my $name = $bank->{bank};
-	my %balances = map { $_ => $initial } @accounts;
+	my %balances = map { $_ => $initial + ($plain{$name}{$_} // 0) } @accounts;
 	foreach my $line (split /\n/, value($bank, 'SELECT id, account, delta FROM move_log'))
 	{
 		my ($id, $account, $delta) = split /\|/, $line;

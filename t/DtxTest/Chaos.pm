@@ -3,7 +3,7 @@
 
 =head1 NAME
 
-DtxTest::Chaos - kills processes, stops clusters and cuts connections at random
+DtxTest::Chaos - kills processes, stops clusters and cuts connections at random; lets a standby come and go
 
 =cut
 
@@ -16,13 +16,23 @@ use Exporter 'import';
 use Time::HiRes qw(time usleep);
 
 use DtxTest;
+use DtxTest::Bystanders;
 
 our @EXPORT = qw(
   chaos
+  let_come_and_go
   pick
 );
 
 my $noted;
+my $standby;
+
+# What make_sync_standby() has made comes and goes in what follows.
+sub let_come_and_go
+{
+	($standby) = @_;
+	return;
+}
 
 sub pick
 {
@@ -96,7 +106,8 @@ my %actions = (
 		kill 'STOP', $pid;
 		progress(1);
 		kill 'CONT', $pid;
-	} ]);
+	} ],
+	standby => [ 4, sub { change_standby($standby, sub { progress(5) }) if defined $standby } ]);
 
 # Do so until that time, while clients work whose progress a function tells, in
 # bytes. The clusters restart by themselves after a crash. Returns what was done.
