@@ -735,7 +735,7 @@ COMMENT ON COLUMN dtx.de_duplication.forgotten IS 'what was in batches up to thi
 CREATE FUNCTION dtx_publish(topic text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL, deliver_at timestamptz DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_publish(text, jsonb, text, jsonb, timestamptz) IS
-    'publishes a message in the current transaction: it is there if that commits, or, in a branch, if the global transaction does. deliver_at delays it. Returns its id. ERROR 22023 for a topic that is no name, 54000 for a message larger than dtx.max_message_size.';
+    'publishes a message in the current transaction: it is there if that commits, or, in a branch, if the global transaction does. deliver_at delays it. Returns its id. ERROR 22023 for a topic that is no name, 54000 for a message larger than dtx.max_message_size or a key of more than 2,000 bytes.';
 
 CREATE FUNCTION dtx_subscribe(topic text, server name DEFAULT NULL, handler text DEFAULT NULL, name text DEFAULT NULL, ordered boolean DEFAULT false,
                               schedule interval[] DEFAULT NULL, max_attempts integer DEFAULT NULL, batch_size integer DEFAULT NULL,

@@ -50,7 +50,7 @@ extern int64 message_publish(Message *message, TimestampTz deliver_at);
  * message is out there is no way back. */
 extern void message_append(const Message *message);
 
-/* ERROR 54000 when it is larger than dtx.max_message_size. */
+/* ERROR 54000 when it is larger than dtx.max_message_size, or its key is too long. */
 extern void message_check_size(const Message *message);
 
 /* Callbacks of the transaction. The latter never throws. */

@@ -36,6 +36,7 @@ PG_FUNCTION_INFO_V1(dtx_publish);
 PG_FUNCTION_INFO_V1(dtx_topic_matches);
 
 #define MAX_TOPIC	255
+#define MAX_KEY		2000		/* of dtx.undelivered an index is on it */
 
 /* messages that this transaction has appended, those rolled back to a savepoint
  * included; and whether one of them makes it commit synchronously */
@@ -144,6 +145,12 @@ message_check_size(const Message *message)
 {
 	Size		size = VARSIZE_ANY(message->payload) + strlen(message->topic) + text_growth(message->payload);
 
+	if (message->key != NULL && VARSIZE_ANY_EXHDR(message->key) > MAX_KEY)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("key of a message is too long"),
+				 errdetail("It has %zu bytes, and may have %d.", (Size) VARSIZE_ANY_EXHDR(message->key), MAX_KEY),
+				 errhint("Keys only tell which messages belong together: a digest of it serves as well.")));
 	if (message->key != NULL)
 		size += VARSIZE_ANY_EXHDR(message->key);
 	if (message->headers != NULL)

@@ -442,6 +442,15 @@ remote_error_text(RemoteCall *call)
 }
 
 bool
+remote_session_ended(const RemoteCall *call)
+{
+	const char *severity = call->error == NULL ? NULL : PQresultErrorField(call->error, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	return call->broken ||
+		(severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0));
+}
+
+bool
 remote_failed_on_statement(RemoteCall *call)
 {
 	const char *state;

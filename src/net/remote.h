@@ -89,6 +89,10 @@ extern char *remote_error_text(RemoteCall *call);
  * was done at the peer, and the same call may be made again. */
 extern bool remote_failed_on_statement(RemoteCall *call);
 
+/* Did it end with the peer's session, and not just with an error, whose state may be
+ * anything: a user's function raises what it likes? */
+extern bool remote_session_ended(const RemoteCall *call);
+
 /* Throw ERROR 08006 when trying again did not help against that. */
 pg_noreturn extern void remote_throw_swapped(void);
 

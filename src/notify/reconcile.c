@@ -483,6 +483,7 @@ expectation_check(Oid role, TimestampTz *next)
 	Expectation e = {0};
 	Answer		answer = {0};
 	char	   *volatile why = NULL;
+	volatile bool asked = false;
 	volatile bool unreachable = false;
 	bool		found;
 
@@ -498,7 +499,8 @@ expectation_check(Oid role, TimestampTz *next)
 		return false;
 	PG_TRY();
 	{
-		if (look_and_ask(&e, &answer))
+		asked = look_and_ask(&e, &answer);
+		if (asked)
 			apply(&e, &answer);
 	}
 	PG_CATCH();
@@ -513,8 +515,9 @@ expectation_check(Oid role, TimestampTz *next)
 		MemoryContextSwitchTo(context);
 		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
-		unreachable = ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION ||
-			error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+		/* what a handler raises says nothing of the server */
+		unreachable = !asked && (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION ||
+								 error->sqlerrcode == ERRCODE_QUERY_CANCELED);
 		why = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	}
 	PG_END_TRY();

@@ -511,8 +511,7 @@ isolate_failure(Channel *channel, const char *why)
 	int			n = count_called(channel);
 
 	/* a server that shuts down, or a lost connection, is no branch's fault */
-	if (channel->calling != CALL_SETTLE || state == NULL ||
-		strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0)
+	if (channel->calling != CALL_SETTLE || state == NULL || remote_session_ended(&channel->connection.call))
 		return false;
 	if (n > 1)
 		channel->singles = n;

@@ -96,6 +96,8 @@ delivery_failed(Delivery *delivery, const char *why)
 	if (delivery->called > 0)
 		delivery->unknown = delivery->last_sent;
 	delivery->called = 0;
+	/* it may have been for this that a message failed alone */
+	delivery->suspected = 0;
 	delivery->failures++;
 	delivery->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), backoff_delay(delivery->failures));
 	delivery->position->attempts = delivery->failures;
@@ -114,18 +116,6 @@ note_success(Delivery *delivery)
 		delivery_set_error(delivery, NULL);
 	}
 	delivery->failures = delivery->busy = delivery->breaks = 0;
-}
-
-/* Does the state of an error speak of one message, and not of the whole delivery? */
-static bool
-blames_a_message(const char *state)
-{
-	static const char *const whole[] = {"08", "28", "3D", "42", "53", "54", "55", "57P", "58", "F0", "XX"};
-
-	for (int i = 0; i < lengthof(whole); i++)
-		if (strncmp(state, whole[i], strlen(whole[i])) == 0)
-			return false;
-	return true;
 }
 
 /* How many messages of the call were really sent: the others wait for others. */
@@ -152,8 +142,13 @@ number_not_used(Delivery *delivery)
 	delivery->called = 0;
 }
 
-/* The call failed as a whole, and nothing of it was done. Which message it was is
- * found out by sending them one by one. */
+/*
+ * The call failed as a whole, and nothing of it was done: by a deferred constraint for
+ * example, which fails at the commit, or by what cannot be read there. Whatever the
+ * error's state, it may speak of a message as well as of the peer. Which message it is,
+ * is found out by sending them one by one; when one fails alone, a call without any
+ * says whether it is the peer.
+ */
 static void
 isolate_failure(Delivery *delivery, const char *state, const char *why)
 {
@@ -173,12 +168,24 @@ isolate_failure(Delivery *delivery, const char *state, const char *why)
 		handled->message = pstrdup(why);
 		handled->retry_after = -1;
 		MemoryContextSwitchTo(old);
-		delivery_over(delivery, called);
+		delivery->suspected = called;
 	}
 	else
 		delivery->singles = sent;
 	/* the failed transaction may be open at the peer: a new connection is simpler */
 	link_close(&delivery->connection);
+}
+
+/* The peer takes a call without messages: the one that failed alone has had its attempt. */
+static void
+suspicion_confirmed(Delivery *delivery)
+{
+	int			called = delivery->suspected;
+
+	delivery->suspected = 0;
+	note_success(delivery);
+	delivery->singles = Max(delivery->singles - 1, 0);
+	delivery_over(delivery, called);
 }
 
 /*
@@ -224,10 +231,16 @@ call_failed(Delivery *delivery)
 			remote_free(call);
 		return;
 	}
-	if (state == NULL || call->broken || strncmp(state, "57P", 3) == 0)
-		connection_lost(delivery, why);
-	else if (!blames_a_message(state))
+	if (state == NULL || remote_session_ended(call))
 	{
+		if (delivery->suspected > 0)
+			delivery_failed(delivery, why);
+		else
+			connection_lost(delivery, why);
+	}
+	else if (delivery->suspected > 0 || delivery->asks)
+	{
+		/* without a message to handle it fails, too */
 		number_not_used(delivery);
 		delivery_failed(delivery, why);
 	}
@@ -306,6 +319,8 @@ batch_answered(Delivery *delivery)
 		delivery_failed(delivery, psprintf("%s: %s", remote_text(PQgetvalue(result, last, 2), 5),
 										   remote_text(PQgetvalue(result, last, 3), 900)));
 	}
+	else if (strcmp(outcome, DELIVER_DELIVERED) == 0 && delivery->suspected > 0)
+		suspicion_confirmed(delivery);
 	else if (strcmp(outcome, DELIVER_DELIVERED) == 0 && read_outcomes(delivery, result))
 	{
 		int			called = delivery->called;
@@ -365,6 +380,8 @@ send_batch(Delivery *delivery)
 	initStringInfo(&text);
 	foreach(cell, batch->messages)
 	{
+		if (delivery->suspected > 0)
+			break;
 		if (!batch->handled[i].skipped)
 		{
 			if (sent > 0 && (delivery->singles > 0 || text.len >= CALL_BYTES))
@@ -377,7 +394,9 @@ send_batch(Delivery *delivery)
 	delivery->called = i;
 	if (sent != 1)
 		delivery->asks = false;
-	if (sent == 0)
+	if (sent == 0 && delivery->suspected > 0)
+		appendStringInfoChar(&text, '[');
+	else if (sent == 0)
 	{
 		/* all wait for others */
 		MemoryContextSwitchTo(old);

@@ -68,6 +68,8 @@ typedef struct Delivery
 	int			busy;
 	int			breaks;			/* calls in a row in which the connection was lost */
 	bool		asks;			/* the call only asks what became of its message */
+	int			suspected;		/* 0, or: the call has no messages, and asks whether so many of the
+								 * current batch, all but one of which wait, failed for the peer's sake */
 	TimestampTz not_before;
 	int			many;			/* batches of many messages, in a row */
 	TimestampTz gather_until;	/* more is coming than one by one: let it come together */
