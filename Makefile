@@ -15,7 +15,7 @@ PGFILEDESC = "dtx - distributed transactions between PostgreSQL databases"
 
 OBJS = \
 	src/dtx.o src/guc.o \
-	src/core/api.o src/core/ask.o src/core/branch_row.o src/core/callbacks.o src/core/children.o src/core/contact.o src/core/escape.o \
+	src/core/api.o src/core/ask.o src/core/branch_row.o src/core/callbacks.o src/core/children.o src/core/clock.o src/core/contact.o src/core/escape.o \
 	src/core/fault.o src/core/gid.o src/core/global.o src/core/history.o src/core/horizon.o src/core/mode.o src/core/node.o src/core/one_call.o \
 	src/core/override.o src/core/own_sql.o src/core/participant.o \
 	src/core/peer_api.o src/core/peer_use.o src/core/relations.o src/core/resolve.o src/core/restricted.o src/core/route.o src/core/settle.o src/core/shape.o src/core/shared.o src/core/shared_here.o src/core/shmem.o \
@@ -29,7 +29,7 @@ OBJS = \
 	src/msg/subscription.o src/msg/undelivered.o \
 	src/notify/accept.o src/notify/notification.o src/notify/notify.o src/notify/outcome.o src/notify/receive.o src/notify/reconcile.o \
 	src/ledger/frozen.o src/ledger/ledger.o \
-	src/worker/answer.o src/worker/batch.o src/worker/channel.o src/worker/control.o src/worker/delivery.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o \
+	src/worker/answer.o src/worker/batch.o src/worker/channel.o src/worker/control.o src/worker/delivery.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o src/worker/mend.o \
 	src/worker/notifier.o src/worker/outcome.o src/worker/pool.o src/worker/recovery.o src/worker/runner.o src/worker/target_db.o src/worker/target_http.o src/worker/targets.o src/worker/vacuum.o src/worker/worker.o
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)

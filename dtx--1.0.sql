@@ -631,10 +631,12 @@ CREATE TABLE dtx.half_message (
     prepared_at timestamptz NOT NULL,
     attempts    integer NOT NULL,
     next_check  timestamptz,
-    last_error  text
+    last_error  text,
+    planned_at  timestamptz NOT NULL
 );
 CREATE INDEX half_message_next_check_idx ON dtx.half_message (next_check);
 COMMENT ON TABLE dtx.half_message IS 'messages whose producers have not said yet whether they are to be sent';
+COMMENT ON COLUMN dtx.half_message.planned_at IS 'when next_check was set';
 COMMENT ON COLUMN dtx.half_message.next_check IS 'when the check function is to be asked; NULL: never (again)';
 
 CREATE TABLE dtx.subscription (
@@ -839,6 +841,7 @@ CREATE TABLE dtx.notification (
     payload      jsonb NOT NULL,
     last_error   text,
     answer       text,
+    planned_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (tx_no, server)
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX notification_due_idx ON dtx.notification (server, role, next_attempt) WHERE next_attempt IS NOT NULL;
@@ -847,6 +850,7 @@ COMMENT ON COLUMN dtx.notification.server IS 'the target; 0: it is told to who a
 COMMENT ON COLUMN dtx.notification.state IS 'r: registered only; p: to be delivered; d: delivered; x: exhausted; g: given up with dtx_discard';
 COMMENT ON COLUMN dtx.notification.begun_with IS 'how many of the attempts were made before its schedule began (anew)';
 COMMENT ON COLUMN dtx.notification.called_at IS 'an attempt is under way, or was cut off; it is counted';
+COMMENT ON COLUMN dtx.notification.planned_at IS 'when next_attempt was set';
 COMMENT ON COLUMN dtx.notification.changed_at IS 'when it came to its state';
 
 CREATE TABLE dtx.failed_attempt (
@@ -880,10 +884,11 @@ CREATE TABLE dtx.target (
     reason      text,
     not_before  timestamptz,
     node        text COLLATE "C",
+    planned_at  timestamptz,
     PRIMARY KEY (server, role)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE dtx.target IS 'what is known of targets: who they are, and what keeps them from getting notifications';
-COMMENT ON COLUMN dtx.target.not_before IS 'it has asked to be left alone until then';
+COMMENT ON COLUMN dtx.target.not_before IS 'it has asked to be left alone until then; planned_at: when';
 COMMENT ON COLUMN dtx.target.node IS 'the node that was met there, if it is a database';
 
 CREATE TABLE dtx.notification_handler (
@@ -921,6 +926,7 @@ CREATE TABLE dtx.expectation (
     origin       text COLLATE "C",
     schedule     interval[],
     last_error   text,
+    planned_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (tx_no, server)
 ) WITH (fillfactor = 70);
 CREATE INDEX expectation_next_attempt_idx ON dtx.expectation (role, next_attempt) WHERE next_attempt IS NOT NULL;

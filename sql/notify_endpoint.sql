@@ -53,6 +53,7 @@ SELECT n.mapping('secret', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'), n.mapping(
   n.mapping('token', 'abc'), n.mapping('headers', '{"X-Key": "k", "X-Empty": ""}'), n.mapping('headers', '{}'), n.mapping('unsigned', 'true');
 SELECT n.mapping('secret', ''), n.mapping('secret', 'hidden'), n.mapping('secret', 'whsec_hidden'), n.mapping('secret', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw hidden');
 SELECT n.mapping('secret', 'whsec_' || encode(repeat('x', 65)::bytea, 'base64')), n.mapping('secret', 'whsec_' || encode(repeat('x', 23)::bytea, 'base64'));
+SELECT n.mapping('secret', repeat('whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw ', 10)), n.mapping('secret', repeat('whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw ', 11)), n.mapping('token', repeat('x', 16385));
 SELECT n.mapping('token', E'hidden\r\nX: y'), n.mapping('headers', 'hidden'), n.mapping('headers', '["hidden"]'), n.mapping('headers', '{"X": 1}'), n.mapping('headers', '{"X": {"hidden": "1"}}');
 SELECT n.mapping('headers', '{"X Y": "hidden"}'), n.mapping('headers', '{"": "hidden"}'), n.mapping('headers', '{"X": "hidden\r\nY: z"}'), n.mapping('headers', '{"Webhook-Id": "hidden"}'),
   n.mapping('headers', '{"content-length": "hidden"}'), n.mapping('unsigned', 'hidden'), n.mapping('url', 'https://hidden.example/');

@@ -14,6 +14,7 @@
 #include "at/image.h"
 #include "at/row_lock.h"
 #include "at/undo_log.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/gid.h"
 #include "core/participant.h"
@@ -248,7 +249,7 @@ row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash)
 
 	slot = my_process_slot();
 	if (timeout > 0)
-		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+		deadline = TimestampTzPlusMilliseconds(clock_now(), timeout);
 	waiting = true;
 	PG_TRY();
 	{

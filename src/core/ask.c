@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/node.h"
@@ -130,7 +131,7 @@ settle_rollback_now(PeerConnection *pc, const char *gid, char mode, uint64 n, Ti
 	TimestampTz until = deadline;
 
 	if (until == 0 && guc_lock_timeout > 0)
-		until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_lock_timeout);
+		until = TimestampTzPlusMilliseconds(clock_now(), guc_lock_timeout);
 	for (;;)
 	{
 		char	   *detail = NULL;

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "core/children.h"
+#include "core/clock.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "core/tell.h"
@@ -134,5 +135,5 @@ children_orphaned(const char *gid)
 		return false;
 	return nested_rollback_exists(slot, gid) ||
 		(!slot->recovered &&
-		 !TimestampDifferenceExceeds(PgStartTime, GetCurrentTimestamp(), ORPHANS_AFTER_START));
+		 clock_monotonic() < shared->started + ORPHANS_AFTER_START * INT64CONST(1000));
 }

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/node.h"
@@ -133,7 +134,7 @@ contact_ensure(Oid server, Oid role, TimestampTz deadline)
 				 errmsg("too many databases use dtx"),
 				 errhint("Raise dtx.max_databases and restart the server.")));
 	my_process_slot();
-	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
+	until = TimestampTzPlusMilliseconds(clock_now(), guc_connect_timeout);
 	if (deadline != 0 && deadline < until)
 		until = deadline;
 	while (!contact_exists(server, role))

@@ -21,6 +21,7 @@
 #include "access/xlog.h"
 #include "common/pg_prng.h"
 #include "core/branch_row.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/errors.h"
@@ -164,7 +165,7 @@ global_begin(const BranchMode *mode, int64 timeout)
 	}
 	global.mode = mode;
 	if (timeout > 0)
-		global.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+		global.deadline = TimestampTzPlusMilliseconds(clock_now(), timeout);
 	global.active = true;
 	publish_global();
 	if (!global.nested)
@@ -183,7 +184,7 @@ check_deadline(void)
 {
 	char		xid[DTX_GID_SIZE];
 
-	if (!global.active || global.deadline == 0 || GetCurrentTimestamp() < global.deadline)
+	if (!global.active || global.deadline == 0 || clock_now() < global.deadline)
 		return;
 	xid_format(&global.xid, xid);
 	ereport(ERROR,

@@ -201,7 +201,7 @@ enum
 	Anum_half_message_id = 1, Anum_half_message_role, Anum_half_message_topic, Anum_half_message_key,
 	Anum_half_message_payload, Anum_half_message_headers, Anum_half_message_checker,
 	Anum_half_message_prepared_at, Anum_half_message_attempts, Anum_half_message_next_check,
-	Anum_half_message_last_error, Natts_half_message = 11
+	Anum_half_message_last_error, Anum_half_message_planned_at, Natts_half_message = 12
 };
 enum
 {

@@ -11,6 +11,7 @@
 #include "commands/sequence.h"
 #include "core/api.h"
 #include "core/branch_row.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/contact.h"
 #include "core/errors.h"
@@ -359,7 +360,7 @@ register_by_worker(const SharedTransaction *st, char *gid_text)
 	ProcessSlot *mine = my_process_slot();
 	RegisterRequest request = {st->xid.n, GetUserId(), dtx_process_number(),
 	((uint64) MyProcPid << 32) | ++count};
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
+	TimestampTz until = TimestampTzPlusMilliseconds(clock_now(), guc_connect_timeout);
 	TimestampTz post_at = 0;
 	bool		answered = false;
 	uint32		b = 0;
@@ -383,13 +384,13 @@ register_by_worker(const SharedTransaction *st, char *gid_text)
 					 errhint("See the server's log; max_worker_processes may be too low.")));
 		/* again after a while: a worker may die with it. One row too many is a
 		 * branch that never commits its part: safe, but it rolls the rest back. */
-		if (GetCurrentTimestamp() >= post_at)
+		if (clock_now() >= post_at)
 		{
 			SpinLockAcquire(&slot->mutex);
 			if (slot->nregisters < DTX_CONTACT_REQUESTS)
 			{
 				slot->registers[slot->nregisters++] = request;
-				post_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REGISTER_AGAIN);
+				post_at = TimestampTzPlusMilliseconds(clock_now(), REGISTER_AGAIN);
 			}
 			SpinLockRelease(&slot->mutex);
 			worker_wake(slot);

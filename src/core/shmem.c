@@ -6,6 +6,7 @@
 
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/shmem.h"
 #include "guc.h"
@@ -82,6 +83,7 @@ shmem_startup(void)
 			ereport(FATAL,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not draw a random number")));
+		shared->started = clock_monotonic();
 		shared->unclean = !was_shut_down();
 		shared->nprocesses = dtx_process_slots();
 		shared->ndatabases = guc_max_databases;

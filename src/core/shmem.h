@@ -242,6 +242,7 @@ typedef struct KnownHorizon
 typedef struct SharedState
 {
 	uint64		boot;			/* drawn at random when the server starts, after a crash too */
+	int64		started;		/* when, by clock_monotonic() */
 	bool		unclean;		/* it has not been shut down before that, or was a standby */
 	slock_t		horizons_mutex;
 	int			next_horizon;	/* whom to replace when all are taken */

@@ -6,6 +6,7 @@
 
 #include "access/transam.h"
 #include "core/api.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/global.h"
 #include "core/node.h"
@@ -154,7 +155,7 @@ dtx_wait(PG_FUNCTION_ARGS)
 	GlobalXid	xid;
 	const GlobalXid *current = global_current();
 	int64		ms = interval_to_ms(PG_GETARG_INTERVAL_P(1));
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(clock_now(), ms);
 	DatabaseSlot *slot = my_database_slot();
 	const char *word;
 

@@ -118,6 +118,7 @@ dtx_message_prepare(PG_FUNCTION_ARGS)
 		TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_message_check_first));
 	nulls[Anum_half_message_next_check - 1] = !OidIsValid(function);
 	nulls[Anum_half_message_last_error - 1] = true;
+	values[Anum_half_message_planned_at - 1] = values[Anum_half_message_prepared_at - 1];
 	own_insert(OWN_HALF_MESSAGE, values, nulls);
 	message_changed();
 	PG_RETURN_INT64(message.id);
@@ -265,7 +266,7 @@ claim_due(Oid role, CheckWork *work, TimestampTz *next)
 	*next = 0;
 	own_sql_begin(&sql);
 	found = own_sql("UPDATE dtx.half_message SET attempts = attempts + 1,"
-					" next_check = CASE WHEN attempts + 1 < $2 THEN $3 END,"
+					" next_check = CASE WHEN attempts + 1 < $2 THEN $3 END, planned_at = clock_timestamp(),"
 					" last_error = 'the check function has not answered'"
 					" WHERE id = (SELECT id FROM dtx.half_message WHERE role = $1 AND next_check <= clock_timestamp()"
 					" ORDER BY next_check LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id, checker::oid",

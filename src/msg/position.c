@@ -564,7 +564,7 @@ void
 position_count(Position *position, int64 messages)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	double		time = position->delivered_at == 0 ? RATE_TIME : (now - position->delivered_at) / 1000.0;
+	double		time = position->delivered_at == 0 ? RATE_TIME : Max(now - position->delivered_at, 0) / 1000.0;
 
 	position->rate = position->rate * exp(-time / RATE_TIME) + messages * 1000.0 / RATE_TIME;
 	position->delivered += messages;

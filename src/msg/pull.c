@@ -222,7 +222,7 @@ release_waiting(const Subscription *subscription)
 	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(subscription->generation)};
 
 	if (subscription->ordered)
-		(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp()"
+		(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp(), changed_at = clock_timestamp()"
 					   " WHERE u.subscription = $1 AND u.generation = $2 AND u.state = 'w'"
 					   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = $1 AND p.generation = $2"
 					   " AND p.key = u.key AND p.id < u.id)", lengthof(types), types, values, NULL);

@@ -581,7 +581,7 @@ dtx_discard(PG_FUNCTION_ARGS)
 	count = own_sql("DELETE FROM dtx.undelivered u" DEAD_LETTERS " AND u.id = ANY ($3)",
 					lengthof(types), types, values, nulls);
 	/* whose predecessors are all gone is next */
-	(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp()"
+	(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp(), changed_at = clock_timestamp()"
 				   " WHERE u.state = 'w' AND $1 IS NOT NULL AND $2 IS NOT DISTINCT FROM $2 AND $3 IS NOT NULL"
 				   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = u.subscription"
 				   " AND p.generation = u.generation AND p.key = u.key AND p.id < u.id)",

@@ -166,7 +166,7 @@ delete_row(const Subscription *subscription, const Message *message)
 	own_sql_begin(&sql);
 	(void) own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND id = $2", 3, types, values, NULL);
 	if (subscription->ordered && message->key != NULL)
-		(void) own_sql("UPDATE dtx.undelivered SET state = 'r', next_attempt = clock_timestamp()"
+		(void) own_sql("UPDATE dtx.undelivered SET state = 'r', next_attempt = clock_timestamp(), changed_at = clock_timestamp()"
 					   " WHERE subscription = $1 AND generation = $3 AND key = $4 AND state = 'w'"
 					   " AND id = (SELECT min(u.id) FROM dtx.undelivered u WHERE u.subscription = $1"
 					   " AND u.generation = $3 AND u.key = $4 AND $2 IS NOT NULL)", lengthof(types), types, values, NULL);

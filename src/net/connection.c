@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "guc.h"
@@ -85,7 +86,7 @@ deadline_remaining(TimestampTz deadline)
 	if (deadline == 0)
 		return -1;
 	/* rounded up, so that nobody spins through the last millisecond */
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	return clock_remaining(deadline);
 }
 
 static uint64 last_serial = 0;
@@ -454,7 +455,7 @@ connection_get(Oid server, Oid role, TimestampTz deadline)
 
 	if (pc != NULL)
 		return pc;
-	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_connect_timeout);
+	until = TimestampTzPlusMilliseconds(clock_now(), guc_connect_timeout);
 	if (deadline != 0 && deadline < until)
 		until = deadline;
 

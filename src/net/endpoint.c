@@ -26,6 +26,7 @@
 #define DEFAULT_MAX_REQUESTS	32
 #define MAX_MAX_REQUESTS		64
 #define MAX_TIMEOUT				300000	/* ms */
+#define MAX_OPTION_SIZE			16384
 
 static const struct
 {
@@ -198,6 +199,9 @@ endpoint_option_check(const char *keyword, const char *value)
 	List	   *headers = NIL;
 	List	   *values = NIL;
 
+	/* the worker, which is there for all, goes through them for each request */
+	if (strlen(value) > MAX_OPTION_SIZE)
+		refuse_value(keyword, "It must not be longer than 16 kB.");
 	if (strcmp(keyword, "url") == 0)
 		check_url(value);
 	else if (strcmp(keyword, "allow_private") == 0)
@@ -217,7 +221,7 @@ endpoint_option_check(const char *keyword, const char *value)
 	else if (strcmp(keyword, "max_requests") == 0)
 		(void) parse_int_option(keyword, value, 0, MAX_MAX_REQUESTS);
 	else if (strcmp(keyword, "secret") == 0 && webhook_keys(value) == NIL)
-		refuse_value(keyword, "It must be " WEBHOOK_SECRET_PREFIX " and 24 to 64 bytes in base64, or several such with blanks between them.");
+		refuse_value(keyword, "It must be " WEBHOOK_SECRET_PREFIX " and 24 to 64 bytes in base64, or several such, 10 at most, with blanks between them.");
 	else if (strcmp(keyword, "token") == 0 && !header_is_valid("Authorization", value))
 		refuse_value(keyword, "It must not have control characters.");
 	else if (strcmp(keyword, "headers") == 0 && !parse_headers(value, &headers, &values))

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "core/clock.h"
 #include "core/errors.h"
 #include "guc.h"
 #include "net/remote.h"
@@ -262,7 +263,7 @@ remote_wait(RemoteCall *call, TimestampTz deadline)
 
 	if (guc_call_timeout > 0)
 	{
-		TimestampTz limit = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), guc_call_timeout);
+		TimestampTz limit = TimestampTzPlusMilliseconds(clock_now(), guc_call_timeout);
 
 		if (until == 0 || limit < until)
 		{

@@ -47,6 +47,9 @@ webhook_keys(const char *secrets)
 			p++;
 		if (*p == '\0')
 			return keys;
+		/* each costs a signature for each request */
+		if (list_length(keys) == WEBHOOK_MAX_KEYS)
+			return NIL;
 		for (length = 0; p[length] != '\0' && !isspace((unsigned char) p[length]);)
 			length++;
 		key = parse_secret(p, length);

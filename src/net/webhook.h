@@ -13,6 +13,8 @@
 #define WEBHOOK_SECRET_PREFIX	"whsec_"
 #define WEBHOOK_SIGNATURE_SIZE	48		/* "v1," and 44 characters, with the final zero */
 
+#define WEBHOOK_MAX_KEYS	10
+
 typedef struct WebhookKey
 {
 	int			length;
@@ -21,7 +23,8 @@ typedef struct WebhookKey
 
 /*
  * The keys in one or more secrets (whsec_ and 24 to 64 bytes in base64, separated by
- * white space): a List of WebhookKey *, palloc'd. NIL when the text is none.
+ * white space): a List of WebhookKey *, palloc'd. NIL when the text is none, or more than
+ * WEBHOOK_MAX_KEYS.
  */
 extern List *webhook_keys(const char *secrets);
 

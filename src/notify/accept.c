@@ -80,7 +80,7 @@ verify(text *payload, Jsonb *headers, const char *secret, const Interval *tolera
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("secret of a webhook is not valid"),
-				 errdetail("It must be " WEBHOOK_SECRET_PREFIX " and 24 to 64 bytes in base64, or several such with blanks between them.")));
+				 errdetail("It must be " WEBHOOK_SECRET_PREFIX " and 24 to 64 bytes in base64, or several such, 10 at most, with blanks between them.")));
 	if (!JB_ROOT_IS_OBJECT(headers))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -157,7 +157,7 @@ target_stop(Oid server, Oid role, bool disable, TimestampTz not_before, const ch
 	own_sql_begin(&sql);
 	locked = lock_target(types, values);
 	if (locked)
-		(void) own_sql("UPDATE dtx.target SET not_before = $4, reason = CASE WHEN disabled_at IS NULL THEN $5 ELSE reason END,"
+		(void) own_sql("UPDATE dtx.target SET not_before = $4, planned_at = clock_timestamp(), reason = CASE WHEN disabled_at IS NULL THEN $5 ELSE reason END,"
 					   " disabled_at = CASE WHEN $3 THEN coalesce(disabled_at, clock_timestamp()) ELSE disabled_at END"
 					   " WHERE server = $1 AND role = $2", lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
@@ -452,7 +452,7 @@ notifications_record(List *notifications)
 	/* what somebody has given up meanwhile stays so */
 	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET state = CASE n.state WHEN 'p' THEN r.state::\"char\" ELSE n.state END,"
 						 " attempts = r.attempts, next_attempt = CASE n.state WHEN 'p' THEN r.next_attempt END,"
-						 " called_at = NULL, last_status = r.status, last_error = coalesce(r.error, n.last_error), answer = r.answer,"
+						 " planned_at = clock_timestamp(), called_at = NULL, last_status = r.status, last_error = coalesce(r.error, n.last_error), answer = r.answer,"
 						 " changed_at = CASE WHEN r.state = 'p' OR n.state <> 'p' THEN n.changed_at ELSE clock_timestamp() END"
 						 " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r(id, state, attempts, next_attempt, status, error, answer),"
 						 " LATERAL (SELECT c.ctid FROM dtx.notification c WHERE c.id = r.id FOR UPDATE SKIP LOCKED) AS l"

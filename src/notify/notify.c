@@ -398,7 +398,7 @@ uint64
 notifications_redeliver(Datum ids)
 {
 	return change_rows("UPDATE dtx.notification n SET state = 'p', begun_with = attempts,"
-							" next_attempt = clock_timestamp(), changed_at = clock_timestamp()" MINE
+							" next_attempt = clock_timestamp(), changed_at = clock_timestamp(), planned_at = clock_timestamp()" MINE
 							" AND n.state = 'x' AND EXISTS (SELECT FROM pg_foreign_server s WHERE s.oid = n.server) RETURNING n.server, n.role", ids, true);
 }
 

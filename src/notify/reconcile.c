@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/fault.h"
 #include "core/node.h"
@@ -132,7 +133,7 @@ name_of(const char *node)
 static void
 ask(Oid server, const char *tx_no, Answer *answer)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ASK_TIMEOUT);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(clock_now(), ASK_TIMEOUT);
 	bool		answered = false;
 	PeerConnection *pc = NULL;
 
@@ -229,7 +230,7 @@ dtx_expect(PG_FUNCTION_ARGS)
 	said = own_sql("INSERT INTO dtx.expectation AS e (server, role, tx_no, due_at, next_attempt, schedule, attempts, expected_at, state)"
 				   " VALUES ($1, $2, $3, $4, $4, $5, 0, clock_timestamp(), 'w')"
 				   " ON CONFLICT (tx_no, server) DO UPDATE SET role = excluded.role, attempts = 0, state = 'w', last_error = NULL, ended_at = NULL,"
-				   " due_at = least(e.due_at, excluded.due_at), next_attempt = least(e.next_attempt, excluded.next_attempt), schedule = excluded.schedule"
+				   " due_at = least(e.due_at, excluded.due_at), next_attempt = least(e.next_attempt, excluded.next_attempt), planned_at = clock_timestamp(), schedule = excluded.schedule"
 				   " WHERE e.state <> 'c' AND pg_has_role($2, e.role, 'USAGE')",
 				   lengthof(types), types, values, nulls) > 0 ||
 		own_sql("SELECT 1 FROM dtx.expectation e WHERE tx_no = $3 AND server = $1 AND $4 IS NOT NULL AND ($5 IS NULL OR $5 IS NOT NULL)"
@@ -360,7 +361,7 @@ claim_due(Oid role, Expectation *e, TimestampTz *next)
 			values[3] = TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 																	   schedule_delay(e->schedule, e->nschedule, e->attempts)));
 		values[4] = Int32GetDatum(e->attempts);
-		(void) own_sql("UPDATE dtx.expectation SET attempts = $5, next_attempt = $4, last_error = 'the answer is not known',"
+		(void) own_sql("UPDATE dtx.expectation SET attempts = $5, next_attempt = $4, planned_at = clock_timestamp(), last_error = 'the answer is not known',"
 					   " state = CASE WHEN $4 IS NULL THEN 'x' ELSE 'w' END, ended_at = CASE WHEN $4 IS NULL THEN clock_timestamp() END"
 					   " WHERE tx_no = $2 AND server = $3 AND role = $1", lengthof(types), types, values, nulls);
 	}
@@ -471,7 +472,7 @@ put_others_off(const Expectation *e, Oid role)
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	(void) own_sql("UPDATE dtx.expectation SET next_attempt = $3 WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
+	(void) own_sql("UPDATE dtx.expectation SET next_attempt = $3, planned_at = clock_timestamp() WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.expectation"
 				   " WHERE server = $1 AND role = $2 AND next_attempt < $3 FOR UPDATE SKIP LOCKED))", lengthof(types), types, values, NULL);
 	own_sql_end(&sql);
 }

@@ -8,6 +8,7 @@
 
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/dbcommands.h"
@@ -112,20 +113,25 @@ release_at_exit(int code, Datum database)
 	worker_release(DatumGetObjectId(database));
 }
 
-/* Could the command succeed for this role? Nobody else sends a worker away. */
+/* Could the command succeed for this role? Nobody else sends a worker away: who may
+ * create databases, but not copy this one, would keep it away by trying. */
 static bool
-may_ask_for(Oid database)
+may_ask_for(Oid database, Node *command)
 {
 	HeapTuple	tuple;
-	bool		creates = false;
+	bool		may = false;
 
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (superuser() || dtx_database_ownercheck(database, GetUserId()))
+		return true;
+	if (!IsA(command, CreatedbStmt) || !have_createdb_privilege())
+		return false;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	if (HeapTupleIsValid(tuple))
 	{
-		creates = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		may = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
 		ReleaseSysCache(tuple);
 	}
-	return superuser() || creates || dtx_database_ownercheck(database, GetUserId());
+	return may;
 }
 
 Oid
@@ -137,7 +143,7 @@ worker_hold_for(PlannedStmt *statement)
 	if (shared == NULL)
 		return InvalidOid;
 	database = database_of(statement->utilityStmt);
-	if (!OidIsValid(database) || !may_ask_for(database) || (slot = database_slot_find(database, true)) == NULL)
+	if (!OidIsValid(database) || !may_ask_for(database, statement->utilityStmt) || (slot = database_slot_find(database, true)) == NULL)
 		return InvalidOid;
 
 	SpinLockAcquire(&slot->mutex);

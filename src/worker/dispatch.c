@@ -30,6 +30,7 @@
 
 dlist_head	deliveries = DLIST_STATIC_INIT(deliveries);
 static List *local_roles = NIL; /* Oids of those with subscriptions in this database */
+static bool mended = false;
 static bool loaded = false;
 static uint64 seen = 0;			/* of the slot's count of published messages */
 static uint64 seen_timed = 0;	/* and of its count of changes of due times */
@@ -352,6 +353,7 @@ step(void *arg)
 		delivery_save(delivery);
 }
 
+static Job	mending = {deadlines_mend, "set deadlines anew"};
 static Job	notifying = {notifier_step, "send notifications"};
 static Job	stopping = {targets_record_stops, "write down what targets of notifications say"};
 
@@ -364,6 +366,11 @@ dispatch_step(void)
 	dlist_mutable_iter each;
 	TimestampTz now;
 
+	if (!mended)
+	{
+		run_job(&mending);
+		mended = mending.failures == 0;
+	}
 	if (!loaded)
 	{
 		run_job(&loading);

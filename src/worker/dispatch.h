@@ -16,6 +16,9 @@ extern void dispatch_reload(void);
 /* Do what can be done without waiting. */
 extern void dispatch_step(void);
 
+/* In tables: what was planned before the clock was set back; mend.c. A job. */
+extern void deadlines_mend(void *arg);
+
 /* Once a second: positions, segments, what nobody has told of. */
 extern void dispatch_housekeeping(void);
 

@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/shmem.h"
 #include "guc.h"
@@ -316,6 +317,44 @@ start_workers(void)
 	}
 }
 
+/* The clock was set back: what was to be started at some time is started now, and finds
+ * out when it is due. */
+static void
+forget_times(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &databases)
+	{
+		Database   *db = dlist_container(Database, link, iter.cur);
+
+		db->not_before = 0;
+		db->waiting_since = 0;
+	}
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		DatabaseSlot *slot = database_slot_number(i);
+
+		if (!OidIsValid(slot->database))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		slot->last_run = Min(slot->last_run, now);
+		slot->wanted |= slot->due_at != 0;
+		slot->due_at = 0;
+		for (int j = 0; j < DTX_RUNNERS; j++)
+		{
+			Runner	   *runner = &slot->runners[j];
+
+			runner->not_before = 0;
+			runner->started_at = Min(runner->started_at, now);
+			runner->wanted |= runner->due_at != 0;
+			runner->due_at = 0;
+		}
+		SpinLockRelease(&slot->mutex);
+	}
+}
+
 void
 dtx_launcher_main(Datum arg)
 {
@@ -336,6 +375,11 @@ dtx_launcher_main(Datum arg)
 		bool		stranger = false;
 		dlist_iter	iter;
 
+		if (clock_was_set_back())
+		{
+			forget_times();
+			next_list = 0;
+		}
 		for (int i = 0; i < shared->ndatabases && !stranger; i++)
 		{
 			DatabaseSlot *slot = database_slot_number(i);

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/fault.h"
 #include "core/relations.h"
@@ -689,6 +690,14 @@ dtx_runner_main(Datum arg)
 		long		timeout;
 		bool		worked;
 
+		/* another one begins anew, with what is in tables */
+		if (clock_was_set_back())
+		{
+			SpinLockAcquire(&slot->mutex);
+			mine->wanted = true;
+			SpinLockRelease(&slot->mutex);
+			proc_exit(0);
+		}
 		SpinLockAcquire(&slot->mutex);
 		worked = mine->wanted;
 		mine->wanted = false;

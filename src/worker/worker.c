@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "commands/extension.h"
 #include "common/pg_prng.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "core/mode.h"
 #include "core/node.h"
@@ -414,6 +415,16 @@ dtx_worker_main(Datum arg)
 	{
 		TimestampTz due;
 
+		/* what is in memory counts by that clock: begin anew, with what is in tables */
+		if (clock_was_set_back())
+		{
+			ereport(LOG,
+					(errmsg("dtx begins anew in this database: the clock was set back")));
+			SpinLockAcquire(&worker.slot->mutex);
+			worker.slot->wanted = true;
+			SpinLockRelease(&worker.slot->mutex);
+			proc_exit(0);
+		}
 		MemoryContextSwitchTo(worker.turn);
 		due = work(&next_housekeeping);
 		MemoryContextReset(worker.turn);

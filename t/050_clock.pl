@@ -1,0 +1,84 @@
+# The clock is set back an hour: what was planned before that is not an hour late.
+#
+# To the rows of a server it is as if they had been planned in an hour. So they are here.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use DtxTest;
+use DtxTest::Messages;
+
+my ($bank1, $bank2) = two_banks(conf => <<'CONF');
+dtx.worker_idle_timeout = '10min'
+CONF
+define_messages($_) foreach $bank1, $bank2;
+$_->safe_psql($_->{bank}, <<'SQL') foreach $bank1, $bank2;
+CREATE TABLE told (tx_no text, attempt integer);
+CREATE FUNCTION apply(tx_no text, payload jsonb, attempt integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF attempt <= (payload->>'fail')::integer THEN
+        RAISE EXCEPTION 'attempt % fails', attempt;
+    END IF;
+    INSERT INTO told VALUES (tx_no, attempt);
+END $$;
+SELECT dtx_on_notification('apply');
+CREATE FUNCTION yes(id bigint) RETURNS text LANGUAGE sql AS $$ SELECT 'commit' $$;
+SQL
+
+# --- something of each kind, that is due in an hour
+
+value($bank1, qq{SELECT dtx_subscribe('$_->[0]', $_->[1], 'handle', name => '$_->[0]', schedule => '{1h}')})
+  foreach [ 'here', 'NULL' ], [ 'there', q{'bank2'} ];
+value($bank1, q{SELECT dtx_subscribe('pull', name => 'pull')});
+value($bank1, qq{SELECT publish('$_', '{"fail": 1}')}) foreach qw(here there pull);
+ok(wait_for_value($bank1, qq{SELECT retrying FROM dtx_subscriptions WHERE name = '$_'}, '1'), "$_: a message has failed") foreach qw(here there);
+is(value($bank1, q{SELECT count(*) FROM dtx_receive('pull', 1, '1h')}), '1', 'a message is leased');
+my $producer = session($bank1);
+$producer->must(q{SET dtx.message_check_first = '1h'}, q{INSERT INTO published SELECT dtx_message_prepare('there', '{}', NULL, 'yes'), 'there'});
+value($bank1, q{SELECT dtx_notify('bank2', 'told late', '{"fail": 1}', '{1h}')});
+ok(wait_for_value($bank1, q{SELECT attempts FROM dtx_notifications WHERE tx_no = 'told late' AND last_error ~ 'attempt 1 fails'}, '1'), 'a notification has failed');
+value($bank2, q{SELECT dtx_notify(NULL, 'asked late', '{}')});
+value($bank1, q{SELECT dtx_expect('bank2', 'asked late', '1h')});
+my $xid = value($bank1, q{SELECT dtx_open('1h')});
+
+# --- the clock is set back
+
+my $planned = q{clock_timestamp() + interval '1 h'};
+my $due = q{clock_timestamp() + interval '1 h' + interval '10 ms'};
+$bank1->safe_psql('bank1', <<"SQL");
+UPDATE dtx.undelivered SET changed_at = $planned, next_attempt = $due;
+UPDATE dtx.half_message SET planned_at = $planned, next_check = $due;
+UPDATE dtx.notification SET planned_at = $planned, next_attempt = $due;
+UPDATE dtx.target SET planned_at = $planned, not_before = $due;
+UPDATE dtx.expectation SET planned_at = $planned, next_attempt = $due;
+UPDATE dtx.global SET opened_at = $planned, deadline = $due;
+SQL
+value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname = current_database()});
+
+# --- and it comes all the same
+
+ok(wait_until(sub { differences($bank1, $bank1, 'here') eq '' }, 'here'), 'a local message that has failed is tried again');
+ok(wait_until(sub { differences($bank1, $bank2, 'there') eq '' }, 'there'), 'one of a peer, and a half message that is checked');
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_receive('pull', 1, '1h')}, '1'), 'a lease ends');
+ok(wait_for_value($bank2, q{SELECT attempt FROM told WHERE tx_no = 'told late'}, '2'), 'a notification that has failed is told again');
+ok(wait_for_value($bank1, q{SELECT count(*) FROM told WHERE tx_no = 'asked late'}, '1'), 'what was expected is asked for');
+ok(wait_for_value($bank1, "SELECT dtx_status('$xid')", 'rolled back'), 'a shared transaction comes to the end of its time');
+
+# --- the rows of a clock that was not set back stay as they are
+
+value($bank1, q{SELECT publish('there', '{"fail": 1}')});
+ok(wait_for_value($bank1, q{SELECT retrying FROM dtx_subscriptions WHERE name = 'there'}, '1'), 'another one has failed');
+my $row = value($bank1, q{SELECT concat_ws(' ', next_attempt, changed_at) FROM dtx.undelivered WHERE subscription = (SELECT id FROM dtx.subscription WHERE name = 'there')});
+value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname = current_database()});
+value($bank1, q{SELECT dtx_subscribe('new', 'bank2', 'handle', name => 'new'), publish('new')});
+ok(wait_until(sub { differences($bank1, $bank2, 'new') eq '' }, 'new'), 'another worker is at work');
+is(value($bank1, q{SELECT concat_ws(' ', next_attempt, changed_at) FROM dtx.undelivered WHERE subscription = (SELECT id FROM dtx.subscription WHERE name = 'there')}),
+	$row, 'and has left that as it is');
+
+unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal|could not set deadlines/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2;
+
+done_testing();
