@@ -342,7 +342,7 @@ COMMENT ON FUNCTION dtx_rollback(text) IS
 CREATE FUNCTION dtx_resolve(xid text, decision text) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_resolve(text, text) IS
-    'decides branches in doubt here whose coordinator is gone for good: commit or rollback. It is recorded, and compared should the coordinator come back; said again, it does nothing. forget removes such records, and, at the coordinator, branches that fail at a participant that is gone. Returns how many. Needs EXECUTE, which only superusers have. ERROR DX001 when they cannot be settled so, 42501 for another role''s tries.';
+    'decides branches in doubt here whose coordinator is gone for good: commit or rollback. It is recorded, and compared should the coordinator come back; said again, it does nothing. forget removes such records, rollbacks of branches that never came, and, at the coordinator, branches that fail at a participant that is gone. Returns how many. Needs EXECUTE, which only superusers have. ERROR DX001 when they cannot be settled so, 42501 for another role''s tries.';
 CREATE FUNCTION dtx_retry(xid text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_retry(text) IS

@@ -18,6 +18,7 @@
 #include "at/undo_log.h"
 #include "common/hashfn.h"
 #include "core/participant.h"
+#include "core/locks.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "miscadmin.h"
@@ -94,14 +95,12 @@ void
 undo_filter_load(void)
 {
 	DatabaseSlot *slot = my_database_slot();
-	LOCKTAG		tag;
 	OwnScan		scan;
 	HeapTuple	tuple;
 
 	if (slot == NULL || slot->filter_loaded)
 		return;
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 1, 5);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	(void) own_lock(LOCK_UNDO_FILTER, 0, ExclusiveLock, true);
 	if (!slot->filter_loaded)
 	{
 		own_scan_all(&scan, OWN_UNDO_LOG, AccessShareLock);
@@ -112,7 +111,7 @@ undo_filter_load(void)
 		pg_memory_barrier();
 		slot->filter_loaded = true;
 	}
-	LockRelease(&tag, ExclusiveLock, false);
+	own_unlock(LOCK_UNDO_FILTER, 0, ExclusiveLock);
 }
 
 bool

@@ -4,9 +4,11 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "core/horizon.h"
+#include "core/locks.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -17,6 +19,9 @@
 
 /* The coordinator's row is rewritten when its horizon has moved by this much. */
 #define HORIZON_STEP	1000
+
+/* No more are kept of a role: nodes are told apart by name, and anybody may make up names. */
+#define COORDINATORS_OF_ROLE	1000
 
 /* Does the coordinator's row, if there is one, have that timeline? */
 static bool
@@ -110,6 +115,9 @@ horizon_advance(const SettleCaller *caller)
 	HeapTuple	tuple;
 	bool		found = false;
 	bool		stored = false;
+	int			nodes = 0;
+	static int	inserted = 0;	/* in this transaction, and perhaps not visible yet */
+	static TransactionId inserted_in = InvalidTransactionId;
 
 	if (caller->horizon != 0 && caller->horizon >= known + HORIZON_STEP)
 		known = caller->horizon;
@@ -118,7 +126,8 @@ horizon_advance(const SettleCaller *caller)
 	else
 		stored = true;			/* the horizon; only the timeline is new */
 	/* one session at a time; whoever comes second leaves it to the first */
-	if (!gid_try_lock((int64) hash_combine(hash_bytes((const unsigned char *) node, strlen(node)), role)))
+	if (!own_lock(LOCK_COORDINATOR, (int64) hash_combine(hash_bytes((const unsigned char *) node, strlen(node)), role),
+				  ExclusiveLock, false))
 		return;
 	/* what the coordinator says holds whether or not this transaction commits */
 	timeline = Max(timeline, caller->timeline);
@@ -132,13 +141,21 @@ horizon_advance(const SettleCaller *caller)
 	own_scan_all(&scan, OWN_COORDINATOR, RowExclusiveLock);
 	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		if (DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) != role ||
-			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) != 0)
+		if (DatumGetObjectId(own_column(&scan, tuple, Anum_coordinator_role, NULL)) != role)
+			continue;
+		nodes++;
+		if (strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_coordinator_node, NULL)), node) != 0)
 			continue;
 		found = true;
 		own_update(&scan, tuple, values, nulls, replace);
 	}
 	own_scan_end(&scan);
+	/* what is not stored is told again by the next call */
+	if (inserted_in != GetTopTransactionId())
+		inserted = 0;
+	inserted_in = GetTopTransactionId();
+	if (!found && nodes + inserted++ >= COORDINATORS_OF_ROLE)
+		return;
 	if (!found)
 		own_insert(OWN_COORDINATOR, values, nulls);
 	if (!stored)

@@ -23,15 +23,16 @@
 #include "core/global.h"
 #include "core/node.h"
 #include "core/override.h"
+#include "core/locks.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/settle.h"
 #include "core/shmem.h"
+#include "core/tombstone.h"
 #include "catalog/pg_collation_d.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
-#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -47,11 +48,32 @@ CurrentBranch current_branch;
 bool
 gid_try_lock(int64 key)
 {
-	LOCKTAG		tag;
+	return own_lock(LOCK_BRANCH, key, ExclusiveLock, false);
+}
 
-	/* advisory locks of SQL use 1 and 2 in the last field */
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, 4);
-	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+bool
+gid_is_free(int64 key)
+{
+	if (!gid_try_lock(key))
+		return false;
+	gid_unlock(key);
+	return true;
+}
+
+void
+gid_unlock(int64 key)
+{
+	own_unlock(LOCK_BRANCH, key, ExclusiveLock);
+}
+
+/* A function has run here that serves another node. */
+static bool serving = false;
+
+void
+participant_serve(void)
+{
+	/* in a branch, whose coordinator may prepare it, none of them leaves anything */
+	serving |= !current_branch.active;
 }
 
 uint64
@@ -247,19 +269,32 @@ participant_enter(int flags)
 	current_branch.flags = (current_branch.flags & ~JOIN_NO_ROWS) | (flags & JOIN_NO_ROWS);
 }
 
-/* There is a row with this branch's key already: tell which. */
+/*
+ * There is a row with this branch's key already: tell which. But what another role
+ * has said of it says nothing: such a tombstone makes way.
+ */
 static void
 refuse_second_join(void)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
 	bool		tombstone = false;
+	bool		others = false;
 
-	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, AccessShareLock,
+	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, RowExclusiveLock,
 				  current_branch.key);
 	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
 		tombstone = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 't';
+		others = tombstone &&
+			!tombstone_binds(DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)),
+							 current_branch.role);
+		if (others)
+			own_delete(&scan, tuple);
+	}
 	own_scan_end(&scan);
+	if (others)
+		return;
 	refuse_join(current_branch.gid_text,
 				tombstone ? "It was rolled back before it came." : "It was joined before.");
 }
@@ -338,6 +373,12 @@ participant_pre_commit(void)
 void
 participant_pre_prepare(void)
 {
+	/* its locks would stay without a session, and over a restart */
+	if (serving)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has called functions of schema dtx"),
+				 errdetail("They are for other nodes to call.")));
 	if (!current_branch.active)
 		return;
 	if (!current_branch.mode->settle_held)
@@ -353,6 +394,7 @@ participant_pre_prepare(void)
 void
 participant_xact_end(bool commit)
 {
+	serving = false;
 	if (!current_branch.active)
 		return;
 	if (commit)

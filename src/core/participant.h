@@ -90,6 +90,15 @@ extern void participant_check_timeline(const char *node, uint32 timeline);
 /* Try to have the gid for this transaction alone; false when another has it. */
 extern bool gid_try_lock(int64 key);
 
+/* Give it back before the transaction ends, once for each time it was had. */
+extern void gid_unlock(int64 key);
+
+/* Is nobody working on it just now? Takes nothing. */
+extern bool gid_is_free(int64 key);
+
+/* A function that serves another node runs: its transaction cannot be prepared. */
+extern void participant_serve(void);
+
 /* What the current role was told by this coordinator: how far it has forgotten
  * its transactions (0: not known), and the last timeline on which it spoke. */
 extern uint64 coordinator_horizon(const char *node, uint32 *timeline);

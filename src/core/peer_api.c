@@ -174,6 +174,7 @@ dtx_branch_settle(PG_FUNCTION_ARGS)
 				 errmsg("a node must ask, with a horizon that is not negative")));
 	caller.horizon = (uint64) PG_GETARG_INT64(2);
 	requests = read_requests(fcinfo, &count);
+	participant_serve();
 	settle_branches(requests, count, &caller);
 
 	for (int i = 0; i <= count; i++)

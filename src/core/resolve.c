@@ -25,6 +25,7 @@
 #include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shmem.h"
+#include "core/tombstone.h"
 #include "fmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -257,7 +258,7 @@ resolve_branches(const GlobalXid *xid, const char *xid_text, bool commit)
 }
 
 /* Forget what stands here of a global transaction: rows that wait for a
- * participant that is gone, and resolutions. */
+ * participant that is gone, resolutions, and rollbacks of branches that never came. */
 static int64
 forget_branches(const GlobalXid *xid)
 {
@@ -289,6 +290,7 @@ forget_branches(const GlobalXid *xid)
 		count++;
 	}
 	own_scan_end(&scan);
+	count += tombstones_forget(xid);
 	/* the next call in this statement does not find them */
 	CommandCounterIncrement();
 	return count;

@@ -33,6 +33,7 @@
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "core/subxact.h"
+#include "core/tombstone.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
@@ -287,33 +288,6 @@ mark_joined(const JoinedBranch *branch, bool conflict, const char *message)
 	own_scan_end(&scan);
 }
 
-static void
-insert_tombstone(const JoinedBranch *branch, const SettleRequest *request,
-				 const SettleCaller *caller)
-{
-	Datum		values[Natts_joined_branch] = {0};
-	bool		nulls[Natts_joined_branch] = {0};
-
-	values[Anum_joined_branch_branch - 1] = Int64GetDatum(branch->key);
-	values[Anum_joined_branch_lsn - 1] = LSNGetDatum(InvalidXLogRecPtr);
-	values[Anum_joined_branch_changes - 1] = Int64GetDatum(0);
-	values[Anum_joined_branch_joined_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[Anum_joined_branch_role - 1] = ObjectIdGetDatum(GetUserId());
-	values[Anum_joined_branch_attempts - 1] = Int32GetDatum(0);
-	values[Anum_joined_branch_mode - 1] = CharGetDatum('-');
-	values[Anum_joined_branch_state - 1] = CharGetDatum('t');
-	values[Anum_joined_branch_gid - 1] = CStringGetTextDatum(branch->gid_text);
-	nulls[Anum_joined_branch_first_entry - 1] = true;
-	nulls[Anum_joined_branch_last_entry - 1] = true;
-	nulls[Anum_joined_branch_conflict - 1] = true;
-	nulls[Anum_joined_branch_last_error - 1] = true;
-	nulls[Anum_joined_branch_local_n - 1] = true;
-	values[Anum_joined_branch_children - 1] = Int32GetDatum(0);
-	values[Anum_joined_branch_superior - 1] = CStringGetTextDatum(linitial(caller->nodes));
-	values[Anum_joined_branch_superior_n - 1] = Int64GetDatum((int64) request->n);
-	own_insert(OWN_JOINED_BRANCH, values, nulls);
-}
-
 bool
 settle_allowed(const JoinedBranch *branch)
 {
@@ -326,12 +300,16 @@ settle_allowed(const JoinedBranch *branch)
 
 /* The branch is not in doubt here, as far as rows that can be seen tell. */
 static void
-examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller)
+examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller, ItemPointer others)
 {
 	bool		committed = false;
 
 	if (resolution_compare(branch->gid_text, request->commit, &request->outcome, &request->detail))
+	{
+		if (strcmp(request->outcome, SETTLE_DENIED) == 0)
+			gid_unlock(branch->key);
 		return;
+	}
 	if (was_settled(request->n, branch->key, &committed))
 	{
 		request->outcome = committed == request->commit ? SETTLE_SETTLED : SETTLE_LOST;
@@ -353,12 +331,21 @@ examine_absent(SettleRequest *request, JoinedBranch *branch, const SettleCaller 
 		if (children_orphaned(branch->gid_text))
 			request->detail = pstrdup(SETTLE_CHILDREN);
 		if (caller->nodes == NIL ||
-			request->n < coordinator_horizon(linitial(caller->nodes), NULL))
+			request->n < coordinator_horizon(linitial(caller->nodes), NULL) ||
+			!tombstone_insert(branch, linitial(caller->nodes), request->n, others))
 			return;
-		insert_tombstone(branch, request, caller);
 		if (request->mode != '?' && mode_by_letter(request->mode)->settle_absent)
 			mode_by_letter(request->mode)->settle_absent(branch);
 	}
+}
+
+/* Another role's: who may not settle a branch does not hold it up. */
+static void
+deny(SettleRequest *request, const JoinedBranch *branch, char *detail)
+{
+	request->outcome = SETTLE_DENIED;
+	request->detail = detail;
+	gid_unlock(branch->key);
 }
 
 /*
@@ -369,6 +356,8 @@ static bool
 examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller)
 {
 	char		state;
+	bool		found,
+				others;
 
 	gid_parse_or_error(request->gid, &branch->gid);
 	if (request->n == 0)
@@ -381,9 +370,17 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 		request->outcome = SETTLE_BUSY;
 		return false;
 	}
-	if (!find_joined(branch->gid_text, branch->key, branch, &state))
+	/* what another role has said of a branch that had not come says nothing */
+	found = find_joined(branch->gid_text, branch->key, branch, &state);
+	others = found && state == 't' && !tombstone_binds(branch->role, GetUserId());
+	if ((!found || others) && transaction_is_others(branch))
 	{
-		examine_absent(request, branch, caller);
+		deny(request, branch, pstrdup("Its global transaction has branches here, and they are other roles'."));
+		return false;
+	}
+	if (!found || others)
+	{
+		examine_absent(request, branch, caller, others ? &branch->tid : NULL);
 		return false;
 	}
 	if (state == 't')
@@ -397,9 +394,8 @@ examine(SettleRequest *request, JoinedBranch *branch, const SettleCaller *caller
 	}
 	if (!settle_allowed(branch))
 	{
-		request->outcome = SETTLE_DENIED;
-		request->detail = psprintf("It was joined by role \"%s\".",
-								   GetUserNameFromId(branch->role, true));
+		deny(request, branch, psprintf("It was joined by role \"%s\".",
+									   GetUserNameFromId(branch->role, true)));
 		return false;
 	}
 	if (!request->commit && mode_by_letter(branch->mode)->settle_rollback == NULL)
@@ -605,6 +601,17 @@ settle_rollbacks_of(SettleRequest *requests, JoinedBranch *branches, bool *open,
 		if (strcmp(outcome, SETTLE_CONFLICT) == 0)
 			stat_add(STAT_CONFLICTS, 1);
 	}
+}
+
+bool
+joined_allowed(const char *gid_text)
+{
+	JoinedBranch branch = {0};
+	char		state;
+
+	return !gid_parse(gid_text, &branch.gid) ||
+		!find_joined(gid_text, gid_branch_key(&branch.gid, gid_text), &branch, &state) ||
+		state != 'd' || settle_allowed(&branch);
 }
 
 bool

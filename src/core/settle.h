@@ -72,6 +72,9 @@ extern void settle_branches(SettleRequest *requests, int count, const SettleCall
 /* Is this branch in doubt here, its phase 1 committed? */
 extern bool joined_in_doubt(const char *gid_text);
 
+/* Is it, as far as can be seen, not another role's that the current one may not settle? */
+extern bool joined_allowed(const char *gid_text);
+
 /* Settle the branches (gids) that a shared transaction of this very node has here,
  * all of them or none, the last one first. NULL: it is done; otherwise why not,
  * palloc'd. */

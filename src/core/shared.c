@@ -32,7 +32,6 @@
 #include "core/vote.h"
 #include "fmgr.h"
 #include "guc.h"
-#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"

@@ -8,6 +8,7 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "core/compat.h"
+#include "core/locks.h"
 #include "core/relations.h"
 #include "core/restricted.h"
 #include "core/settle.h"
@@ -16,7 +17,6 @@
 #include "core/tell.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -35,10 +35,7 @@ typedef struct BranchesHere
 bool
 shared_lock(uint64 n, LOCKMODE mode, bool wait)
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (n >> 32), (uint32) n, 6);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	return own_lock(LOCK_SHARED_TRANSACTION, (int64) n, mode, wait);
 }
 
 static bool

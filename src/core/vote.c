@@ -21,7 +21,7 @@
 PG_FUNCTION_INFO_V1(dtx_branch_vote);
 
 /* dtx.branch_vote(gids text[]): of each, whether its phase 1 is committed here:
- * yes, running or unknown */
+ * yes, running or unknown; denied when it is another role's */
 Datum
 dtx_branch_vote(PG_FUNCTION_ARGS)
 {
@@ -30,6 +30,7 @@ dtx_branch_vote(PG_FUNCTION_ARGS)
 	int			n;
 
 	shmem_require();
+	participant_serve();
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &gids, &nulls, &n);
 	for (int i = 0; i < n; i++)
 	{
@@ -37,7 +38,9 @@ dtx_branch_vote(PG_FUNCTION_ARGS)
 		Gid			gid;
 
 		gid_parse_or_error(gid_text, &gid);
-		gids[i] = CStringGetTextDatum(!gid_try_lock(gid_branch_key(&gid, gid_text)) ? "running" :
+		/* who votes holds nothing up: neither before it is known whose the branch is, nor after */
+		gids[i] = CStringGetTextDatum(!joined_allowed(gid_text) ? "denied" :
+									  !gid_is_free(gid_branch_key(&gid, gid_text)) ? "running" :
 									  joined_in_doubt(gid_text) ? "yes" : "unknown");
 	}
 	PG_RETURN_ARRAYTYPE_P(construct_array(gids, n, TEXTOID, -1, false, TYPALIGN_INT));
@@ -120,6 +123,12 @@ count_votes(VoteCall *calls, int ncalls)
 						(errcode(ERRCODE_DTX_BRANCH_STATE),
 						 errmsg("branch \"%s\" is still running", (char *) list_nth(calls[i].gids, j)),
 						 errhint("The global transaction stays open; call dtx_commit when the branch has committed.")));
+			if (strcmp(vote, "denied") == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						 errmsg("branch \"%s\" is another role's at server \"%s\"",
+								(char *) list_nth(calls[i].gids, j), call->pc->server_name),
+						 errhint("The global transaction stays open. Who joins there needs a role that the user mapping of the opener has the rights of.")));
 			if (strcmp(vote, "yes") == 0)
 				continue;
 			all = false;

@@ -19,6 +19,7 @@
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
+#include "core/locks.h"
 #include "core/own_sql.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -68,20 +69,13 @@ typedef struct Known
 bool
 subscription_try_lock(int64 uid)
 {
-	LOCKTAG		tag;
-
-	/* advisory locks of SQL use 1 and 2 in the last field, branches 4 */
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (uid >> 32), (uint32) uid, 5);
-	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+	return own_lock(LOCK_SUBSCRIPTION, uid, ExclusiveLock, false);
 }
 
 void
 subscription_lock(int64 uid)
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (uid >> 32), (uint32) uid, 5);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	(void) own_lock(LOCK_SUBSCRIPTION, uid, ExclusiveLock, true);
 }
 
 /* The newest row of a subscription. From the end of the index: older rows, dead
@@ -489,11 +483,13 @@ dtx_deliver(PG_FUNCTION_ARGS)
 				"the receiver is read only (default_transaction_read_only)", -1);
 		return (Datum) 0;
 	}
+	participant_serve();
 	if (!subscription_try_lock(delivery.subscription))
 	{
 		put_row(rsinfo, 0, DELIVER_BUSY, NULL, NULL, -1);
 		return (Datum) 0;
 	}
+	/* whose it is: an error gives the lock back at once */
 	known = find_newest(delivery.subscription);
 	if (known.any && known.role != GetUserId() && !superuser())
 		ereport(ERROR,

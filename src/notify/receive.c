@@ -233,6 +233,7 @@ dtx_receive_notifications(PG_FUNCTION_ARGS)
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
 	PreventCommandDuringRecovery("dtx.receive()");
+	participant_serve();
 	if (current_branch.active)
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),

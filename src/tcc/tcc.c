@@ -21,6 +21,7 @@
 #include "core/peer_use.h"
 #include "core/relations.h"
 #include "core/shmem.h"
+#include "core/tombstone.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -161,15 +162,50 @@ call_later(const Try *try, Oid function, const char *gid_text)
 	AtEOXact_GUC(false, nest);
 }
 
+static void
+delete_tombstone(int64 key, const char *gid_text)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_int8(&scan, OWN_TRY_LOG, OWN_TRY_LOG_PKEY, RowExclusiveLock, key);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		bool		tombstone;
+
+		(void) own_column(&scan, tuple, Anum_try_log_action, &tombstone);
+		if (tombstone && strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_try_log_gid, NULL)), gid_text) == 0)
+			own_delete(&scan, tuple);
+	}
+	own_scan_end(&scan);
+	delete_key(OWN_CANCEL_LOG, OWN_CANCEL_LOG_PKEY, key);
+}
+
 /* --- tries --- */
 
-/* Why the try's key is taken. */
+/* A cancel that came before the try, of a role that may not cancel it, says nothing:
+ * it makes way. */
+static bool
+drop_others_tombstone(const char *gid_text, int64 key)
+{
+	Try			try;
+
+	if (!find_try(key, gid_text, &try) || try.action != NULL || tombstone_binds(try.role, GetUserId()))
+		return false;
+	delete_tombstone(key, gid_text);
+	return true;
+}
+
+/* The try's key is taken: why, unless it is not any more. */
 static void
 refuse_try(const char *gid_text, int64 key)
 {
 	Try			try;
-	bool		found = find_try(key, gid_text, &try);
+	bool		found;
 
+	if (drop_others_tombstone(gid_text, key))
+		return;
+	found = find_try(key, gid_text, &try);
 	ereport(ERROR,
 			(errcode(ERRCODE_DTX_BRANCH_STATE),
 			 errmsg("could not try branch \"%s\"", gid_text),
@@ -425,6 +461,7 @@ tcc_settle_absent(const JoinedBranch *branch)
 	Datum		values[Natts_try_log] = {0};
 	bool		nulls[Natts_try_log] = {0};
 
+	(void) drop_others_tombstone(branch->gid_text, branch->key);
 	form_try(values, nulls, branch->gid_text, GetUserId(), NULL, NULL, false);
 	if (own_insert_unique(OWN_TRY_LOG, values, nulls))
 		(void) insert_end(OWN_CANCEL_LOG, branch, false);

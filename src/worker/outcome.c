@@ -16,6 +16,7 @@
 #include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shared.h"
+#include "core/tombstone.h"
 #include "guc.h"
 #include "storage/procarray.h"
 #include "utils/acl.h"
@@ -621,9 +622,15 @@ outcomes_prune(void)
 	uint64		forgotten = 0;
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 
-	if (now < next_prune || guc_history_retention < 0)
+	if (now < next_prune)
 		return;
 	next_prune = TimestampTzPlusMilliseconds(now, PRUNE_INTERVAL);
+	worker_begin();
+	if (tombstones_prune())
+		next_prune = now;
+	worker_commit(false);
+	if (guc_history_retention < 0)
+		return;
 	limit = TimestampTzPlusMilliseconds(now, -(int64) guc_history_retention * 1000);
 
 	worker_begin();
