@@ -178,7 +178,7 @@ ok(wait_until(sub { $s->must('SHOW dtx.lock_timeout') eq '1234ms' }, 'the settin
 $s->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 10)", "SELECT dtx_transfer('bank3', '1', '3', 10)");
 # the worker's connection too
 ok( wait_for_value(
-		$bank3, q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dtx' AND state = 'idle' AND query LIKE '%branch_pending%'}, '1'),
+		$bank1, q{SELECT count(*) FROM dtx_peers WHERE server = 'bank3' AND last_contact IS NOT NULL}, '1'),
 	'the worker has asked the new peer');
 my @hung = ($bank3->{_pid},
 	split / /, value($bank3, q{SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()}));

@@ -95,7 +95,7 @@ ask_for_rollback(PeerConnection *pc, const SettleRequest *request, TimestampTz d
 	RemoteCall	call = {.pc = pc, .nstatements = 3};
 	char	   *volatile outcome = NULL;
 
-	call.statements[0].sql = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+	call.statements[0].sql = BEGIN_SQL;
 	call.statements[1].sql = SETTLE_SQL;
 	call.statements[1].nparams = SETTLE_PARAMS;
 	call.statements[1].values = values;

@@ -109,6 +109,14 @@ typedef union DtxVacuumParams
 	VacuumParams params;
 } DtxVacuumParams;
 
+/* transaction_timeout, in ms: before version 17 there is none */
+#if PG_VERSION_NUM >= 170000
+#include "storage/proc.h"
+#define dtx_transaction_timeout()	TransactionTimeout
+#else
+#define dtx_transaction_timeout()	0
+#endif
+
 /* vacuum a table itself and its TOAST table */
 #if PG_VERSION_NUM >= 160000
 #define DTX_VACUUM_ALL	(VACOPT_PROCESS_MAIN | VACOPT_PROCESS_TOAST)

@@ -18,4 +18,12 @@ extern void setting_override(int *variable, int value);
 /* SET LOCAL, for when the transaction may have set the same before. */
 extern void setting_local(const char *name, const char *value);
 
+/* In a call of another node that is to settle, or to tell what is in doubt here: no
+ * timeout of the role or the server ends this transaction. */
+extern void settings_of_settling(void);
+
+/* In a process of dtx's own, when it has connected and not begun anything: what its
+ * database or role sets and its work must not depend on. */
+extern void settings_of_process(bool runs_user_code);
+
 #endif							/* DTX_OVERRIDE_H */

@@ -251,6 +251,7 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 
 	shmem_require();
+	settings_of_settling();
 	InitMaterializedSRF(fcinfo, 0);
 	nodes = pending.nodes = text_list(PG_GETARG_ARRAYTYPE_P(0), "nodes");
 	if (nodes != NIL)
@@ -302,6 +303,7 @@ dtx_branch_pending(PG_FUNCTION_ARGS)
 Datum
 dtx_branch_flush(PG_FUNCTION_ARGS)
 {
+	settings_of_settling();
 	(void) GetTopTransactionId();
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		setting_local("synchronous_commit", "on");

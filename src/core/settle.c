@@ -695,14 +695,18 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 				 errmsg("branches cannot be settled from inside a branch")));
 	PreventCommandDuringRecovery("dtx.branch_settle()");
 	if (caller->nodes != NIL)
+	{
+		/* an operator's statement is his own */
+		settings_of_settling();
 		participant_check_timeline(linitial(caller->nodes), caller->timeline);
+	}
 	DTX_FAULT_POINT("participant-before-settle");
 
 	/* durable once the coordinator asks; it keeps its row until then */
 	setting_local("synchronous_commit", "off");
-	if (LockTimeout == 0 || LockTimeout > SETTLE_LOCK_TIMEOUT)
+	if (LockTimeout != SETTLE_LOCK_TIMEOUT)
 		setting_local("lock_timeout", CppAsString2(SETTLE_LOCK_TIMEOUT));
-	if (guc_lock_timeout == 0 || guc_lock_timeout > SETTLE_ROW_TIMEOUT)
+	if (guc_lock_timeout != SETTLE_ROW_TIMEOUT)
 		setting_local("dtx.lock_timeout", CppAsString2(SETTLE_ROW_TIMEOUT));
 
 	for (int i = 0; i < count; i++)

@@ -303,26 +303,29 @@ register_at(const GlobalXid *xid, const char *xid_text)
 {
 	Oid			role = GetUserId();
 	const char *values[2];
-	RemoteCall	call = {.nstatements = 1};
+	RemoteCall	call = {.nstatements = 3};
 	char	   *volatile gid_text = NULL;
 
 	values[0] = xid_text;
 	values[1] = node_self();
 	call.pc = connection_get(server_for_node(xid->node, role), role, 0);
-	call.statements[0].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text)";
-	call.statements[0].once = true;
-	call.statements[0].nparams = 2;
-	call.statements[0].values = values;
+	call.statements[0].sql = BEGIN_SQL;
+	call.statements[1].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text)";
+	call.statements[1].nparams = 2;
+	call.statements[1].values = values;
+	call.statements[2].sql = "COMMIT";
+	for (int i = 0; i < call.nstatements; i++)
+		call.statements[i].once = true;
 	PG_TRY();
 	{
 		remote_run(&call, 0);
 		if (call.error != NULL || call.broken)
 			remote_throw(&call);
-		if (!remote_has_rows(&call, 0, 1, 1))
+		if (!remote_has_rows(&call, 1, 1, 1))
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_REPLY_HANDLE),
 					 errmsg("server \"%s\" gave an unexpected answer", call.pc->server_name)));
-		gid_text = pstrdup(PQgetvalue(call.results[0], 0, 0));
+		gid_text = pstrdup(PQgetvalue(call.results[1], 0, 0));
 	}
 	PG_FINALLY();
 	{

@@ -14,6 +14,9 @@
 
 #define REMOTE_MAX_STATEMENTS	8
 
+/* begins a transaction whatever the peer's role, database or server sets as default */
+#define BEGIN_SQL	"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE"
+
 typedef struct RemoteStatement
 {
 	const char *sql;

@@ -25,7 +25,7 @@ answer_is_sane(Channel *channel)
 	switch (channel->calling)
 	{
 		case CALL_PENDING:
-			return remote_has_rows(call, 0, 0, 4);
+			return remote_has_rows(call, 1, 0, 4);
 		case CALL_SETTLE:
 			return remote_has_rows(call, 1, 1, 4) &&
 				is_position(PQgetvalue(result, PQntuples(result) - 1, 2)) &&

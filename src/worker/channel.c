@@ -198,7 +198,7 @@ start_pending(Channel *channel)
 	ListCell   *cell;
 	int			n = 0;
 
-	(void) link_new_call(link, 1);
+	(void) link_new_call(link, 3);
 	worker_begin();
 	old = MemoryContextSwitchTo(link->call_context);
 	ids = node_all_ids();
@@ -210,7 +210,9 @@ start_pending(Channel *channel)
 	values[1] = psprintf("%u", node_timeline());
 	MemoryContextSwitchTo(old);
 	worker_commit(false);
-	link_set_statement(link, 0, "SELECT gid, n, node, resolved FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
+	link_set_statement(link, 0, BEGIN_SQL, 0, NULL);
+	link_set_statement(link, 1, "SELECT gid, n, node, resolved FROM dtx.branch_pending($1::pg_catalog.text[], $2::pg_catalog.int4)", 2, values);
+	link_set_statement(link, 2, "COMMIT", 0, NULL);
 	start_call(channel, CALL_PENDING);
 }
 
@@ -302,7 +304,7 @@ start_settle(Channel *channel)
 	values = settle_parameters(node_all_ids(), outcomes_horizon(channel), requests, n);
 	worker_commit(false);
 	MemoryContextSwitchTo(old);
-	link_set_statement(link, 0, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", 0, NULL);
+	link_set_statement(link, 0, BEGIN_SQL, 0, NULL);
 	link_set_statement(link, 1, SETTLE_SQL, SETTLE_PARAMS, values);
 	link_set_statement(link, 2, "COMMIT", 0, NULL);
 	channel->settle_due = TimestampTzPlusMilliseconds(now, guc_settle_delay);
@@ -456,7 +458,7 @@ note_success(Channel *channel)
 static void
 pending_answered(Channel *channel)
 {
-	recovery_decide(channel, channel->connection.call.results[0]);
+	recovery_decide(channel, channel->connection.call.results[1]);
 	channel->recovered = true;
 	channel->asked_at = GetCurrentTimestamp();
 	channel->jitter = 0.9 + 0.2 * pg_prng_double(&pg_global_prng_state);
@@ -479,10 +481,17 @@ static void
 record_single_failure(Channel *channel, const char *why)
 {
 	SettleItem *item = dlist_container(SettleItem, link, dlist_head_node(&channel->called));
+	bool		shown = item->commit || item->has_row;
 
 	worker_begin();
 	item_failed(channel, item, why);
 	worker_commit(false);
+	/* the participant's row of it says nothing: its transaction was undone */
+	if (!shown)
+	{
+		contact_record(channel, why, item->next_attempt);
+		channel->failure_recorded = true;
+	}
 }
 
 /* No answer in time: the peer hangs, or one branch's functions take too long. */

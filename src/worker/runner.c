@@ -14,6 +14,7 @@
 #include "core/clock.h"
 #include "core/compat.h"
 #include "core/fault.h"
+#include "core/override.h"
 #include "core/relations.h"
 #include "core/shared_here.h"
 #include "core/shmem.h"
@@ -677,6 +678,7 @@ dtx_runner_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(args.database, args.role, 0);
+	settings_of_process(true);
 	slot = database_slot_find(args.database, false);
 	if (slot == NULL)
 		proc_exit(0);

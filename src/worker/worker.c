@@ -152,6 +152,7 @@ initialize(Oid database)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	settings_of_process(false);
 
 	slot = database_slot_find(database, true);
 	if (slot == NULL)

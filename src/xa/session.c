@@ -233,7 +233,7 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		/* where dtx.branch_enter follows, that says what the statement may return */
 		bool		enters = GetCurrentTransactionNestLevel() > 1;
 
-		add_statement(&call, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", false);
+		add_statement(&call, BEGIN_SQL, false);
 		global_join_statement(xb->branch, enters ? 0 : flags, xb->token,
 							  &call.statements[call.nstatements++]);
 	}
