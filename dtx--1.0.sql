@@ -329,7 +329,7 @@ COMMENT ON FUNCTION dtx_open(interval, text) IS
 CREATE FUNCTION dtx_join(xid text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_join(text) IS
-    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all. ERROR DX003 when it is decided or unknown or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node.';
+    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all. ERROR DX003 when it is decided or unknown or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, 42501 when the opener has none through which the branch could be settled.';
 CREATE FUNCTION dtx_commit(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_commit(text) IS
@@ -365,7 +365,7 @@ CREATE FUNCTION dtx.branch_settle(nodes text[], timeline integer, horizon bigint
     AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint, OUT node text, OUT resolved boolean) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_register(xid text, node text) RETURNS text
+CREATE FUNCTION dtx.branch_register(xid text, node text, role text) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_branch_register' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_vote(gids text[]) RETURNS text[]
     AS 'MODULE_PATHNAME', 'dtx_branch_vote' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -381,7 +381,7 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
-        ' dtx.branch_register(text, text), dtx.branch_vote(text[]),'
+        ' dtx.branch_register(text, text, text), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
         ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb),'
         ' dtx.receive(text, integer, jsonb), dtx.outcome(text, text[]), @extschema@.dtx_outcome(text) TO %s', role);

@@ -389,6 +389,68 @@ DROP ROLE dtx_m_plain, dtx_m_other;
 SELECT m.at('b', 'DROP FUNCTION m.grant_plain()');
 DROP FUNCTION m.grant_plain();
 
+-- two servers lead to one node, as different roles: a branch goes through the one that may settle it
+CREATE ROLE dtx_m_plain LOGIN;
+SELECT m.at('b', $$SELECT dtx_admit('dtx_m_plain')$$);
+SELECT m.at('b', 'GRANT USAGE ON SCHEMA m TO dtx_m_plain'), m.at('b', 'GRANT SELECT, UPDATE ON m.account TO dtx_m_plain');
+CREATE FUNCTION m.peer_as(server text, username text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('ALTER USER MAPPING FOR CURRENT_USER SERVER %I OPTIONS (SET user %L)', server, username);
+END $$;
+DO $$
+BEGIN
+  EXECUTE (SELECT format('CREATE SERVER plainly FOREIGN DATA WRAPPER dtx_fdw OPTIONS (%s)',
+                         string_agg(format('%s %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', '))
+           FROM pg_foreign_server, unnest(srvoptions) AS o WHERE srvname = 'peer');
+END $$;
+CREATE USER MAPPING FOR CURRENT_USER SERVER plainly OPTIONS (user 'dtx_m_plain');
+-- it is the one that was used last
+SELECT dtx_exec('plainly', m.add(0));
+SELECT m.settled();
+SELECT dtx_open() AS xid \gset
+SELECT m.part('s2', :'xid', ARRAY[m.add(5)]);
+SELECT server FROM dtx_branches WHERE side = 'coordinator';
+SELECT dtx_commit(:'xid');
+SELECT dtx_wait(:'xid');
+-- a member may too
+GRANT dtx_m_plain TO CURRENT_USER;
+SELECT m.connect('plain2', 'b', 'dtx_m_plain');
+CREATE FUNCTION m.back() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  GRANT USAGE ON FOREIGN SERVER a TO dtx_m_plain;
+  EXECUTE format('CREATE USER MAPPING FOR dtx_m_plain SERVER a OPTIONS (user %L, password_required ''false'')', session_user);
+END $$;
+SELECT m.at('b', pg_get_functiondef('m.back()'::regprocedure));
+SELECT m.at('b', 'SELECT m.back()');
+SELECT dtx_open() AS xid \gset
+SELECT m.part('plain2', :'xid', ARRAY[m.add(-5)]);
+SELECT dtx_commit(:'xid');
+SELECT dtx_wait(:'xid');
+-- the mappings change when it has joined: whichever may
+SELECT dtx_open() AS xid \gset
+SELECT m.part('s2', :'xid', ARRAY[m.add(7)]);
+SELECT server FROM dtx_branches WHERE side = 'coordinator';
+SELECT m.peer_as('peer', 'dtx_m_plain'), m.peer_as('plainly', session_user);
+SELECT dtx_rollback(:'xid');
+SELECT dtx_wait(:'xid');
+SELECT server FROM dtx_history WHERE xid = :'xid' AND server IS NOT NULL;
+-- none may: then it does not join
+SELECT m.peer_as('plainly', 'dtx_m_plain');
+SELECT dtx_open() AS xid \gset
+SELECT regexp_replace(replace(m.part('s2', :'xid', ARRAY[m.add(7)]), format('"%s"', session_user), 'ME'), 'Server "(peer|plainly)"', 'Server');
+SELECT m.run('s2', 'ROLLBACK');
+SELECT dtx_rollback(:'xid');
+SELECT m.peer_as('peer', session_user);
+SELECT m.bye('plain2');
+DROP USER MAPPING FOR CURRENT_USER SERVER plainly;
+DROP SERVER plainly;
+SELECT m.at('b', 'DROP USER MAPPING FOR dtx_m_plain SERVER a');
+SELECT m.at('b', 'DROP OWNED BY dtx_m_plain');
+SELECT m.at('b', 'DROP FUNCTION m.back()');
+DROP FUNCTION m.peer_as(text, text), m.back();
+DROP OWNED BY dtx_m_plain;
+DROP ROLE dtx_m_plain;
+
 -- clean up
 SELECT m.bye('s1', 's2', 's3');
 SELECT m.settled();

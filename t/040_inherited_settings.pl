@@ -110,8 +110,10 @@ ok(settled($bank1, $bank2), 'and settled when it can be');
 
 # --- of both databases, for the processes that are dtx's own; and for all kinds of work
 
-my $public = join ';', map { "SET $_" } 'default_transaction_read_only = off', 'statement_timeout = 0', 'search_path = public', 'session_replication_role = origin',
-  'lock_timeout = 0', 'dtx.lock_timeout = 10000', 'idle_session_timeout = 0', 'idle_in_transaction_session_timeout = 0', ($known{transaction_timeout} ? 'transaction_timeout = 0' : ());
+# of a client that begins transactions as it likes
+$ENV{PGOPTIONS} = join ' ', map { "-c $_" } 'default_transaction_read_only=off', 'statement_timeout=0', 'search_path=public', 'session_replication_role=origin',
+  'lock_timeout=0', 'dtx.lock_timeout=10000', 'idle_session_timeout=0', 'idle_in_transaction_session_timeout=0',
+  ($known{transaction_timeout} ? 'transaction_timeout=0' : ());
 $bank1->safe_psql('bank1', q{
 CREATE TABLE seen (id bigint PRIMARY KEY);
 CREATE FUNCTION see(payload jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO public.seen VALUES ((payload->>$$id$$)::bigint)';
@@ -139,7 +141,6 @@ is_settled($total, 'worker with hostile settings', $bank1, $bank2);
 is(balance($bank2, '2') + 0, 10004, 'one rolled back');
 is(value($bank2, 'SELECT string_agg(v::text, $$ $$) FROM entry'), '-2 -2', 'one committed');
 my $s = session($bank1);
-$s->must($public);
 $s->must(q{SELECT dtx_publish('own', '{"id": 1}')});
 ok(wait_until(sub { $s->must('SELECT count(*) FROM seen') eq '1' }, 'the message'), 'a message is handled in a process of the role');
 foreach my $mode ('at', 'xa', 'tcc', 'message')
@@ -152,7 +153,6 @@ foreach my $mode ('at', 'xa', 'tcc', 'message')
 # a service at bank2 joins
 my $shared = $s->must('SELECT dtx_open()');
 my $t = session($bank2);
-$t->must($public);
 $t->must('BEGIN', "SELECT dtx_join('$shared')", q{UPDATE account_info SET account_balance = account_balance + 1 WHERE account_no = '2'}, 'COMMIT');
 is($s->must("SELECT dtx_rollback('$shared')"), 'rolled back', 'a shared transaction');
 is($s->must("SELECT dtx_wait('$shared', '60s')"), 'rolled back', 'is settled');

@@ -18,7 +18,7 @@ extern void setting_override(int *variable, int value);
 /* SET LOCAL, for when the transaction may have set the same before. */
 extern void setting_local(const char *name, const char *value);
 
-/* In a call of another node that is to settle, or to tell what is in doubt here: no
+/* In a call of another node that is to register, to settle, or to tell what is in doubt here: no
  * timeout of the role or the server ends this transaction. */
 extern void settings_of_settling(void);
 

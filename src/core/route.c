@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "net/connection.h"
 #include "net/peer.h"
+#include "net/remote.h"
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
 
@@ -23,27 +24,53 @@ typedef struct LookWork
 	Oid			server;
 	Oid			role;
 	const char *node;
+	const char *owner;			/* a role there; NULL: any will do */
 	bool		found;
+	bool		may_act;		/* as owner */
+	char		user[NAMEDATALEN];	/* who one is there */
 } LookWork;
+
+/* Ask whether who one is at the other end of a connection may act as the owner. */
+static void
+ask_who(PeerConnection *pc, LookWork *work)
+{
+	RemoteCall	call = {.pc = pc, .nstatements = 1};
+	const char *values[1] = {work->owner};
+
+	call.statements[0].sql = "SELECT pg_catalog.pg_has_role(r.oid, 'USAGE') FROM pg_catalog.pg_roles r"
+		" WHERE r.rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name";
+	call.statements[0].nparams = 1;
+	call.statements[0].values = values;
+	call.statements[0].once = true;
+	PG_TRY();
+	{
+		remote_run(&call, 0);
+		if (call.error != NULL || call.broken)
+			remote_throw(&call);
+		work->may_act = remote_has_rows(&call, 0, 1, 1) && PQgetvalue(call.results[0], 0, 0)[0] == 't';
+	}
+	PG_CATCH();
+	{
+		remote_free(&call);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	remote_free(&call);
+}
 
 static void
 look(void *arg)
 {
 	LookWork   *work = arg;
+	PeerConnection *pc = connection_get(work->server, work->role, 0);
 
-	work->found = strcmp(connection_get(work->server, work->role, 0)->peer_node, work->node) == 0;
-}
-
-/* Does it? A server that cannot be reached does not, for now: *why says so. */
-static bool
-server_leads_to(Oid server, Oid role, const char *node, char **why)
-{
-	LookWork	work = {server, role, node, false};
-	ErrorData  *error = subxact_run(look, &work);
-
-	if (error != NULL)
-		*why = error->message;
-	return work.found;
+	work->found = strcmp(pc->peer_node, work->node) == 0;
+	if (!work->found)
+		return;
+	strlcpy(work->user, PQuser(pc->conn), sizeof(work->user));
+	work->may_act = work->owner == NULL || strcmp(work->user, work->owner) == 0;
+	if (!work->may_act)
+		ask_who(pc, work);
 }
 
 /* Servers with a user mapping for the role, likely ones first: those that are
@@ -76,19 +103,43 @@ likely_servers(Oid role, const char *node)
 }
 
 Oid
-server_for_node(const char *node, Oid role)
+server_for_branch(const char *node, Oid role, const char *owner)
 {
 	char	   *why = NULL;
-	List	   *servers = likely_servers(role, node);
+	char	   *denied = NULL;
 	ListCell   *cell;
 
-	foreach(cell, servers)
-		if (server_leads_to(lfirst_oid(cell), role, node, &why))
-			return lfirst_oid(cell);
+	/* a server that cannot be reached leads nowhere, for now */
+	foreach(cell, likely_servers(role, node))
+	{
+		LookWork	work = {lfirst_oid(cell), role, node, owner};
+		ErrorData  *error = subxact_run(look, &work);
+
+		if (error != NULL)
+			why = error->message;
+		else if (work.may_act)
+			return work.server;
+		else if (work.found)
+			denied = psprintf("Server \"%s\" leads there as role \"%s\".",
+							  GetForeignServer(work.server)->servername, work.user);
+	}
+	if (denied != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("no server leads to node \"%s\" as a role that may settle branches of role \"%s\"", node, owner),
+				 errdetail_internal("%s", denied),
+				 errhint("There must be a user mapping for role \"%s\" whose user is that role, or a member of it.",
+						 GetUserNameFromId(role, true))));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("no server leads to node \"%s\"", node),
 			 why ? errdetail_internal("%s", why) :
 			 errdetail("Role \"%s\" has no user mapping for such a server.", GetUserNameFromId(role, true)),
 			 errhint("Create a server of dtx_fdw and a user mapping for it.")));
+}
+
+Oid
+server_for_node(const char *node, Oid role)
+{
+	return server_for_branch(node, role, NULL);
 }

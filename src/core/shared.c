@@ -268,8 +268,8 @@ dtx_open(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(xid_text));
 }
 
-/* dtx.branch_register(xid text, node text): at the coordinator, for who joins;
- * returns the gid */
+/* dtx.branch_register(xid text, node text, role text): at the coordinator, for who joins
+ * as that role of its node; returns the gid */
 Datum
 dtx_branch_register(PG_FUNCTION_ARGS)
 {
@@ -280,11 +280,12 @@ dtx_branch_register(PG_FUNCTION_ARGS)
 	Oid			server;
 
 	shmem_require();
+	settings_of_settling();
 	PreventCommandDuringRecovery("dtx.branch_register()");
 	get_shared(xid_text, &st);
 	refuse_unless_open(&st);
 	/* first everything that may take time */
-	server = server_for_node(node, st.role);
+	server = server_for_branch(node, st.role, text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	peer_use(server, st.role);
 	contact_ensure(server, st.role, st.deadline);
 	(void) shared_lock(st.xid.n, ShareLock, true);
@@ -302,16 +303,17 @@ static char *
 register_at(const GlobalXid *xid, const char *xid_text)
 {
 	Oid			role = GetUserId();
-	const char *values[2];
+	const char *values[3];
 	RemoteCall	call = {.nstatements = 3};
 	char	   *volatile gid_text = NULL;
 
 	values[0] = xid_text;
 	values[1] = node_self();
+	values[2] = GetUserNameFromId(role, false);
 	call.pc = connection_get(server_for_node(xid->node, role), role, 0);
 	call.statements[0].sql = BEGIN_SQL;
-	call.statements[1].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text)";
-	call.statements[1].nparams = 2;
+	call.statements[1].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.text)";
+	call.statements[1].nparams = 3;
 	call.statements[1].values = values;
 	call.statements[2].sql = "COMMIT";
 	for (int i = 0; i < call.nstatements; i++)

@@ -422,6 +422,8 @@ settle_answered(Channel *channel)
 			}
 			else if (!item->commit && !item->has_row && strcmp(outcome, SETTLE_DENIED) == 0)
 				item_drop(item);	/* the channel of its own role asks for it */
+			else if (strcmp(outcome, SETTLE_DENIED) == 0)
+				item_denied(channel, item, message);
 			else
 				item_failed(channel, item, message);
 		}

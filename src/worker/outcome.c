@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "core/branch_row.h"
@@ -157,6 +158,66 @@ item_failed(Channel *channel, SettleItem *item, const char *message)
 		item_requeue(channel, item, backoff_delay(item->attempts));
 	else
 		item_drop(item);
+}
+
+/* Another channel as the same role to the same node, the next one after this; NULL: none. */
+static Channel *
+next_to_node(const Channel *channel)
+{
+	Channel    *first = NULL;
+	bool		passed = false;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker.channels)
+	{
+		Channel    *other = dlist_container(Channel, link, iter.cur);
+
+		if (other == channel)
+		{
+			passed = true;
+			continue;
+		}
+		if (other->role != channel->role || other->gone || channel->node[0] == '\0' ||
+			strcmp(other->node, channel->node) != 0)
+			continue;
+		if (passed)
+			return other;
+		if (first == NULL)
+			first = other;
+	}
+	return first;
+}
+
+void
+item_denied(Channel *channel, SettleItem *item, const char *message)
+{
+	Channel    *other = item->shared ? next_to_node(channel) : NULL;
+	Datum		values[Natts_branch] = {0};
+	bool		nulls[Natts_branch] = {0};
+	bool		replace[Natts_branch] = {0};
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	if (other == NULL)
+	{
+		item_failed(channel, item, message);
+		return;
+	}
+	if (!item_record_failure(item, message))
+	{
+		item_drop(item);
+		return;
+	}
+	/* who drops that server is told what depends on it */
+	CommandCounterIncrement();
+	values[Anum_branch_server - 1] = ObjectIdGetDatum(other->server);
+	replace[Anum_branch_server - 1] = true;
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, RowExclusiveLock, (int64) item->key.n);
+	if (HeapTupleIsValid(tuple = find_row(&scan, item->gid)))
+		own_update(&scan, tuple, values, nulls, replace);
+	own_scan_end(&scan);
+	item->server = other->server;
+	item_requeue(other, item, item->attempts > 1 ? backoff_delay(item->attempts) : 0);
 }
 
 /* Queue what a row of dtx.branch says, if it is decided. */

@@ -151,6 +151,11 @@ extern bool item_record_failure(SettleItem *item, const char *message);
  * has removed its row. In a transaction. */
 extern void item_failed(Channel *channel, SettleItem *item, const char *message);
 
+/* The participant says that the channel's user may not settle it: a branch of a shared
+ * transaction goes through another server to that node next, if there is one. In a
+ * transaction. */
+extern void item_denied(Channel *channel, SettleItem *item, const char *message);
+
 /* Forget an item: there is nothing left to do for it. */
 extern void item_drop(SettleItem *item);
 
