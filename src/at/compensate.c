@@ -1,15 +1,22 @@
 /*
  * compensate.c
- *		Undoing a branch, row by row, backwards.
+ *		Undoing a branch, row by row.
+ *
+ * Of each row that a branch has changed the log tells what it was before the
+ * branch and what the branch left (net_change.h says how). The current row is
+ * compared with the two: equal to what the branch left, what was before is
+ * restored; equal to that already, there is nothing to do; anything else is a
+ * conflict, and nothing is changed.
+ *
+ * The rows come in no order that matters. Each key is restored once, from what
+ * it is now to what it was, and whatever concerns more than one row, unique
+ * indexes, exclusion constraints and foreign keys, is checked when all of them are
+ * as they were, which is a state that satisfied it (constraint.c).
  *
  * Rows are restored as logical replication applies them: found by key through
  * the key's index, written with their index entries and checked, without
  * firing triggers. What triggers did to attached tables inside the branch has
- * its own entries in the log. Foreign keys are checked at the end.
- *
- * The current row is compared with the entry's images: equal to after means it
- * is as the branch left it, and before is restored; equal to before means
- * there is nothing to do; anything else is a conflict, and nothing is changed.
+ * its own entries in the log.
  */
 #include "postgres.h"
 
@@ -23,7 +30,9 @@
 #include "at/compensate.h"
 #include "at/constraint.h"
 #include "at/image.h"
+#include "at/net_change.h"
 #include "at/undo_log.h"
+#include "at/undo_read.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
@@ -33,16 +42,16 @@
 #include "core/shmem.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/tuplesort.h"
 
-/* the operator > of int8, which has no symbol */
-#define INT8_GREATER	413
+/* So many moves of rows from key to key are kept, to be undone as such. */
+#define MAX_MOVES		100000
 
 /* A relation whose rows are being restored. */
 typedef struct RestoreTarget
@@ -54,6 +63,9 @@ typedef struct RestoreTarget
 	TupleTableSlot *current;	/* the row found */
 	TupleTableSlot *restored;	/* the row to write */
 	ShapeMap   *map;			/* of the last entry's shape */
+	/* rows that left their keys, and rows that came to keys where there were none: Steps */
+	List	   *left;
+	List	   *came;
 } RestoreTarget;
 
 typedef struct Compensation
@@ -63,6 +75,10 @@ typedef struct Compensation
 	const char *gid_text;		/* of the branch at hand, for messages */
 	Oid			owner;			/* as whom code of tables runs now; InvalidOid: nobody */
 	Restricted	as_owner;
+	MemoryContext context;		/* of the compensation */
+	MemoryContext moves;		/* of what is in the lists left and came */
+	int			nmoves;
+	uint64		rows;			/* restored */
 } Compensation;
 
 /*
@@ -173,10 +189,62 @@ throw_busy(RestoreTarget *target, HeapTuple image)
 					RelationGetRelationName(target->rel))));
 }
 
+/* Put the row with that key that a snapshot sees into target->current. */
+static bool
+look_up(RestoreTarget *target, Relation index, ScanKey keys, Snapshot snapshot)
+{
+	IndexScanDesc scan = dtx_index_beginscan(target->rel, index, snapshot, target->ar->nkeys);
+	bool		found;
+
+	index_rescan(scan, keys, target->ar->nkeys, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, target->current);
+	if (found)
+		ExecMaterializeSlot(target->current);
+	index_endscan(scan);
+	return found;
+}
+
+static bool
+look_up_committed(RestoreTarget *target, Relation index, ScanKey keys)
+{
+	Snapshot	latest = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = look_up(target, index, keys, latest);
+
+	UnregisterSnapshot(latest);
+	return found;
+}
+
+/* Lock the row in target->current. False: it was changed meanwhile. */
+static bool
+lock_current(RestoreTarget *target, HeapTuple image)
+{
+	TM_FailureData failure;
+	TM_Result	result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = table_tuple_lock(target->rel, &target->current->tts_tid, GetActiveSnapshot(),
+							  target->current, GetCurrentCommandId(false),
+							  LockTupleExclusive, LockWaitSkip, 0, &failure);
+	PopActiveSnapshot();
+	if (result == TM_WouldBlock)
+		throw_busy(target, image);
+	if (result != TM_Ok && result != TM_Updated && result != TM_Deleted)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not lock a row of \"%s\": status %d",
+						RelationGetRelationName(target->rel), (int) result)));
+	return result == TM_Ok;
+}
+
 /*
- * Find and lock the current row with the key of an image, without waiting. As
- * in applying logical replication a dirty snapshot finds it, so that a row that
- * somebody is inserting or deleting is noticed.
+ * Find and lock the current row with the key of an image, without waiting: one
+ * that somebody else is inserting or changing is busy.
+ *
+ * A snapshot finds the one version of a row that is committed now, whatever happens
+ * during the scan. A dirty scan alone would not: of a row that moves to another page
+ * meanwhile it can meet the old version when that is gone already, and the index
+ * before the new one is in it, and see neither. So it only tells of rows that are
+ * coming; and what came, and moved, while it looked, the next snapshot sees.
  */
 static bool
 find_current(RestoreTarget *target, HeapTuple image)
@@ -185,10 +253,7 @@ find_current(RestoreTarget *target, HeapTuple image)
 	AttachedRelation *ar = target->ar;
 	Relation	index = index_open(ar->key_index, RowExclusiveLock);
 	ScanKeyData keys[INDEX_MAX_KEYS];
-	SnapshotData dirty;
-	IndexScanDesc scan;
-	TM_Result	result = TM_Updated;
-	bool		found = true;
+	bool		found = false;
 
 	for (int i = 0; i < ar->nkeys; i++)
 	{
@@ -199,34 +264,26 @@ find_current(RestoreTarget *target, HeapTuple image)
 							   index->rd_opcintype[i], ar->keys[i].collation,
 							   ar->keys[i].equal.fn_oid, value);
 	}
-	InitDirtySnapshot(dirty);
-	scan = dtx_index_beginscan(target->rel, index, &dirty, ar->nkeys);
-	while (found && (result == TM_Updated || result == TM_Deleted))
+	while (!found)
 	{
-		TM_FailureData failure;
+		SnapshotData dirty;
 
-		index_rescan(scan, keys, ar->nkeys, NULL, 0);
-		found = index_getnext_slot(scan, ForwardScanDirection, target->current);
-		if (!found)
+		CHECK_FOR_INTERRUPTS();
+		if (look_up_committed(target, index, keys))
+		{
+			found = lock_current(target, image);
+			continue;
+		}
+		InitDirtySnapshot(dirty);
+		if (look_up(target, index, keys, &dirty))
+		{
+			if (TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax))
+				throw_busy(target, image);
+		}
+		else if (!look_up_committed(target, index, keys))
 			break;
-		ExecMaterializeSlot(target->current);
-		if (TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax))
-			throw_busy(target, image);
-		PushActiveSnapshot(GetLatestSnapshot());
-		result = table_tuple_lock(target->rel, &target->current->tts_tid, GetActiveSnapshot(),
-								  target->current, GetCurrentCommandId(false),
-								  LockTupleExclusive, LockWaitSkip, 0, &failure);
-		PopActiveSnapshot();
-		if (result == TM_WouldBlock)
-			throw_busy(target, image);
 	}
-	index_endscan(scan);
 	index_close(index, NoLock);
-	if (found && result != TM_Ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not lock a row of \"%s\": status %d",
-						RelationGetRelationName(target->rel), (int) result)));
 	return found;
 }
 
@@ -299,22 +356,25 @@ static void
 restore_by_update(Compensation *c, RestoreTarget *target, HeapTuple before)
 {
 	HeapTuple	old = ExecCopySlotHeapTuple(target->current);
+	List	   *indexes;
 
 	slot_getallattrs(target->current);
 	form_restored(target, before, target->current, CMD_UPDATE);
 	check_row_constraints(target);
-	dtx_table_tuple_update(target->rri, target->estate, target->rel,
-						   &target->current->tts_tid, target->restored);
-	constraint_queue_add(c->queue, target->rel, old, &target->restored->tts_tid);
+	indexes = dtx_table_tuple_update(target->rri, target->estate, target->rel,
+									 &target->current->tts_tid, target->restored);
+	constraint_queue_add(c->queue, target->rel, old, &target->restored->tts_tid, indexes);
 }
 
 static void
 restore_by_insert(Compensation *c, RestoreTarget *target, HeapTuple before)
 {
+	List	   *indexes;
+
 	form_restored(target, before, NULL, CMD_INSERT);
 	check_row_constraints(target);
-	dtx_table_tuple_insert(target->rri, target->estate, target->rel, target->restored);
-	constraint_queue_add(c->queue, target->rel, NULL, &target->restored->tts_tid);
+	indexes = dtx_table_tuple_insert(target->rri, target->estate, target->rel, target->restored);
+	constraint_queue_add(c->queue, target->rel, NULL, &target->restored->tts_tid, indexes);
 }
 
 static void
@@ -323,7 +383,7 @@ restore_by_delete(Compensation *c, RestoreTarget *target)
 	HeapTuple	old = ExecCopySlotHeapTuple(target->current);
 
 	simple_table_tuple_delete(target->rel, &target->current->tts_tid, InvalidSnapshot);
-	constraint_queue_add(c->queue, target->rel, old, NULL);
+	constraint_queue_add(c->queue, target->rel, old, NULL, NIL);
 }
 
 /* The row that the branch inserted goes. */
@@ -359,149 +419,221 @@ undo_update(Compensation *c, RestoreTarget *target, HeapTuple before, HeapTuple 
 		throw_conflict(c, target, after, "was changed after the branch updated it");
 }
 
-static HeapTuple
-entry_image(TupleTableSlot *entry, int column)
+/* The row that the branch gave another key gets its old key and values. */
+static void
+undo_move(Compensation *c, RestoreTarget *target, HeapTuple before, HeapTuple after)
 {
-	bool		isnull;
-	Datum		image = slot_getattr(entry, column, &isnull);
-
-	return isnull ? NULL : image_tuple(DatumGetByteaPP(image));
+	if (!find_current(target, before) && find_current(target, after) &&
+		image_equals_slot(after, target->current, target->map))
+	{
+		restore_by_update(c, target, before);
+		CommandCounterIncrement();
+		return;
+	}
+	undo_insert(c, target, after);
+	CommandCounterIncrement();
+	undo_delete_entry(c, target, before);
+	CommandCounterIncrement();
 }
 
 static void
-undo_entry(Compensation *c, TupleTableSlot *entry, MemoryContext long_lived)
+use_shape(Compensation *c, RestoreTarget *target, int32 shape)
 {
-	bool		isnull;
-	char		op = DatumGetChar(slot_getattr(entry, Anum_undo_log_op, &isnull));
-	Oid			relid = DatumGetObjectId(slot_getattr(entry, Anum_undo_log_relation, &isnull));
-	int32		shape = DatumGetInt32(slot_getattr(entry, Anum_undo_log_shape, &isnull));
-	HeapTuple	before = entry_image(entry, Anum_undo_log_before);
-	HeapTuple	after = entry_image(entry, Anum_undo_log_after);
-	MemoryContext old = MemoryContextSwitchTo(long_lived);
-	RestoreTarget *target = open_target(c, relid);
+	MemoryContext caller = MemoryContextSwitchTo(c->context);
 
 	if (target->map == NULL || target->map->shape != shape)
 		target->map = shape_map(target->rel, target->ar, shape);
-	MemoryContextSwitchTo(old);
+	MemoryContextSwitchTo(caller);
 	if (target->map->conflict != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_CONFLICT),
 				 errmsg("images of rows of \"%s\" do not fit the table any more: %s",
 						RelationGetRelationName(target->rel), target->map->conflict),
 				 errdetail("Branch \"%s\" cannot be rolled back.", c->gid_text)));
+}
 
-	switch (op)
-	{
-		case UNDO_INSERT:
-			undo_insert(c, target, after);
-			break;
-		case UNDO_UPDATE:
-			undo_update(c, target, before, after);
-			break;
-		case UNDO_DELETE:
-			undo_delete_entry(c, target, before);
-			break;
-		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("entry of dtx.undo_log has unknown kind \"%c\"", op)));
-	}
+static void
+undo_net_change(Compensation *c, RestoreTarget *target, const Step *net)
+{
+	use_shape(c, target, net->shape);
+	if (net->before == NULL)
+		undo_insert(c, target, net->after);
+	else if (net->after == NULL)
+		undo_delete_entry(c, target, net->before);
+	else
+		undo_update(c, target, net->before, net->after);
 	ResetPerTupleExprContext(target->estate);
 	CommandCounterIncrement();
+	if (c->rows++ == 0)
+		DTX_FAULT_POINT("participant-during-compensation");
 }
 
-/* Put a branch's entries into a sort. Returns how many there are, those that
- * only lock included. */
-static int64
-collect_entries(const JoinedBranch *branch, Tuplesortstate *sort, TupleDesc desc, bool whole)
+/*
+ * A row that went from one key to another appears as two changes: none has the old
+ * key any more, and one has come to the new key. To undo both as one update keeps the
+ * row one for those who wait for it: they would take a deleted one for gone.
+ */
+static void
+keep_move(Compensation *c, RestoreTarget *target, const Step *net)
 {
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-	int64		found = 0;
-	UndoScan	scan;
-	HeapTuple	entry;
+	MemoryContext caller = MemoryContextSwitchTo(c->moves);
+	Step	   *kept = palloc(sizeof(Step));
 
-	undo_scan_begin(&scan, branch, whole);
-	while (HeapTupleIsValid(entry = undo_scan_next(&scan)))
+	*kept = *net;
+	kept->before = net->before != NULL ? heap_copytuple(net->before) : NULL;
+	kept->after = net->after != NULL ? heap_copytuple(net->after) : NULL;
+	kept->moved_from = net->moved_from != NULL ? heap_copytuple(net->moved_from) : NULL;
+	if (net->after == NULL)
+		target->left = lappend(target->left, kept);
+	else
+		target->came = lappend(target->came, kept);
+	MemoryContextSwitchTo(caller);
+	c->nmoves++;
+}
+
+static Step *
+steps_of_list(List *list)
+{
+	Step	   *steps = palloc(Max(list_length(list), 1) * sizeof(Step));
+
+	for (int i = 0; i < list_length(list); i++)
+		steps[i] = *(Step *) list_nth(list, i);
+	return steps;
+}
+
+/* The step in left, sorted, whose row went where came has come from; NULL: none. */
+static Step *
+find_left(RestoreTarget *target, Step *left, int n, const Step *came)
+{
+	TupleDesc	desc = RelationGetDescr(target->rel);
+	int			low = 0;
+
+	while (low < n)
 	{
-		found++;
-		if (DatumGetChar(undo_scan_column(&scan, entry, Anum_undo_log_op)) == UNDO_KEY)
-			continue;
-		ExecStoreHeapTuple(entry, slot, false);
-		tuplesort_puttupleslot(sort, slot);
-		ExecClearTuple(slot);
+		int			middle = low + (n - low) / 2;
+		int			order = key_compare(target->ar, left[middle].before, came->moved_from, desc);
+
+		if (order == 0)
+			return left[middle].moved_away && left[middle].shape == came->shape ?
+				&left[middle] : NULL;
+		if (order < 0)
+			low = middle + 1;
+		else
+			n = middle;
 	}
-	undo_scan_end(&scan);
-	ExecDropSingleTupleTableSlot(slot);
-	return found;
+	return NULL;
 }
 
-/* A branch's entries, sorted by command, then sequence, last first. */
-static Tuplesortstate *
-sorted_entries(const JoinedBranch *branch, TupleDesc desc)
+static void
+undo_moves_of(Compensation *c, RestoreTarget *target)
 {
-	AttrNumber	columns[2] = {Anum_undo_log_cid, Anum_undo_log_seq};
-	Oid			operators[2] = {INT8_GREATER, INT8_GREATER};
-	Oid			collations[2] = {InvalidOid, InvalidOid};
-	bool		nulls_first[2] = {false, false};
-	int64		found = 0;
+	int			nleft = list_length(target->left);
+	int			ncame = list_length(target->came);
+	Step	   *left = steps_of_list(target->left);
+	Step	   *came = steps_of_list(target->came);
 
-	for (int whole = 0; whole < 2; whole++)
+	steps_sort(target->rel, target->ar, left, nleft);
+	for (int i = 0; i < ncame; i++)
 	{
-		Tuplesortstate *sort = tuplesort_begin_heap(desc, 2, columns, operators, collations,
-													nulls_first, work_mem, NULL, TUPLESORT_NONE);
+		Step	   *from = find_left(target, left, nleft, &came[i]);
 
-		found = collect_entries(branch, sort, desc, whole);
-		if (found == branch->changes)
+		CHECK_FOR_INTERRUPTS();
+		if (from == NULL)
 		{
-			tuplesort_performsort(sort);
-			return sort;
+			undo_net_change(c, target, &came[i]);
+			continue;
 		}
-		tuplesort_end(sort);
+		use_shape(c, target, from->shape);
+		undo_move(c, target, from->before, came[i].after);
+		ResetPerTupleExprContext(target->estate);
+		from->moved_away = false;
+		c->rows++;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("the undo log of branch \"%s\" is not whole", branch->gid_text),
-			 errdetail("It has %lld entries, and the branch wrote %lld.",
-					   (long long) found, (long long) branch->changes)));
+	for (int i = 0; i < nleft; i++)
+		if (left[i].moved_away)
+			undo_net_change(c, target, &left[i]);
+	target->left = target->came = NIL;
+}
+
+static void
+undo_moves(Compensation *c)
+{
+	MemoryContext caller = MemoryContextSwitchTo(c->moves);
+	ListCell   *cell;
+
+	if (c->nmoves > 0)
+	{
+		foreach(cell, c->targets)
+		{
+			RestoreTarget *target = lfirst(cell);
+
+			if (target->left != NIL || target->came != NIL)
+				undo_moves_of(c, open_target(c, RelationGetRelid(target->rel)));
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(c->moves);
+	c->nmoves = 0;
+}
+
+static void
+undo_entries(void *arg, const UndoEntry *entries, int n)
+{
+	Compensation *c = arg;
+	MemoryContext caller = MemoryContextSwitchTo(c->context);
+	RestoreTarget *target = open_target(c, entries[0].relid);
+	Step	   *steps;
+
+	MemoryContextSwitchTo(caller);
+	steps = palloc(n * sizeof(Step));
+	for (int i = 0; i < n; i++)
+	{
+		steps[i] = step_of(target->rel, target->ar, entries[i].op, entries[i].before, entries[i].after);
+		steps[i].shape = entries[i].shape;
+		steps[i].seq = entries[i].seq;
+	}
+	steps_sort(target->rel, target->ar, steps, n);
+	while (n > 0)
+	{
+		int			first = steps_last_run(target->rel, target->ar, steps, n);
+		Step		net;
+
+		CHECK_FOR_INTERRUPTS();
+		use_shape(c, target, steps[first].shape);
+		if (steps_add_up(target->rel, target->ar, target->map, &steps[first], n - first, &net))
+		{
+			if ((net.before == NULL && net.moved_from != NULL) ||
+				(net.after == NULL && net.moved_away))
+				keep_move(c, target, &net);
+			else
+				undo_net_change(c, target, &net);
+		}
+		n = first;
+	}
+	if (c->nmoves >= MAX_MOVES)
+		undo_moves(c);
 }
 
 static void
 compensate_branch(Compensation *c, const JoinedBranch *branch)
 {
-	MemoryContext long_lived = CurrentMemoryContext;
-	MemoryContext per_entry = AllocSetContextCreate(long_lived, "dtx compensation",
-													ALLOCSET_DEFAULT_SIZES);
-	TupleDesc	desc = undo_log_descriptor();
-	Tuplesortstate *sort = sorted_entries(branch, desc);
-	TupleTableSlot *entry = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	uint64		rows = 0;
-
 	c->gid_text = branch->gid_text;
-	while (tuplesort_gettupleslot(sort, true, true, entry, NULL))
-	{
-		MemoryContext old = MemoryContextSwitchTo(per_entry);
-
-		CHECK_FOR_INTERRUPTS();
-		undo_entry(c, entry, long_lived);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(per_entry);
-		if (rows++ == 0)
-			DTX_FAULT_POINT("participant-during-compensation");
-	}
-	tuplesort_end(sort);
-	ExecDropSingleTupleTableSlot(entry);
-	MemoryContextDelete(per_entry);
+	c->rows = 0;
+	undo_read(branch, undo_entries, c);
+	undo_moves(c);
 	become(c, InvalidOid);
 	undo_delete(branch);
-	stat_add(STAT_ROWS_COMPENSATED, rows);
+	stat_add(STAT_ROWS_COMPENSATED, c->rows);
 }
 
 void
 compensate(List *branches)
 {
-	Compensation c = {.queue = constraint_queue_create()};
+	Compensation c = {.queue = constraint_queue_create(), .context = CurrentMemoryContext};
 	ListCell   *cell;
 
+	c.moves = AllocSetContextCreate(c.context, "dtx rows that changed their keys",
+									ALLOCSET_DEFAULT_SIZES);
 	foreach(cell, branches)
 		compensate_branch(&c, lfirst(cell));
 	constraint_queue_check(c.queue);

@@ -2,6 +2,11 @@
  * constraint.c
  *		Checking constraints after a compensation, without firing triggers.
  *
+ * All is checked at the end, unique indexes and exclusion constraints too, deferrable
+ * or not. The rows as they were before the branch satisfy each constraint together;
+ * half of them, beside those that the branch left, need not: rows may have swapped a
+ * unique value. With the checks at the end, the order of restoring does not matter.
+ *
  * PostgreSQL's own constraint triggers do the checking. They are called by
  * hand, for the rows that were restored; in place of an action on the
  * referencing rows (cascade, set null, set default) stands always the one that
@@ -28,6 +33,7 @@ typedef struct RestoredRow
 	HeapTuple	old;			/* NULL: inserted */
 	bool		has_new;
 	ItemPointerData new_tid;
+	List	   *indexes;		/* OIDs */
 } RestoredRow;
 
 struct ConstraintQueue
@@ -51,8 +57,7 @@ static bool
 is_constraint_trigger(Trigger *trigger)
 {
 	return trigger->tgisinternal && trigger->tgenabled != TRIGGER_DISABLED &&
-		(trigger->tgfoid == F_UNIQUE_KEY_RECHECK ||
-		 RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE);
+		RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE;
 }
 
 static bool
@@ -65,12 +70,13 @@ has_constraint_triggers(Relation rel)
 }
 
 void
-constraint_queue_add(ConstraintQueue *queue, Relation rel, HeapTuple old, ItemPointer new_tid)
+constraint_queue_add(ConstraintQueue *queue, Relation rel, HeapTuple old, ItemPointer new_tid,
+					 const List *indexes)
 {
 	RestoredRow *row;
 	MemoryContext caller;
 
-	if (!has_constraint_triggers(rel))
+	if (indexes == NIL && !has_constraint_triggers(rel))
 		return;
 	caller = MemoryContextSwitchTo(queue->context);
 	if (queue->nrows == queue->room)
@@ -86,6 +92,7 @@ constraint_queue_add(ConstraintQueue *queue, Relation rel, HeapTuple old, ItemPo
 	row->has_new = new_tid != NULL;
 	if (new_tid != NULL)
 		row->new_tid = *new_tid;
+	row->indexes = list_copy(indexes);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -110,8 +117,6 @@ checking_function(Trigger *trigger, Relation rel, TriggerEvent event,
 
 	if (!(trigger->tgtype & matches))
 		return InvalidOid;
-	if (trigger->tgfoid == F_UNIQUE_KEY_RECHECK)
-		return trigger->tgfoid;
 	switch (RI_FKey_trigger_type(trigger->tgfoid))
 	{
 		case RI_TRIGGER_FK:
@@ -132,6 +137,16 @@ checking_function(Trigger *trigger, Relation rel, TriggerEvent event,
 	}
 }
 
+/* The trigger of a deferrable constraint checks any index of the row, given its OID. */
+static void
+check_index(Oid index, TriggerData *data)
+{
+	Trigger		trigger = {.tgfoid = F_UNIQUE_KEY_RECHECK, .tgconstrindid = index};
+
+	data->tg_trigger = &trigger;
+	call_trigger(trigger.tgfoid, data);
+}
+
 static void
 check_row(RestoredRow *row)
 {
@@ -139,6 +154,7 @@ check_row(RestoredRow *row)
 	TupleTableSlot *oldslot = NULL;
 	TupleTableSlot *newslot = NULL;
 	TriggerData data = {.type = T_TriggerData};
+	ListCell   *cell;
 
 	if (row->old != NULL)
 	{
@@ -165,7 +181,9 @@ check_row(RestoredRow *row)
 		data.tg_newtuple = ExecFetchSlotHeapTuple(newslot, false, NULL);
 	}
 
-	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
+	foreach(cell, row->indexes)
+		check_index(lfirst_oid(cell), &data);
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
 	{
 		Trigger    *trigger = &rel->trigdesc->triggers[i];
 		Oid			function;

@@ -11,6 +11,7 @@
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "core/compat.h"
@@ -24,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/reltrigger.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 static HTAB *relations = NULL;
 
@@ -114,6 +116,28 @@ shape_of(TupleDesc desc)
 	return (int32) h;
 }
 
+/*
+ * Has each value of a type a hash, the same as long as it is stored? The operator
+ * class of an array, a range or a row type has one that fails where an element's type
+ * has none. That of a row type changes when an attribute is added.
+ */
+static bool
+type_is_hashable(Oid type)
+{
+	Oid			element;
+
+	type = getBaseType(type);
+	element = get_element_type(type);
+	if (!OidIsValid(element))
+		element = get_range_subtype(type);
+	if (!OidIsValid(element))
+		element = get_multirange_range(type);
+	if (OidIsValid(element))
+		return type_is_hashable(element);
+	return get_typtype(type) != TYPTYPE_COMPOSITE && type != RECORDOID &&
+		OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_PROC)->hash_proc);
+}
+
 static void
 build_keys(AttachedRelation *ar, Relation rel)
 {
@@ -132,8 +156,12 @@ build_keys(AttachedRelation *ar, Relation rel)
 		key->attnum = index->rd_index->indkey.values[i];
 		key->collation = index->rd_indcollation[i];
 		fmgr_info_cxt(get_opcode(equal), &key->equal, ar->context);
+		fmgr_info_cxt(get_opfamily_proc(index->rd_opfamily[i], type, type, BTORDER_PROC),
+					  &key->order, ar->context);
 		/* a hash that agrees with this very operator, or none */
-		key->hashable = get_op_hash_functions(equal, &left, &right);
+		key->hashable = get_op_hash_functions(equal, &left, &right) &&
+			(!IsPolymorphicType(type) || type_is_hashable(TupleDescAttr(RelationGetDescr(rel), key->attnum - 1)->atttypid)) &&
+			type != RECORDOID;
 		if (key->hashable)
 			fmgr_info_cxt(left, &key->hash, ar->context);
 	}
@@ -211,6 +239,26 @@ key_equal(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc)
 			return false;
 	}
 	return true;
+}
+
+int
+key_compare(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc)
+{
+	for (int i = 0; i < ar->nkeys; i++)
+	{
+		KeyColumn  *key = &ar->keys[i];
+		bool		anull,
+					bnull;
+		Datum		avalue = heap_getattr(a, key->attnum, desc, &anull);
+		Datum		bvalue = heap_getattr(b, key->attnum, desc, &bnull);
+		int			order = anull - bnull;
+
+		if (!anull && !bnull)
+			order = DatumGetInt32(FunctionCall2Coll(&key->order, key->collation, avalue, bvalue));
+		if (order != 0)
+			return order;
+	}
+	return 0;
 }
 
 bool

@@ -20,9 +20,10 @@ typedef struct KeyColumn
 {
 	AttrNumber	attnum;
 	Oid			collation;
-	bool		hashable;
+	bool		hashable;		/* else the column is no part of the row's hash */
 	FmgrInfo	hash;
 	FmgrInfo	equal;
+	FmgrInfo	order;
 } KeyColumn;
 
 typedef struct AttachedRelation
@@ -56,6 +57,10 @@ extern int64 key_hash(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc);
 
 /* Is it the same key, by the operator class? Neither may have NULLs in it. */
 extern bool key_equal(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc);
+
+/* Less than, equal to or greater than 0, as the key of a comes before that of b, is
+ * the same or comes after it, by the operator class. NULLs are last. */
+extern int	key_compare(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc);
 
 /* Is it the same key, byte by byte? A cheap test, which may say no too often. */
 extern bool key_identical(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc);

@@ -22,6 +22,7 @@
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -261,7 +262,9 @@ undo_scan_next(UndoScan *scan)
 			ItemPointerData tid = scan->branch->first;
 
 			scan->done = true;
-			found = table_tuple_fetch_row_version(scan->rel, &tid, scan->snapshot, scan->slot);
+			/* no rewrite comes between: the table is locked */
+			found = ItemPointerGetBlockNumber(&tid) < RelationGetNumberOfBlocks(scan->rel) &&
+				table_tuple_fetch_row_version(scan->rel, &tid, scan->snapshot, scan->slot);
 		}
 		else if (scan->scan->rs_flags & SO_TYPE_TIDRANGESCAN)
 			found = table_scan_getnextslot_tidrange(scan->scan, ForwardScanDirection, scan->slot);

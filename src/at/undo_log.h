@@ -38,9 +38,11 @@ extern void undo_add(char op, CommandId cid, Oid relid, int32 shape, int64 key_h
 extern void undo_flush(PhaseOne *result);
 
 /*
- * A scan of a branch's entries, in no order. They lie between two TIDs that the
- * branch's row names, which saves an index; whole: look everywhere, should the
- * table have been rewritten since.
+ * A scan of a branch's entries, in no order. They lay between two TIDs that the
+ * branch's row names, which saves an index. That is a hint: VACUUM FULL, CLUSTER and
+ * others may have rewritten the table since. What is found there is the branch's own
+ * all the same, since each entry names its branch; whoever finds fewer than
+ * the branch wrote, looks everywhere (whole).
  */
 typedef struct UndoScan
 {

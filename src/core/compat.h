@@ -208,8 +208,11 @@ dtx_lock_held(const LOCKTAG *tag, LOCKMODE mode)
 #endif
 }
 
-/* Replace a row by TID, with its index entries. */
-static inline void
+/*
+ * Replace a row by TID, with its index entries. No index is asked to be unique, or a
+ * constraint to exclude: the OIDs of those that may not be are returned, to be asked later.
+ */
+static inline List *
 dtx_table_tuple_update(ResultRelInfo *rri, EState *estate, Relation rel, ItemPointer tid,
 					   TupleTableSlot *slot)
 {
@@ -218,27 +221,28 @@ dtx_table_tuple_update(ResultRelInfo *rri, EState *estate, Relation rel, ItemPoi
 
 	simple_table_tuple_update(rel, tid, slot, InvalidSnapshot, &which);
 	if (which != TU_None)
-		list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL,
-										which == TU_Summarizing));
+		return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL,
+									 which == TU_Summarizing);
 #else
 	bool		update_indexes;
 
 	simple_table_tuple_update(rel, tid, slot, InvalidSnapshot, &update_indexes);
 	if (update_indexes)
-		list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL));
+		return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL);
 #endif
+	return NIL;
 }
 
-/* Insert a row, with its index entries. */
-static inline void
+/* Insert a row, with its index entries; the same holds of these. */
+static inline List *
 dtx_table_tuple_insert(ResultRelInfo *rri, EState *estate, Relation rel,
 					   TupleTableSlot *slot)
 {
 	simple_table_tuple_insert(rel, slot);
 #if PG_VERSION_NUM >= 160000
-	list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false));
+	return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL, false);
 #else
-	list_free(ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL));
+	return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL);
 #endif
 }
 

@@ -254,6 +254,7 @@ own_scan_begin(OwnScan *scan, OwnRelation table, OwnRelation index, LOCKMODE loc
 {
 	scan->rel = own_open(table, lockmode);
 	scan->lockmode = lockmode;
+	scan->dirty_first = false;
 	scan->snapshot = RegisterSnapshot(own_snapshot());
 	scan->scan = systable_beginscan(scan->rel,
 									nkeys > 0 ? own_relid(index) : InvalidOid,
@@ -266,6 +267,7 @@ own_scan_dirty(OwnScan *scan, OwnRelation table, LOCKMODE lockmode)
 	scan->rel = own_open(table, lockmode);
 	scan->lockmode = lockmode;
 	scan->snapshot = NULL;
+	scan->dirty_first = true;
 	InitDirtySnapshot(scan->dirty);
 	scan->scan = systable_beginscan(scan->rel, InvalidOid, false, &scan->dirty, 0, NULL);
 }
@@ -303,6 +305,19 @@ own_scan_all(OwnScan *scan, OwnRelation table, LOCKMODE lockmode)
 HeapTuple
 own_scan_next(OwnScan *scan)
 {
+	HeapTuple	tuple = systable_getnext(scan->scan);
+
+	if (HeapTupleIsValid(tuple) || !scan->dirty_first)
+		return tuple;
+	/*
+	 * A row that was updated during the scan, and moved to a page that was read
+	 * already, was not met: the old version was gone when the scan came to it. It has
+	 * committed, so a snapshot of now sees it.
+	 */
+	systable_endscan(scan->scan);
+	scan->dirty_first = false;
+	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan->scan = systable_beginscan(scan->rel, InvalidOid, false, scan->snapshot, 0, NULL);
 	return systable_getnext(scan->scan);
 }
 

@@ -273,6 +273,7 @@ typedef struct OwnScan
 {
 	Relation	rel;
 	Snapshot	snapshot;		/* NULL: dirty */
+	bool		dirty_first;	/* the dirty scan, before one under a snapshot */
 	SnapshotData dirty;
 	struct SysScanDescData *scan;
 	LOCKMODE	lockmode;
@@ -291,7 +292,8 @@ extern void own_scan_int8(OwnScan *scan, OwnRelation table, OwnRelation index,
 						  LOCKMODE lockmode, int64 key);
 extern void own_scan_all(OwnScan *scan, OwnRelation table, LOCKMODE lockmode);
 
-/* All rows, those of transactions under way, prepared ones included, too. */
+/* All rows, those of transactions under way, prepared ones included, too. Some come
+ * twice, or in two versions. */
 extern void own_scan_dirty(OwnScan *scan, OwnRelation table, LOCKMODE lockmode);
 extern HeapTuple own_scan_next(OwnScan *scan);
 extern void own_scan_end(OwnScan *scan);
