@@ -1017,7 +1017,7 @@ COMMENT ON TABLE dtx.ledger IS 'the table of accounts that dtx_transfer moves mo
 CREATE FUNCTION dtx_ledger(rel regclass, account name DEFAULT 'account_no', balance name DEFAULT 'account_balance') RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_ledger(regclass, name, name) IS
-    'names this database''s table of accounts and its columns, in place of any named before. Needs ownership.';
+    'names this database''s table of accounts and its columns, in place of any named before. Needs EXECUTE, which only superusers have until it is granted, and ownership of both tables.';
 CREATE FUNCTION dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text DEFAULT 'at') RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_transfer(name, text, text, numeric, text) IS
@@ -1305,6 +1305,8 @@ REVOKE ALL ON FUNCTION dtx_notify(name, text, jsonb, interval[]), dtx_accept(tex
 -- who subscribes reads what others publish
 REVOKE ALL ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION dtx_node_adopt(), dtx_node_reset(name), dtx_admit(regrole), dtx_resolve(text, text) FROM PUBLIC;
+-- every transfer then moves money there
+REVOKE ALL ON FUNCTION dtx_ledger(regclass, name, name) FROM PUBLIC;
 -- they run inside a try, confirm or cancel only, with the rights of who transfers
 GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),
     dtx.ledger_unfreeze(text, numeric), dtx.ledger_check(text, numeric), dtx.ledger_add(text, numeric) TO PUBLIC;

@@ -36,11 +36,29 @@ CREATE SEQUENCE api.numbers;
 SELECT left(api.try($$ SELECT dtx_ledger('api.numbers', 'last_value', 'log_cnt') $$), 5);
 SELECT left(api.try($$ SELECT dtx_ledger('api.money_pkey', 'account_no', 'account_no') $$), 5);
 DROP SEQUENCE api.numbers;
--- the owner names it
+-- a superuser names it, or who may, and owns it
+SET ROLE dtx_api_clerk;
+SELECT api.try($$ SELECT dtx_ledger('api.money') $$);
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION dtx_ledger TO dtx_api_clerk;
 SET ROLE dtx_api_clerk;
 SELECT api.try($$ SELECT dtx_ledger('api.money') $$);
 RESET ROLE;
 SELECT dtx_ledger('api.money');
+-- and nobody takes it over with a table of her own
+CREATE TABLE api.hers (account_no text PRIMARY KEY, account_balance numeric);
+ALTER TABLE api.hers OWNER TO dtx_api_clerk;
+SET ROLE dtx_api_clerk;
+SELECT api.try($$ SELECT dtx_ledger('api.hers') $$);
+RESET ROLE;
+ALTER TABLE api.money OWNER TO dtx_api_clerk;
+SET ROLE dtx_api_clerk;
+SELECT api.try($$ SELECT dtx_ledger('api.hers') $$);
+SELECT api.try($$ SELECT dtx_ledger('api.money') $$);
+RESET ROLE;
+DO $$ BEGIN EXECUTE format('ALTER TABLE api.money OWNER TO %I', session_user); END $$;
+DROP TABLE api.hers;
+REVOKE EXECUTE ON FUNCTION dtx_ledger FROM dtx_api_clerk;
 SELECT relation::regclass, account, balance FROM dtx.ledger;
 
 -- no ledger at the peer: nothing happens here either
@@ -204,6 +222,42 @@ SELECT dtx_ledger('api.twice');
 SELECT api.try($$ SELECT dtx_transfer(NULL, '1', '2', 1) $$);
 SELECT api.try($$ SELECT dtx_transfer(NULL, '2', '1', 1) $$);
 TABLE api.twice;
+-- numbers of accounts of any type: just that account, and no other
+CREATE DOMAIN api.number8 AS char(8);
+CREATE FUNCTION api.accounts_as(type text, accounts text[], from_account text, to_account text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    answers text;
+BEGIN
+    EXECUTE format('CREATE TABLE api.typed (account_no %s PRIMARY KEY, account_balance numeric(12,2) NOT NULL)', type);
+    EXECUTE format('INSERT INTO api.typed SELECT a::%s, 10 FROM unnest($1) a', type) USING accounts;
+    PERFORM dtx_ledger('api.typed');
+    answers := concat_ws(', ', split_part(api.try(format('SELECT dtx_transfer(NULL, %L, %L, 1) IS NOT NULL', from_account, to_account)), E'\n', 1),
+                         split_part(api.try(format('SELECT dtx_transfer(NULL, %L, %L, 2, mode => ''tcc'') IS NOT NULL', from_account, to_account)), E'\n', 1));
+    SET CONSTRAINTS ALL IMMEDIATE;
+    RETURN answers || ': ' || (SELECT string_agg(trim(account_no::text) || ' ' || account_balance, ', ' ORDER BY account_no::text) FROM api.typed);
+END $$;
+CREATE FUNCTION api.drop_typed() RETURNS void LANGUAGE sql AS 'DROP TABLE api.typed';
+SELECT api.accounts_as('char(8)', '{1,12,2,23}', '12', '23'), api.drop_typed();
+SELECT api.accounts_as('char', '{1,2}', '12', '23'), api.drop_typed();
+SELECT api.accounts_as('char(2)', '{12,23}', '123', '234'), api.drop_typed();
+SELECT api.accounts_as('varchar(2)', '{12,23}', '123', '234'), api.drop_typed();
+SELECT api.accounts_as('api.number8', '{1,12,2,23}', '12', '23'), api.drop_typed();
+SELECT api.accounts_as('api.number8', '{12345678,23456789}', '123456789', '234567890'), api.drop_typed();
+SELECT api.accounts_as('bit(4)', '{1000,1010}', '1010', '1000'), api.drop_typed();
+SELECT api.accounts_as('bit(4)', '{1000,1010}', '10101', '10001'), api.drop_typed();
+SELECT api.accounts_as('bit varying(2)', '{1,10,0,01}', '10', '01'), api.drop_typed();
+SELECT api.accounts_as('"char"', '{1,2}', '12', '23'), api.drop_typed();
+SELECT api.accounts_as('name', ARRAY[repeat('1', 63), repeat('2', 63)], repeat('1', 64), repeat('2', 64)) LIKE 'P0002: % does not exist, P0002: %', api.drop_typed();
+SELECT api.accounts_as('name', '{1,12,2,23}', '12', '23'), api.drop_typed();
+SELECT api.accounts_as('numeric(3,0)', '{12,23}', '12.4', '23.4'), api.drop_typed();
+SELECT api.accounts_as('numeric(3,1)', '{12,23}', '12', '23.0'), api.drop_typed();
+SELECT api.accounts_as('timestamp(0)', '{2026-01-01,2026-01-02}', '2026-01-01 00:00:00.4', '2026-01-02 00:00:00.4'), api.drop_typed();
+SELECT api.accounts_as('integer', '{1,12,2,23}', '012', '23'), api.drop_typed();
+SELECT api.accounts_as('uuid', '{00000000-0000-0000-0000-000000000001,00000000-0000-0000-0000-000000000002}',
+                       '00000000000000000000000000000001', '{00000000-0000-0000-0000-000000000002}'), api.drop_typed();
+SELECT api.accounts_as('char(3)[]', ARRAY['{ab,c}', '{ab,d}'], '{ab,c}', '{ab,d}'), api.drop_typed();
+DROP FUNCTION api.accounts_as(text, text[], text, text), api.drop_typed();
+DROP DOMAIN api.number8;
 -- the ledger's table is altered, renamed, dropped
 SELECT dtx_ledger('api.cents');
 SELECT dtx_transfer(NULL, '1', '2', 1) IS NOT NULL;

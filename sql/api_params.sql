@@ -27,6 +27,10 @@ SELECT v || ': ' || api.round_trip(v) FROM unnest(ARRAY['0.1', '-0', 1e308, 5e-3
 SELECT v || ': ' || api.round_trip(v) FROM unnest(ARRAY[0.1, 16777217, 'Infinity']::float4[]) v;
 SELECT api.round_trip(''::text), api.round_trip('a''b"c\d$1%s'::text), api.round_trip(E'line\nline\ttab'::text), api.round_trip('Grüße, 世界 🙂'::text);
 SELECT api.round_trip('ab'::varchar(10)), api.round_trip('c'::"char"), api.round_trip('n'::name);
+-- lengths and scales are the value's, not the type's
+SELECT * FROM dtx_query('peer', 'SELECT pg_typeof($1), pg_typeof($2), $1, $2, $3', '{12,3}'::char(8)[], '{1010,01}'::bit(4)[], '{1.5}'::numeric(5,1)[])
+    AS t(a text, b text, c char(8)[], d bit varying[], e numeric[]);
+SELECT * FROM dtx_query('peer', 'SELECT $1, $2, $3::char(8)', '12'::char(8), '1010'::bit(4), '12'::text) AS t(a char(8), b bit(4), c bpchar);
 SELECT api.round_trip(repeat('1 MB ', 200000));
 SELECT api.round_trip('\x'::bytea), api.round_trip('\x00ff27225c'::bytea);
 SELECT api.round_trip(decode(repeat('00010203', 50000), 'hex'));

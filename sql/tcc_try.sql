@@ -107,6 +107,11 @@ BEGIN
   PERFORM dtx_tcc_define('odd "action" ''here''', 'm."Odd ""name"""'::regproc, NULL, NULL);
   CREATE FUNCTION m.array_of(a m.pair[], t text[]) RETURNS text LANGUAGE sql AS $$ SELECT a::text || t::text $$;
   PERFORM dtx_tcc_define('array_of', 'm.array_of'::regproc, NULL, NULL);
+  CREATE DOMAIN m.codes AS char(3)[];
+  CREATE TYPE m.coded AS (code char(3), bits bit(4)[], amount numeric(5,1));
+  CREATE FUNCTION m.lengths(c char(8), b bit(4), cs char(3)[], bs bit(4)[], vs varchar(2)[], d m.codes, r m.coded, rs m.coded[])
+    RETURNS text LANGUAGE sql AS $$ SELECT concat_ws(' ', c, b, cs, bs, vs, d, r, rs) $$;
+  PERFORM dtx_tcc_define('lengths', 'm.lengths'::regproc, NULL, NULL);
 END $_$;
 SELECT m.define_echo();
 SELECT m.at('b', pg_get_functiondef('m.define_echo()'::regprocedure));
@@ -128,6 +133,10 @@ SELECT m.both('echo', '{"i": null, "n": null, "t": null, "b": null, "d": null, "
 SELECT m.both('echo', '{"i": "1", "n": "1e3", "t": 1.50, "b": "on", "d": "29 Feb 2024", "ts": "2024-02-29", "a": "{4,5}", "p": "(1,x)", "j": "s", "js": 1, "u": "5", "v": 12}');
 SELECT m.both('array_of', '{"a": [{"x": 1, "y": "one"}, null], "t": ["a", "b, c"]}');
 SELECT m.both('array_of', '{"a": [], "t": []}');
+-- of a type with a length: functions know none, types and domains keep theirs
+SELECT m.both('lengths', '{"c": "12", "b": "1010", "cs": ["abc", "d"], "bs": ["1010", "01"], "vs": ["abc"], "d": ["ab"], "r": {"code": "xy", "bits": ["1010"], "amount": 1.25}, "rs": [{"code": "z", "bits": [], "amount": null}]}');
+SELECT m.both('lengths', '{"c": null, "b": null, "cs": [], "bs": [], "vs": [], "d": ["abcd"], "r": null, "rs": null}');
+SELECT m.both('lengths', '{"c": null, "b": null, "cs": [], "bs": [], "vs": [], "d": [], "r": {"code": "x", "bits": ["101"], "amount": 1}, "rs": null}');
 SELECT m.both('odd "action" ''here''', '{"The \"Arg\"": 4, "günther": "x"}');
 -- a strict function is not called with NULL
 SELECT m.both('one', '{"i": 1}');
@@ -603,6 +612,9 @@ BEGIN
     EXECUTE 'DROP FUNCTION ' || name;
   END LOOP;
   DROP DOMAIN m.small, m.needed;
+  DROP FUNCTION m.lengths(char, bit, char[], bit[], varchar[], m.codes, m.coded, m.coded[]);
+  DROP TYPE m.coded;
+  DROP DOMAIN m.codes;
   DROP TYPE m.pair;
   DROP TABLE IF EXISTS m.switch;
 END $$;

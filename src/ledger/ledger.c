@@ -104,8 +104,8 @@ read_ledger(Ledger *ledger)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has no ledger"),
 				 errhint("Name the table of accounts: SELECT dtx_ledger('account_info').")));
-	ledger->account_type = get_atttype(ledger->relation,
-									   ledger_column(ledger->relation, NameStr(ledger->account)));
+	ledger->account_type = getBaseType(get_atttype(ledger->relation,
+												   ledger_column(ledger->relation, NameStr(ledger->account))));
 	get_atttypetypmodcoll(ledger->relation, ledger_column(ledger->relation, NameStr(ledger->balance)),
 						  &ledger->balance_type, &ledger->balance_typmod, &collation);
 	ledger->balance_type = getBaseTypeAndTypmod(ledger->balance_type, &ledger->balance_typmod);
@@ -115,7 +115,7 @@ read_ledger(Ledger *ledger)
 static char *
 equality_of(Oid type)
 {
-	TypeCacheEntry *entry = lookup_type_cache(getBaseType(type), TYPECACHE_EQ_OPR);
+	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_EQ_OPR);
 	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(entry->eq_opr));
 	Form_pg_operator form;
 	char	   *text;
@@ -129,6 +129,23 @@ equality_of(Oid type)
 					NameStr(form->oprname));
 	ReleaseSysCache(tuple);
 	return text;
+}
+
+/*
+ * Is the row the account $2? The value is cast to the type alone, without the column's
+ * length or scale: a cast to char(8), or to character, which is char(1), would cut an
+ * account's number down to another one's. Where the type itself does that, text is compared.
+ */
+static char *
+account_condition(const Ledger *ledger)
+{
+	const char *column = quote_identifier(NameStr(ledger->account));
+
+	if (ledger->account_type == NAMEOID || ledger->account_type == CHAROID)
+		return psprintf("%s::pg_catalog.text OPERATOR(pg_catalog.=) $2", column);
+	return psprintf("%s %s $2::%s", column, equality_of(ledger->account_type),
+					format_type_extended(ledger->account_type, -1,
+										 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
 /*
@@ -148,18 +165,16 @@ make_plan(const Ledger *ledger, char sign)
 
 	if (sign == '?')
 		sql = psprintf("SELECT %s OPERATOR(pg_catalog.<) 0, $1::%s::pg_catalog.numeric OPERATOR(pg_catalog.=) $1"
-					   " FROM %s WHERE %s %s $2::%s", balance, type,
+					   " FROM %s WHERE %s", balance, type,
 					   quote_qualified_identifier(NameStr(ledger->schema), NameStr(ledger->table)),
-					   quote_identifier(NameStr(ledger->account)), equality_of(ledger->account_type),
-					   format_type_be_qualified(ledger->account_type));
+					   account_condition(ledger));
 	else
-		sql = psprintf("UPDATE %s SET %s = %s OPERATOR(pg_catalog.%c) $1::%s WHERE %s %s $2::%s"
+		sql = psprintf("UPDATE %s SET %s = %s OPERATOR(pg_catalog.%c) $1::%s WHERE %s"
 				   " RETURNING %s OPERATOR(pg_catalog.<) 0,"
 				   " $1::%s::pg_catalog.numeric OPERATOR(pg_catalog.=) $1",
 				   quote_qualified_identifier(NameStr(ledger->schema), NameStr(ledger->table)),
 				   balance, balance, sign, type,
-				   quote_identifier(NameStr(ledger->account)), equality_of(ledger->account_type),
-				   format_type_be_qualified(ledger->account_type), balance, type);
+				   account_condition(ledger), balance, type);
 	plan = SPI_prepare(sql, 2, types);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		ereport(ERROR,
@@ -353,9 +368,16 @@ dtx_ledger(PG_FUNCTION_ARGS)
 				 errmsg("column \"%s\" is not a number", NameStr(*balance)),
 				 errhint("Keep balances in a column of type numeric.")));
 
-	own_scan_all(&scan, OWN_LEDGER, RowExclusiveLock);
+	own_scan_all(&scan, OWN_LEDGER, ShareRowExclusiveLock);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		Oid			former = DatumGetObjectId(own_column(&scan, tuple, Anum_ledger_relation, NULL));
+
+		/* who is granted this does not take over another's ledger */
+		if (get_rel_name(former) != NULL && !dtx_table_ownercheck(former, GetUserId()))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(former));
 		own_delete(&scan, tuple);
+	}
 	own_scan_end(&scan);
 	values[Anum_ledger_relation - 1] = ObjectIdGetDatum(relation);
 	values[Anum_ledger_account - 1] = NameGetDatum(account);

@@ -70,7 +70,8 @@ tcc_check_arguments(const TccAction *action, Jsonb *args)
 	}
 }
 
-/* A JSON array or object as a Datum of an array or composite type. */
+/* A JSON array or object as a Datum of an array or composite type. Without a modifier:
+ * character alone would be char(1). */
 static Datum
 convert_container(JsonbValue *v, Oid type, bool *isnull)
 {
@@ -82,7 +83,7 @@ convert_container(JsonbValue *v, Oid type, bool *isnull)
 	SPI_connect();
 	if (SPI_execute_with_args(psprintf("SELECT x.v FROM pg_catalog.jsonb_to_record("
 									   "pg_catalog.jsonb_build_object('v', $1)) AS x(v %s)",
-									   format_type_be_qualified(type)),
+									   format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY)),
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
