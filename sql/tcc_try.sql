@@ -578,6 +578,20 @@ SELECT m.at('b', 'SELECT last_error FROM dtx_branches');
 SELECT m.at('b', 'GRANT EXECUTE ON FUNCTION m.own_end TO dtx_m_plain');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
+-- whose confirm or cancel could not be called does not try
+SELECT m.run('plain', $$SELECT dtx_try('peer', 'own', '{"step": "a try"}')$$);
+SELECT m.settled();
+SELECT m.at('b', 'REVOKE EXECUTE ON FUNCTION m.own_end FROM dtx_m_plain');
+SELECT m.run('plain', $$SELECT dtx_try('peer', 'own', '{"step": "a try"}')$$);
+SELECT m.at('b', $$SELECT dtx_tcc_define('own', 'm.own'::regproc, NULL, 'm.own_end'::regproc)$$);
+SELECT m.run('plain', $$SELECT dtx_try('peer', 'own', '{"step": "a try"}')$$);
+REVOKE EXECUTE ON FUNCTION m.own_end FROM PUBLIC;
+SELECT m.run('plain', $$SELECT dtx_try(NULL, 'own', '{"step": "a try"}')$$);
+GRANT EXECUTE ON FUNCTION m.own_end TO PUBLIC;
+SELECT m.at('b', 'GRANT EXECUTE ON FUNCTION m.own_end TO PUBLIC');
+SELECT m.at('b', $$SELECT dtx_tcc_define('own', 'm.own'::regproc, 'm.own_end'::regproc, 'm.own_end'::regproc)$$);
+SELECT m.settled();
+SELECT m.at('b', 'SELECT m.said()'), m.said();
 -- SET ROLE: the local confirm runs as the role that tried
 SELECT m.run('plain', 'BEGIN');
 SELECT m.at('a', 'GRANT dtx_m_plain TO dtx_m_other');

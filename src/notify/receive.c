@@ -23,6 +23,7 @@
 #include "notify/receive.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -103,6 +104,11 @@ dtx_on_notification(PG_FUNCTION_ARGS)
 	{
 		Handler    *handler = handler_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), HANDLES_NOTIFICATIONS);
 
+		if (!PG_ARGISNULL(2) && dtx_function_aclcheck(handler->function, PG_GETARG_OID(2)) != ACLCHECK_OK)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied for function %s", get_func_name(handler->function)),
+					 errdetail("It is called as role \"%s\".", GetUserNameFromId(PG_GETARG_OID(2), true))));
 		/* it is called with other search paths */
 		values[1] = CStringGetTextDatum(format_procedure_qualified(handler->function));
 	}

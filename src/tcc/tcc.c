@@ -235,6 +235,24 @@ keep_functions(const TccAction *action)
 	}
 }
 
+/* Who tries must be able to confirm and to cancel: when it is decided it is too late. */
+static void
+check_may_end(const TccAction *action)
+{
+	static const char *const what[] = {NULL, "confirm", "cancel"};
+
+	for (int i = TCC_CONFIRM; i <= TCC_CANCEL; i++)
+		if (OidIsValid(action->functions[i]) &&
+			dtx_function_aclcheck(action->functions[i], GetUserId()) != ACLCHECK_OK)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied for function %s", get_func_name(action->functions[i])),
+					 errdetail("Role \"%s\" could try action \"%s\", but not %s it.",
+							   GetUserNameFromId(GetUserId(), true), action->name, what[i]),
+					 errhint("GRANT EXECUTE ON FUNCTION %s TO %s;", format_procedure_qualified(action->functions[i]),
+							 quote_identifier(GetUserNameFromId(GetUserId(), true)))));
+}
+
 static TccAction *
 checked_action(const char *name, Jsonb *args)
 {
@@ -246,6 +264,7 @@ checked_action(const char *name, Jsonb *args)
 					(errcode(ERRCODE_UNDEFINED_FUNCTION),
 					 errmsg("a function of action \"%s\" has been dropped", name),
 					 errhint("Define the action again with dtx_tcc_define.")));
+	check_may_end(action);
 	tcc_check_arguments(action, args);
 	return action;
 }
