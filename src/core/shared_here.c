@@ -176,39 +176,61 @@ list_rolled_back(void)
 	return list;
 }
 
-/* One that is due: the attempt is counted before anybody's code is called, whatever
- * that does to the process. 0: none. */
+/* Of those that are this role's and due, the one that has waited longest, first those
+ * that were not tried yet. 0: none. */
 static uint64
-claim_due(Oid role, TimestampTz *next)
+find_due(Oid role, TimestampTz *next)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz first_at = 0;
+	uint64		first = 0;
 	ListCell   *cell;
 
 	*next = 0;
 	foreach(cell, list_rolled_back())
 	{
 		RolledBack *one = lfirst(cell);
-		uint64		n = one->n;
 		BranchesHere here;
 
-		read_here(n, &here);
+		read_here(one->n, &here);
 		if (here.gids == NIL || (OidIsValid(here.role) ? here.role : one->opener) != role)
 			continue;
 		if (now < here.next_attempt)
-		{
 			*next = *next == 0 ? here.next_attempt : Min(*next, here.next_attempt);
-			continue;
+		/* else somebody is deciding, or has decided and settles it */
+		else if ((first == 0 || here.next_attempt < first_at) && shared_lock(one->n, ExclusiveLock, false))
+		{
+			first = one->n;
+			first_at = here.next_attempt;
 		}
-		/* somebody is deciding, or has decided and settles it */
-		if (!shared_lock(n, ExclusiveLock, false))
-			continue;
-		read_here(n, &here);
-		if (here.gids == NIL)
-			continue;
-		write_here(n, "rolling it back has not come to an end", try_again_at(here.attempts));
-		return n;
 	}
-	return 0;
+	return first;
+}
+
+/* The attempt is counted before anybody's code is called, whatever that does to the
+ * process. */
+static uint64
+claim_due(Oid role, TimestampTz *next)
+{
+	uint64		n = find_due(role, next);
+	BranchesHere here;
+
+	if (n != 0)
+	{
+		read_here(n, &here);
+		write_here(n, "rolling it back has not come to an end", try_again_at(here.attempts));
+	}
+	return n;
+}
+
+/* A transaction, whatever is the default of the role's. */
+static void
+begin(void)
+{
+	StartTransactionCommand();
+	XactReadOnly = false;
+	XactIsoLevel = XACT_READ_COMMITTED;
+	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
 bool
@@ -218,8 +240,7 @@ shared_rollback_here(Oid role, TimestampTz *next)
 	Outcome		rows = {.kind = OUTCOME_ROWS, .commit = true};
 	volatile uint64 n;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin();
 	n = claim_due(role, next);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -228,8 +249,7 @@ shared_rollback_here(Oid role, TimestampTz *next)
 		return false;
 	PG_TRY();
 	{
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
+		begin();
 		if (shared_lock(n, ExclusiveLock, false))
 			shared_settle_here(n, false);
 		/* the worker files it away */

@@ -49,6 +49,9 @@ extern PGDLLEXPORT void dtx_runner_main(Datum arg);
  * are too many such roles just now. */
 extern bool runner_wake(Oid role);
 
+/* End the processes that are past their time with something that cannot be cancelled. */
+extern void runners_end_overdue(void);
+
 /* In the launcher: the role of a process that is to be started for a database, marked
  * as being started, or InvalidOid; start it, false when there is no process slot; then
  * take the mark back. */

@@ -41,6 +41,7 @@
 #include "worker/worker.h"
 
 #define START_TIMEOUT	10000	/* ms until one that has not come up is started anew */
+#define END_GRACE		1000	/* ms from when it is cancelled until it is ended */
 #define RESTART_DELAY	500		/* ms until one that has failed is */
 
 typedef struct RunnerArgs
@@ -98,6 +99,23 @@ runner_wake(Oid role)
 	if (start)
 		launcher_wake();
 	return runner != NULL;
+}
+
+void
+runners_end_overdue(void)
+{
+	DatabaseSlot *slot = worker.slot;
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+	{
+		Runner	   *runner = &slot->runners[i];
+
+		if (runner->pid > 0 && runner->end_at != 0 && now >= runner->end_at)
+			(void) kill(runner->pid, SIGTERM);
+	}
+	SpinLockRelease(&slot->mutex);
 }
 
 Oid
@@ -540,15 +558,29 @@ run_local(Local *local)
 	return more;
 }
 
-/* A function of a table's owner may hang: it is ended as a handler is. */
+static void
+set_end(TimestampTz end_at)
+{
+	SpinLockAcquire(&worker_slot->mutex);
+	mine->end_at = end_at;
+	SpinLockRelease(&worker_slot->mutex);
+}
+
+/*
+ * A function of a table's owner may hang, and it is not this role's. It is ended as a
+ * handler is; should it catch that, the process is.
+ */
 static bool
 roll_back_shared(Oid role, TimestampTz *next)
 {
+	int			timeout = guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT;
 	bool		more;
 
-	enable_timeout_after(STATEMENT_TIMEOUT, guc_call_timeout > 0 ? guc_call_timeout : HANDLE_TIMEOUT);
+	set_end(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) timeout + END_GRACE));
+	handling_limit_own();
 	more = shared_rollback_here(role, next);
-	disable_timeout(STATEMENT_TIMEOUT, false);
+	handling_unlimit_own();
+	set_end(0);
 	return more;
 }
 
@@ -566,8 +598,6 @@ run_all(Oid role)
 	do
 	{
 		more = false;
-		while (roll_back_shared(role, &rollback))
-			CHECK_FOR_INTERRUPTS();
 		/* what was paused, moved or ended meanwhile goes no further */
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -583,6 +613,8 @@ run_all(Oid role)
 			more |= half_message_check(role, &next);
 			more |= expectation_check(role, &expected);
 		}
+		/* last: a process that does not survive it has done the rest */
+		more |= roll_back_shared(role, &rollback);
 		CHECK_FOR_INTERRUPTS();
 	} while (more);
 	due = earlier(earlier(next, expected), rollback);
@@ -612,6 +644,7 @@ runner_exit(int code, Datum arg)
 	SpinLockAcquire(&slot->mutex);
 	mine->latch = NULL;
 	mine->pid = 0;
+	mine->end_at = 0;
 	if (code != 0)
 	{
 		mine->wanted = true;

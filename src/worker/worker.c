@@ -369,6 +369,7 @@ work(TimestampTz *next_housekeeping)
 		outcomes_advance_horizon();
 		outcomes_prune();
 		worker_vacuum();
+		runners_end_overdue();
 		dispatch_housekeeping();
 		dispatch_step();
 	}
