@@ -7,6 +7,8 @@
 #   make bench                side-by-side measurements
 #   make chaos SEED=n DURATION=s   the random campaign
 #   make minors               built against an old minor release, run on a new one
+#   make fresh                what is needed is found missing on a machine that has nothing
+#   make asan                 the tests under sanitizers, on a server with assertions
 
 MODULE_big = dtx
 EXTENSION = dtx
@@ -49,7 +51,7 @@ override with_llvm = no
 PG_CONFIG ?= pg_config
 
 # The targets that do all the set-up themselves must work before PGXS is there.
-SELF_CONTAINED = demo check chaos bench lint minors
+SELF_CONTAINED = demo check chaos bench lint minors fresh asan
 ifneq ($(filter $(SELF_CONTAINED),$(MAKECMDGOALS)),)
 
 .PHONY: $(SELF_CONTAINED)

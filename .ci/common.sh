@@ -52,7 +52,19 @@ needs_of()
 	libcurl4-openssl-dev     echo '#include <curl/curl.h>' | gcc -E -o /dev/null -
 	libipc-run-perl          perl -MIPC::Run -MTest::More -MTAP::Harness -e 1
 	EON
-	if [ "$TARGET" = check ]; then
+	if [ "$TARGET" = asan ]; then
+		cat <<-EON
+		bison                    command -v bison
+		flex                     command -v flex
+		libicu-dev               test -f /usr/include/unicode/ucol.h
+		libssl-dev               test -f /usr/include/openssl/ssl.h
+		libreadline-dev          test -f /usr/include/readline/readline.h
+		zlib1g-dev               test -f /usr/include/zlib.h
+		pkg-config               command -v pkg-config
+		dpkg-dev                 command -v dpkg-source
+		EON
+	fi
+	if [ "$TARGET" = check ] || [ "$TARGET" = asan ]; then
 		cat <<-EON
 		pgbouncer                command -v pgbouncer
 		nodejs                   command -v node
@@ -274,7 +286,13 @@ build_and_install()
 	sharedir=$($config --sharedir)
 	PGXS=$($config --pgxs)
 	say "Building for $($config --version)"
-	run make -s -j"$(nproc)" PG_CONFIG="$config" COPT=-Werror || die "the build failed"
+	if [ -n "${DTX_SANITIZE:-}" ]; then
+		# what a sanitizer adds confuses the compiler's warnings
+		run make -s -j"$(nproc)" PG_CONFIG="$config" COPT="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" ||
+			die "the build failed"
+	else
+		run make -s -j"$(nproc)" PG_CONFIG="$config" COPT=-Werror || die "the build failed"
+	fi
 
 	mkdir -p "$DTX_WORK/pg$bindir" "$DTX_WORK/pg$libdir" "$DTX_WORK/pg$sharedir"
 	# programs find the rest relative to where they are: these are copied
@@ -287,11 +305,28 @@ build_and_install()
 	make -s install PG_CONFIG="$config" DESTDIR="$DTX_WORK/pg" >/dev/null || die "the installation failed"
 
 	BINDIR=$DTX_WORK/pg$bindir
+	if [ -n "${DTX_SANITIZE:-}" ]; then
+		preload_sanitizers "$BINDIR/postgres"
+	fi
 	export PATH="$BINDIR:$PATH"
 	if [ -x "$BINDIR/pg_config" ]; then
 		export PG_CONFIG="$BINDIR/pg_config"
 	fi
 	[ "$(postgres --version)" = "$("$bindir/postgres" --version)" ] || die "the copy of PostgreSQL does not run"
+}
+
+# Let a server be started with the sanitizers' libraries, which come before all others. A report
+# ends its process.
+preload_sanitizers()
+{
+	mv "$1" "$1.real"
+	cat >"$1" <<-EON
+	#!/bin/bash
+	export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+	export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
+	exec -a "\$0" "\$0.real" "\$@"
+	EON
+	chmod +x "$1"
 }
 
 # start_cluster NAME [SETTING ...]: a cluster in $DTX_WORK/NAME that listens on
