@@ -42,6 +42,7 @@
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
@@ -61,6 +62,7 @@
 #include "storage/waiteventset.h"
 #endif
 #include "utils/acl.h"
+#include "utils/syscache.h"
 #include "utils/wait_event.h"
 
 /* before a function's declaration, as since version 18 */
@@ -162,6 +164,22 @@ dtx_database_ownercheck(Oid database, Oid role)
 #else
 	return pg_database_ownercheck(database, role);
 #endif
+}
+
+/* May this role create databases? have_createdb_privilege() is not exported by every release of 15. */
+static inline bool
+dtx_may_create_databases(Oid role)
+{
+	HeapTuple	tuple;
+	bool		may = superuser_arg(role);
+
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	if (HeapTupleIsValid(tuple))
+	{
+		may = may || ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
 }
 
 /* May this role use that foreign server? */

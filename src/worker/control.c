@@ -123,7 +123,7 @@ may_ask_for(Oid database, Node *command)
 
 	if (superuser() || dtx_database_ownercheck(database, GetUserId()))
 		return true;
-	if (!IsA(command, CreatedbStmt) || !have_createdb_privilege())
+	if (!IsA(command, CreatedbStmt) || !dtx_may_create_databases(GetUserId()))
 		return false;
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	if (HeapTupleIsValid(tuple))
