@@ -128,13 +128,15 @@ SELECT dtx_xid() AS xid \gset
 SELECT test.at_peer('SELECT concat_ws('' '', id, v) FROM attached ORDER BY id');
 ROLLBACK;
 SELECT test.undone(:'xid', 'attached', 'plain');
--- and a table whose capture was disabled is not an attached one
+-- and a table whose capture was disabled, by force, is not an attached one
 \c dtx_regression_peer
-ALTER TABLE attached DISABLE TRIGGER dtx_capture;
+UPDATE pg_trigger SET tgenabled = 'D' WHERE tgrelid = 'attached'::regclass AND tgname = 'dtx_capture';
+UPDATE pg_class SET relhastriggers = true WHERE oid = 'attached'::regclass;
 \c dtx_regression
 SELECT test.branch_error('UPDATE attached SET v = ''changed''');
 \c dtx_regression_peer
-ALTER TABLE attached ENABLE TRIGGER dtx_capture;
+UPDATE pg_trigger SET tgenabled = 'O' WHERE tgrelid = 'attached'::regclass AND tgname = 'dtx_capture';
+UPDATE pg_class SET relhastriggers = true WHERE oid = 'attached'::regclass;
 \c dtx_regression
 SELECT test.branch_error('UPDATE attached SET v = ''changed''');
 \c dtx_regression_peer

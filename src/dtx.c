@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "at/at.h"
+#include "at/fit.h"
 #include "at/guard.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
@@ -84,6 +85,7 @@ next_utility(PlannedStmt *statement, const char *text, bool read_only,
 			 QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
 	bool		outer = dropping_relations;
+	bool		watched = fit_watch(statement);
 
 	if (IsA(statement->utilityStmt, DropStmt))
 		dropping_relations = ((DropStmt *) statement->utilityStmt)->removeType != OBJECT_TRIGGER;
@@ -95,10 +97,14 @@ next_utility(PlannedStmt *statement, const char *text, bool read_only,
 		else
 			standard_ProcessUtility(statement, text, read_only, context, params, environment,
 									dest, completion);
+		if (watched)
+			fit_check_altered(statement);
 	}
 	PG_FINALLY();
 	{
 		dropping_relations = outer;
+		if (watched)
+			fit_watch_end();
 	}
 	PG_END_TRY();
 }
@@ -115,7 +121,7 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 		escape_utility(statement, &context);
 		guard_utility(statement);
 	}
-	guard_replica_identity(statement);
+	guard_alter_table(statement);
 	held = worker_hold_for(statement);
 	if (!OidIsValid(held))
 	{
@@ -143,12 +149,12 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 		return;
 	if (class_id == LargeObjectRelationId && participant_captures())
 		guard_large_object();
-	if (class_id == TriggerRelationId && (access == OAT_DROP || access == OAT_POST_ALTER))
-		guard_trigger_change(object_id, dropping_relations ? "drop" : "detach");
+	if (class_id == TriggerRelationId && access == OAT_DROP)
+		guard_trigger_drop(object_id, dropping_relations ? "drop" : "detach");
 	if (access == OAT_DROP)
 	{
 		if (class_id == RelationRelationId && sub_id == 0)
-			guard_relation_drop(object_id);
+			guard_relation_drop(object_id, ((ObjectAccessDrop *) arg)->dropflags);
 		worker_guard_drop(class_id, object_id);
 		tcc_guard_drop(class_id, object_id);
 	}

@@ -6,12 +6,11 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "at/fit.h"
 #include "at/key.h"
 #include "at/undo_log.h"
-#include "catalog/catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaddress.h"
-#include "catalog/pg_am.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -50,42 +49,21 @@ check_owner_before_lock(Oid relid)
 	relation_close(rel, AccessShareLock);
 }
 
-/* Refuse what AT cannot log or find again, and say what to do. */
+/* A partitioned table is attached with all its partitions. */
 static void
-check_attachable(Relation rel)
+require_partitions(Oid relid)
 {
-	const char *name = RelationGetRelationName(rel);
-	char		relkind = rel->rd_rel->relkind;
+	ListCell   *cell;
 
-	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a table", name)));
-	check_owner(rel);
-	if (IsCatalogRelation(rel) || RelationGetNamespace(rel) == own_schema())
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot attach system table \"%s\"", name)));
-	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("cannot attach %s table \"%s\"",
-						rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ? "temporary" : "unlogged", name),
-				 errdetail("Its rows do not survive a crash, and a branch in doubt must."),
-				 rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ? 0 :
-				 errhint("Use ALTER TABLE %s SET LOGGED first.", quote_identifier(name))));
-	if (relkind == RELKIND_RELATION && rel->rd_rel->relam != HEAP_TABLE_AM_OID)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot attach table \"%s\"", name),
-				 errdetail("Its access method is not heap.")));
-	if (!OidIsValid(key_index_of(rel)))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot attach table \"%s\": it has no primary key and no replica identity index", name),
-				 errdetail("Rows are locked and restored by their key, which must be immediate and not null."),
-				 errhint("Use ALTER TABLE %s ADD PRIMARY KEY, or ALTER TABLE %s REPLICA IDENTITY USING INDEX.",
-						 quote_identifier(name), quote_identifier(name))));
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	{
+		Relation	part = table_open(lfirst_oid(cell), NoLock);
+
+		fit_require(part, false);
+		table_close(part, NoLock);
+	}
 }
 
 /*
@@ -169,7 +147,9 @@ dtx_attach(PG_FUNCTION_ARGS)
 				 errmsg("cannot attach a table inside a branch")));
 	check_owner_before_lock(relid);
 	rel = open_named(relid, ShareRowExclusiveLock);
-	check_attachable(rel);
+	check_owner(rel);
+	fit_require(rel, false);
+	require_partitions(relid);
 	if (has_capture_trigger(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

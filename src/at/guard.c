@@ -10,9 +10,11 @@
 #include "at/guard.h"
 #include "at/key.h"
 #include "at/undo_log.h"
+#include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_trigger.h"
 #include "commands/event_trigger.h"
@@ -32,6 +34,7 @@
 #include "utils/lsyscache.h"
 #include "utils/portal.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 
 PG_FUNCTION_INFO_V1(dtx_guard_rewrite);
 
@@ -168,47 +171,105 @@ refuse_in_doubt(Oid relid, const char *what)
 			 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
 }
 
+/*
+ * DETACH PARTITION ... CONCURRENTLY commits before it drops the partition's trigger:
+ * what that refuses would leave the partition half detached, its rows out of sight.
+ */
+static void
+guard_detach_partition(RangeVar *partition)
+{
+	Oid			relid = RangeVarGetRelid(partition, NoLock, true);
+	ListCell   *cell;
+
+	if (!OidIsValid(relid))
+		return;
+	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
+		refuse_in_doubt(lfirst_oid(cell), "detach");
+}
+
+/* A partition that is attached to dtx by itself cannot be with its parent, too. */
+static void
+guard_attach_partition(Oid parent, RangeVar *partition)
+{
+	Oid			relid = RangeVarGetRelid(partition, NoLock, true);
+	Relation	rel;
+	bool		twice;
+
+	if (!OidIsValid(relid) || (rel = RelationIdGetRelation(parent)) == NULL)
+		return;
+	twice = has_capture_trigger(rel);
+	RelationClose(rel);
+	if (!twice || (rel = RelationIdGetRelation(relid)) == NULL)
+		return;
+	twice = has_capture_trigger(rel) && !capture_trigger(rel)->tgisclone;
+	RelationClose(rel);
+	if (twice)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot make table \"%s\" a partition of \"%s\": each is attached to dtx by itself",
+						get_rel_name(relid), get_rel_name(parent)),
+				 errhint("Use dtx_detach for \"%s\" first; as a partition it is attached with \"%s\".",
+						 get_rel_name(relid), get_rel_name(parent))));
+}
+
 void
-guard_replica_identity(PlannedStmt *statement)
+guard_alter_table(PlannedStmt *statement)
 {
 	AlterTableStmt *alter = (AlterTableStmt *) statement->utilityStmt;
+	Oid			relid = InvalidOid;
 	ListCell   *cell;
 
 	if (!IsA(alter, AlterTableStmt))
 		return;
 	foreach(cell, alter->cmds)
 	{
-		Oid			relid;
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, cell);
 
-		if (lfirst_node(AlterTableCmd, cell)->subtype != AT_ReplicaIdentity)
+		if (command->subtype != AT_ReplicaIdentity && command->subtype != AT_DetachPartition &&
+			command->subtype != AT_AttachPartition)
 			continue;
-		relid = RangeVarGetRelid(alter->relation, NoLock, true);
-		if (OidIsValid(relid))
+		if (!OidIsValid(relid))
+			relid = RangeVarGetRelid(alter->relation, NoLock, true);
+		if (!OidIsValid(relid))
+			return;
+		if (command->subtype == AT_ReplicaIdentity)
 			refuse_in_doubt(relid, "change the key of");
+		else if (command->subtype == AT_AttachPartition)
+			guard_attach_partition(relid, ((PartitionCmd *) command->def)->name);
+		else
+			guard_detach_partition(((PartitionCmd *) command->def)->name);
 	}
 }
 
 /* The key goes with its index. */
 static void
-guard_index_drop(Oid index)
+guard_index_drop(Oid index, int flags)
 {
 	Oid			relid = IndexGetRelation(index, true);
 	Relation	rel = OidIsValid(relid) ? RelationIdGetRelation(relid) : NULL;
 	bool		is_key = rel != NULL && key_index_of(rel) == index;
+	bool		attached = is_key && has_capture_trigger(rel);
 
 	if (rel != NULL)
 		RelationClose(rel);
 	if (is_key)
 		refuse_in_doubt(relid, "drop the key of");
+	/* it commits on its way: too late for what looks at tables when commands are over */
+	if (attached && (flags & PERFORM_DELETION_CONCURRENTLY))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot drop the key of table \"%s\" concurrently: it is attached to dtx",
+						get_rel_name(relid)),
+				 errhint("Use dtx_detach to take the table out of dtx.")));
 }
 
 void
-guard_relation_drop(Oid relid)
+guard_relation_drop(Oid relid, int flags)
 {
 	char		relkind = get_rel_relkind(relid);
 
 	if (relkind == RELKIND_INDEX)
-		guard_index_drop(relid);
+		guard_index_drop(relid, flags);
 	else
 		refuse_in_doubt(relid, "drop");
 }
@@ -222,7 +283,7 @@ guard_relation_truncate(Oid relid)
 }
 
 void
-guard_trigger_change(Oid trigger, const char *what)
+guard_trigger_drop(Oid trigger, const char *what)
 {
 	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData key;

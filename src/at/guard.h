@@ -23,15 +23,15 @@ extern void guard_before_phase_one(void);
 /* Inside a branch a large object is created, altered or dropped. */
 extern void guard_large_object(void);
 
-/* The object access hook's part: rows in doubt outlive no DROP or TRUNCATE. */
-extern void guard_relation_drop(Oid relid);
+/* The object access hook's part: rows in doubt outlive no DROP or TRUNCATE. flags: of
+ * the deletion. */
+extern void guard_relation_drop(Oid relid, int flags);
 extern void guard_relation_truncate(Oid relid);
 
-/* Nor does their key change, by ALTER TABLE ... REPLICA IDENTITY. */
-extern void guard_replica_identity(PlannedStmt *statement);
+/* Nor does their key change, by ALTER TABLE ... REPLICA IDENTITY, or their partition go. */
+extern void guard_alter_table(PlannedStmt *statement);
 
-/* Nor does the trigger that locks them go, or change. what: of the table, for
- * the message. */
-extern void guard_trigger_change(Oid trigger, const char *what);
+/* Nor does the trigger that locks them go. what: of the table, for the message. */
+extern void guard_trigger_drop(Oid trigger, const char *what);
 
 #endif							/* DTX_AT_GUARD_H */

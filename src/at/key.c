@@ -7,6 +7,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/nbtree.h"
+#include "at/fit.h"
 #include "at/key.h"
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
@@ -35,6 +36,7 @@ forget_relation(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	AttachedRelation *ar;
 
+	fit_note_change(relid);
 	if (OidIsValid(relid))
 	{
 		ar = hash_search(relations, &relid, HASH_FIND, NULL);
@@ -168,6 +170,18 @@ build_keys(AttachedRelation *ar, Relation rel)
 	index_close(index, AccessShareLock);
 }
 
+/* There are few places for callbacks in a server: it is one for all who ask. */
+void
+key_watch_relations(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(AttachedRelation)};
+
+	if (relations != NULL)
+		return;
+	relations = hash_create("dtx attached relations", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
+}
+
 AttachedRelation *
 attached_relation(Relation rel)
 {
@@ -176,13 +190,7 @@ attached_relation(Relation rel)
 	MemoryContext context;
 	bool		found;
 
-	if (relations == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(AttachedRelation)};
-
-		relations = hash_create("dtx attached relations", 64, &ctl, HASH_ELEM | HASH_BLOBS);
-		CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
-	}
+	key_watch_relations();
 	ar = hash_search(relations, &relid, HASH_ENTER, &found);
 	if (found && ar->valid)
 		return ar;

@@ -43,6 +43,9 @@ typedef struct AttachedRelation
 /* What is known of an open relation; built on first use and after changes. */
 extern AttachedRelation *attached_relation(Relation rel);
 
+/* Have fit_note_change called from now on. */
+extern void key_watch_relations(void);
+
 /* The key index of a relation: InvalidOid when it has none that AT can use. */
 extern Oid	key_index_of(Relation rel);
 
