@@ -81,6 +81,18 @@ $s->must('ROLLBACK');
 is_settled($total, 'worker terminated before the rollback', $bank1, $bank2);
 $s->close;
 
+# Those that fail in a row wait longer each time, but not for what was before one that
+# has worked for a while.
+my $mark = log_mark($bank1);
+replaced('dtx worker', "worker $_") foreach 1, 2;
+my $database = value($bank1, q{SELECT oid FROM pg_database WHERE datname = 'bank1'});
+ok(wait_for_log_line($bank1, qr/the dtx worker for database $database has failed, [2-9]\d* in a row/, $mark), 'two failures in a row');
+ok(wait_for_value($bank1, q{SELECT backend_start < clock_timestamp() - interval '11 s' FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname = 'bank1'}, 't'),
+	'the next one works for a while');
+$mark = log_mark($bank1);
+replaced('dtx worker', 'and is replaced');
+ok(wait_for_log_line($bank1, qr/the dtx worker for database $database has failed, 1 in a row/, $mark), 'its failure is the first one');
+
 # --- settings
 
 sub recovery_passes
@@ -132,7 +144,7 @@ sub wait_for_worker
 
 transfer($bank1, 1, 2);
 ok(wait_for_worker('bank1'), 'a worker is there');
-my $mark = log_mark($bank1);
+$mark = log_mark($bank1);
 command_succeeds($bank1, 'CREATE DATABASE copy TEMPLATE bank1', 'CREATE DATABASE ... TEMPLATE with a worker in the template');
 $s = session($bank1, database => 'copy');
 is($s->run('SELECT dtx_begin()')->{state}, 'DX002', 'the copy does not coordinate');

@@ -204,11 +204,16 @@ cmp_ok(scalar(keys %connections), '<=', 33, 'connections are used again');
 # --- addresses
 
 my $before = $http->connections;
-my $private = qr/^exhausted, 1, the address is private or a loopback's/;
+my $private = qr/^exhausted, 1, the address is private, a loopback's or this machine's own/;
 my $port = $http->{ports}{http};
 foreach my $host ('127.0.0.1', 'localhost', '127.1', '0x7f.1', '2130706433', '127.8.9.10', '[::1]', '[::ffff:127.0.0.1]', '[::127.0.0.1]', '[::]', '0.0.0.0',
 	'10.1.2.3', '172.16.0.1', '172.31.255.255', '192.168.1.1', '169.254.169.254', '100.64.0.1', '192.0.0.1', '198.18.0.1', '224.0.0.1', '255.255.255.255',
-	'[fe80::1]', '[fc00::1]', '[fd12:3456::1]', '[64:ff9b::7f00:1]', '[2002:7f00:1::]', '[ff02::1]')
+	'[fe80::1]', '[fc00::1]', '[fd12:3456::1]', '[64:ff9b::7f00:1]', '[2002:7f00:1::]', '[ff02::1]',
+	# documentation, and what else nobody has
+	'192.0.2.1', '198.51.100.1', '203.0.113.1', '192.88.99.1', '[2001:db8::1]', '[3fff::1]', '[2001::1]', '[2001:2::1]', '[100::1]', '[5f00::1]',
+	'[64:ff9b:1::1]', '[::ffff:203.0.113.1]', '[64:ff9b::c000:201]', '[2002:c000:201::]',
+	# the machine's own, in whatever clothes
+	'8.9.10.12', '[::ffff:8.9.10.12]', '[64:ff9b::809:a0c]', '[2002:809:a0c::1]')
 {
 	notify(endpoint('', url => "http://$host:$port/status/204", server => "timeout '5s'"), "private $host", '');
 	like(outcome("private $host"), $private, "$host is refused, unless the server allows private addresses");

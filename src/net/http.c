@@ -14,10 +14,13 @@
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mb/pg_wchar.h"
@@ -28,6 +31,9 @@
 
 #define MAX_BODY		(64 * 1024)	/* bytes of an answer that are read */
 #define MAX_HEADERS		(64 * 1024)
+#define MAX_SENT		4			/* times that a request is sent in one attempt */
+#define MAX_CA_FILE		(4 * 1024 * 1024)	/* bytes */
+#define CA_CACHE		60L			/* s until a change of the system's authorities is noticed */
 #define MAX_IDLE		3L			/* s that a connection is kept: many servers close it after 5 */
 #define USER_AGENT		"dtx/1.0 (PostgreSQL)"
 
@@ -47,8 +53,9 @@ typedef struct Network
 	int			bits;
 }			Network;
 
+/* IANA's registry of special addresses: those that are nobody's, or not everybody's. */
 static bool
-ipv4_is_private(uint32 address)
+ipv4_is_special(uint32 address)
 {
 	static const Network networks[] = {
 		{0x00000000, 8},		/* this network */
@@ -58,8 +65,12 @@ ipv4_is_private(uint32 address)
 		{0xa9fe0000, 16},		/* link-local */
 		{0xac100000, 12},		/* private */
 		{0xc0000000, 24},		/* protocol assignments */
+		{0xc0000200, 24},		/* documentation */
+		{0xc0586300, 24},		/* relays of 6to4, no more */
 		{0xc0a80000, 16},		/* private */
 		{0xc6120000, 15},		/* benchmarks */
+		{0xc6336400, 24},		/* documentation */
+		{0xcb007100, 24},		/* documentation */
 		{0xe0000000, 3},		/* multicast, reserved, broadcast */
 	};
 
@@ -69,42 +80,88 @@ ipv4_is_private(uint32 address)
 	return false;
 }
 
+static uint32
+ipv4_at(const uint8 *a)
+{
+	return ((uint32) a[0] << 24) | ((uint32) a[1] << 16) | ((uint32) a[2] << 8) | a[3];
+}
+
+/* The IPv4 address that an IPv6 address leads to: as it is, by NAT64, or 6to4. */
 static bool
-ipv6_is_private(const uint8 *a)
+ipv6_leads_to_ipv4(const uint8 *a, uint32 *address)
 {
 	static const uint8 mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 	static const uint8 translated[12] = {0, 0x64, 0xff, 0x9b};
-	static const uint8 none[12] = {0};
-	uint32		last = ((uint32) a[12] << 24) | ((uint32) a[13] << 16) | ((uint32) a[14] << 8) | a[15];
-	uint32		third = ((uint32) a[2] << 24) | ((uint32) a[3] << 16) | ((uint32) a[4] << 8) | a[5];
 
-	/* an IPv4 address in other clothes; ::, ::1 and what else begins so are none of anybody's */
 	if (memcmp(a, mapped, 12) == 0 || memcmp(a, translated, 12) == 0)
-		return ipv4_is_private(last);
-	if (memcmp(a, none, 12) == 0)
-		return true;
-	/* 6to4 */
-	if (a[0] == 0x20 && a[1] == 0x02)
-		return ipv4_is_private(third);
-	/* Teredo, documentation, NAT64 of a network's own; unique local, link-local, site-local, multicast */
-	return (a[0] == 0x20 && a[1] == 0x01 && a[2] == 0 && a[3] == 0) ||
-		(a[0] == 0x20 && a[1] == 0x01 && a[2] == 0x0d && a[3] == 0xb8) ||
-		(a[0] == 0 && a[1] == 0x64 && a[2] == 0xff && a[3] == 0x9b) ||
-		(a[0] & 0xfe) == 0xfc || (a[0] == 0xfe && (a[1] & 0x80) == 0x80) || a[0] == 0xff;
+		*address = ipv4_at(a + 12);
+	else if (a[0] == 0x20 && a[1] == 0x02)
+		*address = ipv4_at(a + 2);
+	else
+		return false;
+	return true;
 }
 
+/* What is not of the global unicast addresses, and of these: protocol assignments (Teredo,
+ * benchmarks and others), and documentation, twice. */
+static bool
+ipv6_is_special(const uint8 *a)
+{
+	return (a[0] & 0xe0) != 0x20 ||
+		(a[0] == 0x20 && a[1] == 0x01 && (a[2] & 0xfe) == 0) ||
+		(a[0] == 0x20 && a[1] == 0x01 && a[2] == 0x0d && a[3] == 0xb8) ||
+		(a[0] == 0x3f && a[1] == 0xff && (a[2] & 0xf0) == 0);
+}
+
+/* The IPv4 address, where there is one; false: it is of another kind. */
+static bool
+as_ipv4(const struct sockaddr *address, uint32 *ipv4)
+{
+	if (address->sa_family == AF_INET)
+		*ipv4 = ntohl(((const struct sockaddr_in *) address)->sin_addr.s_addr);
+	else if (address->sa_family != AF_INET6 ||
+			 !ipv6_leads_to_ipv4(((const struct sockaddr_in6 *) address)->sin6_addr.s6_addr, ipv4))
+		return false;
+	return true;
+}
+
+/* Is it one of this machine's own? When that cannot be found out, it may be. */
+static bool
+address_is_own(const struct sockaddr *address)
+{
+	struct ifaddrs *interfaces;
+	uint32		theirs = 0;
+	bool		is_ipv4 = as_ipv4(address, &theirs);
+	bool		found = false;
+
+	if (getifaddrs(&interfaces) != 0)
+		return true;
+	for (struct ifaddrs *i = interfaces; i != NULL && !found; i = i->ifa_next)
+	{
+		uint32		ours;
+
+		if (i->ifa_addr == NULL)
+			continue;
+		if (is_ipv4)
+			found = as_ipv4(i->ifa_addr, &ours) && ours == theirs;
+		else if (i->ifa_addr->sa_family == AF_INET6 && address->sa_family == AF_INET6)
+			found = memcmp(&((const struct sockaddr_in6 *) i->ifa_addr)->sin6_addr,
+						   &((const struct sockaddr_in6 *) address)->sin6_addr, sizeof(struct in6_addr)) == 0;
+	}
+	freeifaddrs(interfaces);
+	return found;
+}
+
+/* Can only this machine or its network reach it, or nobody? */
 static bool
 address_is_private(const struct sockaddr *address)
 {
-	switch (address->sa_family)
-	{
-		case AF_INET:
-			return ipv4_is_private(ntohl(((const struct sockaddr_in *) address)->sin_addr.s_addr));
-		case AF_INET6:
-			return ipv6_is_private(((const struct sockaddr_in6 *) address)->sin6_addr.s6_addr);
-		default:
-			return true;
-	}
+	uint32		ipv4;
+
+	if (as_ipv4(address, &ipv4))
+		return ipv4_is_special(ipv4) || address_is_own(address);
+	return address->sa_family != AF_INET6 ||
+		ipv6_is_special(((const struct sockaddr_in6 *) address)->sin6_addr.s6_addr) || address_is_own(address);
 }
 
 /* --- what libcurl calls back; nothing here may throw --- */
@@ -117,7 +174,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 
 	if (!request->allow_private && address_is_private(&address->addr))
 	{
-		strlcpy(request->refused, "the address is private or a loopback's, and the server's option allow_private is not set",
+		strlcpy(request->refused, "the address is private, a loopback's or this machine's own, and the server's option allow_private is not set",
 				sizeof(request->refused));
 		return CURL_SOCKET_BAD;
 	}
@@ -146,15 +203,19 @@ close_socket(void *arg, curl_socket_t fd)
 	return 0;
 }
 
-/* A request is about to be sent. libcurl would send it again by itself when a connection
- * that it has used before is lost without an answer: that would be an attempt that nobody
- * has counted. */
+/*
+ * A request is about to be sent. libcurl sends it again by itself when a connection that
+ * was used before is lost without an answer, or when the server says that it has not
+ * looked at it (GOAWAY, REFUSED_STREAM): most servers close connections that are idle, or
+ * have served long enough, and the receiver knows what it had already. The attempt was
+ * counted before the first time, which holds for these few, too.
+ */
 static int
 about_to_send(void *arg, char *their_address, char *our_address, int their_port, int our_port)
 {
 	HttpRequest *request = arg;
 
-	return request->sent++ == 0 ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
+	return request->sent++ < MAX_SENT ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
 }
 
 static size_t
@@ -227,6 +288,9 @@ initialize(void)
 		return true;
 	if (!globally && curl_global_init(CURL_GLOBAL_ALL) != CURLE_OK)
 		return false;
+	/* else it looks names up where it is called */
+	if ((curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS) == 0)
+		return false;
 	globally = true;
 	for (intptr_t i = 0; i < lengthof(multis); i++)
 	{
@@ -278,6 +342,9 @@ take_handle(void)
 #if LIBCURL_VERSION_NUM >= 0x075700
 	/* a name that is still being looked up when the time is over is not waited for */
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x075700
+	curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, CA_CACHE);
 #endif
 	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, about_to_send);
 	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE);
@@ -336,6 +403,45 @@ not_begun(HttpRequest *request, const char *why)
 	return false;
 }
 
+/*
+ * What is in the file of the endpoint's authorities now: libcurl would keep what it has
+ * read of a file of that name, and wait for one that is none. Connections that were made
+ * with others are not used. False, with request->error: it cannot be read.
+ */
+static bool
+set_authority(HttpRequest *request, CURL *easy, const char *path)
+{
+	int			fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	const char *wrong = NULL;
+	struct curl_blob blob = {.flags = CURL_BLOB_COPY};
+	struct stat st;
+	ssize_t		got;
+
+	if (fd < 0 || fstat(fd, &st) != 0)
+		wrong = strerror(errno);
+	else if (!S_ISREG(st.st_mode) || st.st_size > MAX_CA_FILE)
+		wrong = "it is not a regular file, or too large";
+	else if ((blob.data = malloc(st.st_size + 1)) == NULL)
+		wrong = "out of memory";
+	else
+	{
+		while ((got = read(fd, (char *) blob.data + blob.len, st.st_size - blob.len)) > 0)
+			blob.len += got;
+		if (blob.len == 0)
+			wrong = "it is empty";
+		else if (curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob) != CURLE_OK)
+			wrong = "out of memory";
+		curl_easy_setopt(easy, CURLOPT_CAINFO, NULL);
+		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+	}
+	free(blob.data);
+	if (fd >= 0)
+		close(fd);
+	if (wrong != NULL)
+		snprintf(request->error, sizeof(request->error), "could not read the file that sslrootcert names: %s", wrong);
+	return wrong == NULL;
+}
+
 bool
 http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int connect_timeout, int timeout)
 {
@@ -362,10 +468,11 @@ http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int co
 	curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->length);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) Min(connect_timeout, timeout));
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) timeout);
-	if (endpoint->sslrootcert != NULL)
+	if (endpoint->sslrootcert != NULL && !set_authority(request, easy, endpoint->sslrootcert))
 	{
-		curl_easy_setopt(easy, CURLOPT_CAINFO, endpoint->sslrootcert);
-		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+		free_headers(request);
+		curl_easy_cleanup(easy);
+		return false;
 	}
 	/* one that speaks HTTP/2 is sent all over one connection */
 	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, strncmp(endpoint->url, "https", 5) == 0 ? 1L : 0L);
@@ -377,6 +484,7 @@ http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int co
 		return not_begun(request, "out of memory");
 	}
 	request->easy = easy;
+	request->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	active++;
 	return true;
 }
@@ -399,6 +507,58 @@ end_request(HttpRequest *request, bool reusable)
 	active--;
 }
 
+/*
+ * Was it left unprocessed, as far as can be known? libcurl sends again by itself what
+ * was refused, and what was lost on a connection that was idle. This is about the other
+ * streams of a connection that is lost, or ended by GOAWAY: of those nothing has come, and
+ * the connection was not made for them.
+ */
+static bool
+was_left(HttpRequest *request, CURLcode code)
+{
+	long		connections = 1;
+
+	if (request->header_size > 0 || request->sent >= MAX_SENT || GetCurrentTimestamp() >= request->deadline)
+		return false;
+	curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS, &connections);
+	/* a stream that was closed without an error, whose answer libcurl has not read */
+	if (code == CURLE_HTTP2_STREAM && request->error[0] == '\0')
+		return true;
+	return code == CURLE_HTTP2 ||
+		((code == CURLE_HTTP2_STREAM || code == CURLE_PARTIAL_FILE) && connections == 0 &&
+		 strstr(request->error, "before end of the underlying stream") != NULL);
+}
+
+/* Send it again, at once. False: that cannot be. */
+static bool
+send_again(HttpRequest *request)
+{
+	CURLM	   *multi = multis[request->allow_private];
+
+	curl_multi_remove_handle(multi, request->easy);
+	request->error[0] = '\0';
+	curl_easy_setopt(request->easy, CURLOPT_TIMEOUT_MS,
+					 Max((long) TimestampDifferenceMilliseconds(GetCurrentTimestamp(), request->deadline), 1L));
+	return curl_multi_add_handle(multi, request->easy) == CURLM_OK;
+}
+
+/*
+ * A server may answer before it has read the whole body, and read no more of it (RFC 9113,
+ * 8.1): to go on sending fails then, and the answer stands. A stream that was reset with
+ * an error, or an answer that is not complete, is none.
+ */
+static bool
+answered_early(HttpRequest *request, CURLcode code)
+{
+	curl_off_t	length = -1;
+
+	if (request->status < 200 || (code != CURLE_HTTP2_STREAM && code != CURLE_SEND_ERROR) ||
+		strstr(request->error, "not closed cleanly") != NULL)
+		return false;
+	curl_easy_getinfo(request->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+	return length == (curl_off_t) request->received || (length < 0 && (code == CURLE_HTTP2_STREAM || request->status == 204));
+}
+
 /* What became of it. */
 static void
 read_answer(HttpRequest *request, CURLcode code)
@@ -409,7 +569,7 @@ read_answer(HttpRequest *request, CURLcode code)
 	if (curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK && retry_after > 0)
 		request->retry_after = Min(retry_after, INT_MAX) * INT64CONST(1000);
 	request->answer[request->answer_length] = '\0';
-	if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && request->cut))
+	if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && request->cut) || answered_early(request, code))
 	{
 		request->acknowledged = request->status >= 200 && request->status < 300;
 		if (!request->acknowledged)
@@ -440,6 +600,8 @@ read_finished(CURLM *multi, void (*done) (HttpRequest *request))
 		if (message->msg != CURLMSG_DONE)
 			continue;
 		curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **) &request);
+		if (was_left(request, code) && send_again(request))
+			continue;
 		read_answer(request, code);
 		/* what names an authority cannot be told to take the system's again */
 		end_request(request, !request->own_ca);

@@ -26,19 +26,20 @@ typedef struct HttpRequest
 	void	   *header_list;	/* struct curl_slist * */
 	char	   *body;			/* UTF-8; palloc'd, freed with the request */
 	Size		length;
+	TimestampTz deadline;
 	bool		allow_private;
 	bool		own_ca;			/* the endpoint names its authority */
 	/* the answer */
 	bool		acknowledged;	/* 2xx */
 	long		status;			/* 0: there was none */
 	int64		retry_after;	/* ms; -1: it did not say */
-	int			sent;			/* how often it was begun to be sent */
+	int			sent;			/* how often it was begun to be sent: see http.c */
 	Size		received;		/* bytes of its body */
 	Size		header_size;
 	bool		local;			/* it failed for want of something here */
 	bool		cut;			/* its body was too long: the rest was not read */
 	char		error[HTTP_ERROR_SIZE];	/* why it was not acknowledged */
-	char		refused[128];	/* why no socket was opened */
+	char		refused[160];	/* why no socket was opened */
 	int			answer_length;
 	char		answer[HTTP_ANSWER_KEPT + 1];	/* the start of its body, any bytes */
 } HttpRequest;
@@ -46,7 +47,8 @@ typedef struct HttpRequest
 /*
  * Begin to POST. headers: char *, beside the endpoint's; timeouts in ms. The request
  * is palloc'd by the caller, and belongs to this until http_step returns it. False,
- * with request->error: it could not even begin.
+ * with request->error: it could not even begin, for want of something here (local), or
+ * since the endpoint's options are wrong.
  */
 extern bool http_start(HttpRequest *request, const Endpoint *endpoint, List *headers, int connect_timeout,
 					   int timeout);

@@ -34,6 +34,7 @@
 #include "worker/worker.h"
 
 #define LIST_INTERVAL	60000	/* ms between looks at pg_database */
+#define WORKED_FOR_LONG	10000	/* ms that a worker lived whose failure is one of its own */
 
 typedef struct Database
 {
@@ -43,6 +44,7 @@ typedef struct Database
 	bool		probed;			/* a worker has looked for the extension */
 	BackgroundWorkerHandle *handle; /* NULL: no worker */
 	int			failures;		/* of the last workers, in a row */
+	TimestampTz started_at;		/* the last of them */
 	TimestampTz not_before;
 	TimestampTz waiting_since;	/* 0: it has no work */
 } Database;
@@ -128,6 +130,13 @@ list_databases(void)
 	}
 }
 
+/* ms until another one is started after so many have failed */
+static int
+restart_delay(const Database *db)
+{
+	return Min(db->failures, 30) * 1000;
+}
+
 /* The worker of a database has ended, or never came up. */
 static void
 worker_ended(Database *db)
@@ -158,6 +167,9 @@ worker_ended(Database *db)
 		slot->worker_latch = NULL;
 		slot->wanted = true;
 		pg_atomic_write_u32(&slot->listening, 1);
+		/* one that has worked for a while does not go on with what was before it */
+		if (GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(db->started_at, WORKED_FOR_LONG))
+			db->failures = 0;
 		db->failures++;
 	}
 	else
@@ -166,7 +178,11 @@ worker_ended(Database *db)
 	SpinLockRelease(&slot->mutex);
 	ConditionVariableBroadcast(&slot->changed);
 	db->not_before = db->failures == 0 ? 0 :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(1000 * db->failures, 30000));
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), restart_delay(db));
+	if (db->failures > 0)
+		ereport(LOG,
+				(errmsg("the dtx worker for database %u has failed, %d in a row", db->oid, db->failures),
+				 errdetail("The next one is started in %d s.", restart_delay(db) / 1000)));
 }
 
 /* Does the database need a worker now? */
@@ -231,6 +247,7 @@ start_worker(Database *db)
 	{
 		db->probed = true;
 		db->waiting_since = 0;
+		db->started_at = GetCurrentTimestamp();
 		return;
 	}
 	db->handle = NULL;

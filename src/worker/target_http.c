@@ -109,7 +109,10 @@ target_http_start(Call *call)
 
 	if (http_start(&call->request, endpoint, call->headers, guc_connect_timeout, timeout))
 		return;
-	failed_here(call);
+	if (call->request.local)
+		failed_here(call);
+	else
+		call->notification->error = call_text(call, call->request.error, HTTP_ERROR_SIZE);
 	call_over(call);
 }
 

@@ -23,6 +23,12 @@
 //	/headers			headers without end
 //	/garbage			no HTTP
 //	/echo				500, and what was sent, in the body
+//	/stale				204 to the first request of a connection, which is cut at the second
+//	/goaway/N			GOAWAY at the Nth request of a connection: those after it are not looked at
+//	/closed/N			the connection is cut at the Nth request, once, with all that are under way
+//	/refused/N			REFUSED_STREAM to the first N requests of each webhook-id, then 204
+//	/early/STATUS		that status before the body has come, and RST_STREAM with NO_ERROR
+//	/reset				200, and RST_STREAM with INTERNAL_ERROR
 'use strict';
 const fs = require('fs');
 const http = require('http');
@@ -125,12 +131,70 @@ const behaviours = {
 		response.writeHead(500);
 		response.end(JSON.stringify(request.headers));
 	},
+	stale(request, response) {
+		const socket = socketOf(request);
+		socket.served = (socket.served || 0) + 1;
+		if (socket.served > 1) {
+			socket.destroy();
+			return;
+		}
+		response.writeHead(204);
+		response.end();
+	},
+	goaway(request, response, rest) {
+		const session = request.stream.session;
+		session.served = (session.served || 0) + 1;
+		if (session.last && request.stream.id > session.last)
+			return;
+		response.writeHead(204);
+		response.end();
+		if (session.served === Number(rest)) {
+			session.last = request.stream.id;
+			session.goaway(0, session.last);
+			session.close();
+		}
+	},
+	closed(request, response, rest) {
+		if (count(request.url, '') === Number(rest)) {
+			request.stream.session.destroy();
+			return;
+		}
+		response.writeHead(204);
+		response.end();
+	},
+	refused(request, response, rest) {
+		if (count(request.url, request.headers['webhook-id']) <= Number(rest)) {
+			request.stream.close(http2.constants.NGHTTP2_REFUSED_STREAM);
+			return;
+		}
+		response.writeHead(204);
+		response.end();
+	},
+	reset(request) {
+		request.stream.respond({ ':status': 200 });
+		request.stream.write('half', () => request.stream.destroy(new Error('reset')));
+	},
 };
+
+// Answered before the body is there, which is not read.
+function early(request, status) {
+	append('requests', { url: request.url, method: request.method, version: request.httpVersion, headers: request.headers, body: '' });
+	request.stream.respond({ ':status': status });
+	request.stream.end('early', () => request.stream.close(http2.constants.NGHTTP2_NO_ERROR));
+	request.stream.on('error', () => undefined);
+}
 
 function answer(request, response) {
 	const pieces = [];
+	if (request.url.startsWith('/early/')) {
+		early(request, Number(request.url.split('/')[2]));
+		return;
+	}
 	request.on('data', (piece) => pieces.push(piece));
 	request.on('end', () => {
+		// its connection was cut meanwhile
+		if (request.stream && (request.stream.destroyed || !request.stream.session || request.stream.session.destroyed))
+			return;
 		const url = new URL(request.url, 'http://localhost');
 		const [, what, rest] = url.pathname.split('/');
 		append('requests', {
