@@ -91,7 +91,7 @@ check_way_of_undoing(Relation rel, AttachedRelation *ar, HeapTuple row, int64 ha
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("row %s of \"%s\" is changed by a try and by AT in one branch",
-						key_describe(ar, row, RelationGetDescr(rel)), RelationGetRelationName(rel)),
+						key_describe(ar, row, RelationGetDescr(rel), GetUserId()), RelationGetRelationName(rel)),
 				 errdetail("The one is undone by its cancel, the other by the undo log; together they cannot be undone."),
 				 errhint("Make it two branches.")));
 }

@@ -63,6 +63,7 @@ typedef struct RestoreTarget
 	TupleTableSlot *current;	/* the row found */
 	TupleTableSlot *restored;	/* the row to write */
 	ShapeMap   *map;			/* of the last entry's shape */
+	Oid			role;			/* for whom errors are that speak of its rows */
 	/* rows that left their keys, and rows that came to keys where there were none: Steps */
 	List	   *left;
 	List	   *came;
@@ -73,6 +74,7 @@ typedef struct Compensation
 	List	   *targets;		/* RestoreTarget */
 	ConstraintQueue *queue;
 	const char *gid_text;		/* of the branch at hand, for messages */
+	Oid			role;			/* who made it, and reads them */
 	Oid			owner;			/* as whom code of tables runs now; InvalidOid: nobody */
 	Restricted	as_owner;
 	MemoryContext context;		/* of the compensation */
@@ -111,11 +113,13 @@ open_target(Compensation *c, Oid relid)
 		target = lfirst(cell);
 		if (RelationGetRelid(target->rel) != relid)
 			continue;
+		target->role = c->role;
 		become(c, target->rel->rd_rel->relowner);
 		return target;
 	}
 
 	target = palloc0(sizeof(RestoreTarget));
+	target->role = c->role;
 	target->rel = try_relation_open(relid, RowExclusiveLock);
 	if (target->rel == NULL)
 		ereport(ERROR,
@@ -169,7 +173,7 @@ throw_conflict(Compensation *c, RestoreTarget *target, HeapTuple row, const char
 	ereport(ERROR,
 			(errcode(ERRCODE_DTX_CONFLICT),
 			 errmsg("row %s of \"%s\" %s",
-					key_describe(target->ar, row, RelationGetDescr(target->rel)),
+					key_describe(target->ar, row, RelationGetDescr(target->rel), target->role),
 					RelationGetRelationName(target->rel), what),
 			 errdetail("Branch \"%s\" cannot be rolled back without overwriting it.", c->gid_text)));
 }
@@ -185,7 +189,7 @@ throw_busy(RestoreTarget *target, HeapTuple image)
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("row %s of \"%s\" is locked by another transaction",
-					key_describe(target->ar, image, RelationGetDescr(target->rel)),
+					key_describe(target->ar, image, RelationGetDescr(target->rel), target->role),
 					RelationGetRelationName(target->rel))));
 }
 
@@ -600,7 +604,7 @@ undo_entries(void *arg, const UndoEntry *entries, int n)
 
 		CHECK_FOR_INTERRUPTS();
 		use_shape(c, target, steps[first].shape);
-		if (steps_add_up(target->rel, target->ar, target->map, &steps[first], n - first, &net))
+		if (steps_add_up(target->rel, target->ar, target->map, &steps[first], n - first, &net, target->role))
 		{
 			if ((net.before == NULL && net.moved_from != NULL) ||
 				(net.after == NULL && net.moved_away))
@@ -618,6 +622,7 @@ static void
 compensate_branch(Compensation *c, const JoinedBranch *branch)
 {
 	c->gid_text = branch->gid_text;
+	c->role = branch->role;
 	c->rows = 0;
 	undo_read(branch, undo_entries, c);
 	undo_moves(c);

@@ -16,6 +16,7 @@
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "core/compat.h"
+#include "core/readable.h"
 #include "core/relations.h"
 #include "lib/stringinfo.h"
 #include "parser/parse_func.h"
@@ -288,8 +289,9 @@ key_identical(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc)
 }
 
 char *
-key_describe(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc)
+key_describe(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc, Oid role)
 {
+	bool		readable = true;
 	StringInfoData names;
 	StringInfoData values;
 
@@ -303,10 +305,11 @@ key_describe(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc)
 		Oid			output;
 		bool		is_varlena;
 
+		readable &= column_is_readable(ar->relid, att->attnum, role);
 		getTypeOutputInfo(att->atttypid, &output, &is_varlena);
 		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", NameStr(att->attname));
 		appendStringInfo(&values, "%s%s", i > 0 ? ", " : "",
-						 isnull ? "null" : OidOutputFunctionCall(output, value));
+						 !readable ? "" : isnull ? "null" : OidOutputFunctionCall(output, value));
 	}
-	return psprintf("(%s)=(%s)", names.data, values.data);
+	return psprintf("(%s)=(%s)", names.data, readable ? values.data : "...");
 }

@@ -68,7 +68,8 @@ extern int	key_compare(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc
 /* Is it the same key, byte by byte? A cheap test, which may say no too often. */
 extern bool key_identical(AttachedRelation *ar, HeapTuple a, HeapTuple b, TupleDesc desc);
 
-/* "(account_no)=(1)" for messages, palloc'd. */
-extern char *key_describe(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc);
+/* "(account_no)=(1)" for messages to a role, palloc'd; "(account_no)=(...)" where it may
+ * not read them. */
+extern char *key_describe(AttachedRelation *ar, HeapTuple tuple, TupleDesc desc, Oid role);
 
 #endif							/* DTX_AT_KEY_H */

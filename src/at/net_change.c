@@ -196,7 +196,7 @@ remaining(const State *states, int n, int *count)
 
 bool
 steps_add_up(Relation rel, AttachedRelation *ar, const ShapeMap *map,
-			 const Step *steps, int n, Step *net)
+			 const Step *steps, int n, Step *net, Oid role)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	State	   *left;
@@ -217,7 +217,7 @@ steps_add_up(Relation rel, AttachedRelation *ar, const ShapeMap *map,
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_CONFLICT),
 				 errmsg("the changes of row %s of \"%s\" do not follow from each other",
-						key_describe(ar, step_key(steps), desc), RelationGetRelationName(rel)),
+						key_describe(ar, step_key(steps), desc, role), RelationGetRelationName(rel)),
 				 errdetail("The branch has also changed it in a way that the undo log does not know; see dtx.unattached.")));
 	if (starts == 0)
 		return false;

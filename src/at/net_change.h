@@ -53,9 +53,9 @@ extern int	steps_last_run(Relation rel, AttachedRelation *ar, const Step *steps,
 
 /*
  * Add up the steps of one key and one shape, which map is of. False: nothing remains.
- * ERROR DX001 when they are no walk.
+ * ERROR DX001, for that role to read, when they are no walk.
  */
 extern bool steps_add_up(Relation rel, AttachedRelation *ar, const ShapeMap *map,
-						 const Step *steps, int n, Step *net);
+						 const Step *steps, int n, Step *net, Oid role);
 
 #endif							/* DTX_AT_NET_CHANGE_H */

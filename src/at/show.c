@@ -19,6 +19,7 @@
 #include "at/undo_log.h"
 #include "catalog/pg_type.h"
 #include "core/compat.h"
+#include "core/readable.h"
 #include "core/relations.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -31,7 +32,6 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
@@ -54,8 +54,7 @@ typedef struct Shown
 static bool
 may_read(Oid relid)
 {
-	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+	return relation_is_readable(relid, GetUserId());
 }
 
 static JsonbValue

@@ -29,6 +29,7 @@
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/override.h"
+#include "core/readable.h"
 #include "core/resolve.h"
 #include "core/settle.h"
 #include "core/shmem.h"
@@ -491,8 +492,7 @@ settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 		*outcome = SETTLE_CONFLICT;
 	else
 		*outcome = SETTLE_FAILED;
-	return error->detail == NULL ? error->message :
-		psprintf("%s: %s", error->message, error->detail);
+	return error_for_role(error, ((JoinedBranch *) linitial(branches))->role);
 }
 
 static int

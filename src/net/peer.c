@@ -173,6 +173,14 @@ peer_server_by_name(const char *name, Oid role)
 	return server;
 }
 
+char *
+peer_refused(Oid server, Oid role)
+{
+	return dtx_server_aclcheck(server, role) == ACLCHECK_OK ? NULL :
+		psprintf("%s: permission denied for foreign server %s", unpack_sql_state(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 GetForeignServer(server)->servername);
+}
+
 static void
 check_wrapper(ForeignServer *server)
 {

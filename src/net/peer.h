@@ -36,6 +36,9 @@ extern const char *peer_option_nearest(const char *keyword, bool in_mapping);
 /* The server of that name, if the role may use it. ERROR 42704 or 42501. */
 extern Oid	peer_server_by_name(const char *name, Oid role);
 
+/* NULL, or that the role may not use the server, palloc'd. */
+extern char *peer_refused(Oid server, Oid role);
+
 /* ERROR 42809 unless the server is one that dtx can talk to as a database. */
 extern void peer_require_database(Oid server);
 

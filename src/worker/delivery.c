@@ -474,6 +474,8 @@ seek_connection(Delivery *delivery)
 		pool_wait(delivery);
 	else if (!delivery_have_batch(delivery))
 		pool_wait_no_more(delivery);
+	else if ((why = link_refused(&delivery->connection)) != NULL)
+		delivery_failed(delivery, why);
 	else if (!pool_take(delivery, &why) && why == NULL)
 		pool_wait(delivery);
 	else if (why != NULL)
@@ -504,6 +506,8 @@ delivery_step(Delivery *delivery)
 					link_close(link);
 				else if (pool_pass_on(delivery))
 					break;
+				else if (may_start(delivery) && delivery_have_batch(delivery) && (why = link_refused(link)) != NULL)
+					delivery_failed(delivery, why);
 				else if (may_start(delivery) && delivery_have_batch(delivery))
 				{
 					delivery->turn = false;

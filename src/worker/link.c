@@ -10,6 +10,7 @@
 #include "core/node.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "net/peer.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -83,6 +84,18 @@ link_start_call(Link *link, int timeout)
 }
 
 /* --- connecting --- */
+
+char *
+link_refused(Link *link)
+{
+	char	   *why;
+
+	worker_begin();
+	MemoryContextSwitchTo(worker.turn);
+	why = peer_refused(link->server, link->role);
+	worker_commit(false);
+	return why;
+}
 
 char *
 link_connect(Link *link)

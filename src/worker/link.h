@@ -59,6 +59,11 @@ extern void link_init(Link *link, Oid server, Oid role);
  * be, palloc'd. */
 extern char *link_connect(Link *link);
 
+/* NULL, or why its role may not use the server any more, palloc'd. What is to be sent as
+ * the role is sent only after this; what is to be settled is settled all the same. In no
+ * transaction. */
+extern char *link_refused(Link *link);
+
 /* Go on with what is under way. *why is palloc'd. */
 extern LinkEvent link_step(Link *link, char **why);
 

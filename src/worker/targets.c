@@ -23,7 +23,7 @@
 
 dlist_head	targets = DLIST_STATIC_INIT(targets);
 
-/* A server or a mapping has changed. */
+/* A server, a mapping, or who may use them has changed. */
 static void
 forget_options(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -58,6 +58,9 @@ add_target(TargetKey key)
 	{
 		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, forget_options, (Datum) 0);
 		CacheRegisterSyscacheCallback(USERMAPPINGOID, forget_options, (Datum) 0);
+		/* who may use a server */
+		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, forget_options, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHOID, forget_options, (Datum) 0);
 		registered = true;
 	}
 	target->key = key;
@@ -165,13 +168,15 @@ target_read_options(Target *target)
 	MemoryContext context = AllocSetContextCreate(worker.context, "dtx endpoint", ALLOCSET_SMALL_SIZES);
 	SharedEndpoint *volatile endpoint = NULL;
 	char	   *volatile broken = NULL;
+	char	   *refused;
 
 	target->known = true;
 	worker_begin();
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(context);
-		if (endpoint_is_http(target->key.server))
+		refused = peer_refused(target->key.server, target->key.role);
+		if (refused == NULL && endpoint_is_http(target->key.server))
 		{
 			SharedEndpoint *fresh = palloc0(sizeof(SharedEndpoint));
 
@@ -180,8 +185,10 @@ target_read_options(Target *target)
 			fresh->users = 1;
 			endpoint = fresh;
 		}
-		else
+		else if (refused == NULL)
 			peer_require_database(target->key.server);
+		else
+			broken = MemoryContextStrdup(turn, refused);
 		worker_commit(false);
 	}
 	PG_CATCH();
