@@ -505,12 +505,12 @@ CREATE TABLE dtx.try_log (
     cancel   oid NOT NULL,
     args     jsonb,
     local    boolean NOT NULL,
-    path     text
+    settings text[]
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.try_log IS 'tries, with what confirm and cancel need; the key arbitrates between try and cancel';
 COMMENT ON COLUMN dtx.try_log.action IS 'NULL: a cancel came, and the try never shall';
 COMMENT ON COLUMN dtx.try_log.local IS 'a try of this node''s own transaction: confirmed before that commits';
-COMMENT ON COLUMN dtx.try_log.path IS 'the search path that it ran with, and that its confirm or cancel is to have';
+COMMENT ON COLUMN dtx.try_log.settings IS 'what it ran with, names and values, and its confirm or cancel is to have: the search path, and what decides how texts are read as dates and times';
 
 CREATE TABLE dtx.confirm_log (
     branch   bigint PRIMARY KEY,

@@ -47,6 +47,10 @@ BEGIN
   RETURN x;
 END $$;
 
+-- what dtx calls as others, it cannot make: operators of keys, output functions of types
+SELECT m.try($$CREATE OPERATOR CLASS mal.ops FOR TYPE integer USING btree AS OPERATOR 1 <, FUNCTION 1 btint4cmp(integer, integer)$$);
+SELECT m.try($$CREATE TYPE mal.base (INPUT = mal.f, OUTPUT = mal.f)$$);
+SELECT m.try($$CREATE FUNCTION mal.out(integer) RETURNS cstring LANGUAGE internal AS 'int4out'$$);
 -- one table for each kind of constraint that is checked by itself
 CREATE TABLE mal.excluded (id integer PRIMARY KEY, v integer, EXCLUDE USING btree ((mal.f('exclusion constraint', v)) WITH =) DEFERRABLE INITIALLY DEFERRED);
 CREATE TABLE mal.indexed (id integer PRIMARY KEY, v integer CHECK (mal.f('check', v) > 0));

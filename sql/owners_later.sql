@@ -44,6 +44,14 @@ BEGIN
   PERFORM note('cancel');
 END $$;
 SELECT public.dtx_tcc_define('later', 'seat_try(integer)', 'seat_confirm(integer)', 'seat_cancel(integer)');
+-- how its arguments are read must not change between try and confirm
+CREATE FUNCTION at_try(day date, due timestamptz, after interval) RETURNS void LANGUAGE sql SET datestyle = iso SET timezone = utc SET intervalstyle = postgres AS
+  $$ INSERT INTO m.later (what) VALUES (format('try %s %s %s', day, due, after)) $$;
+CREATE FUNCTION at_confirm(day date, due timestamptz, after interval) RETURNS void LANGUAGE sql SET datestyle = iso SET timezone = utc SET intervalstyle = postgres AS
+  $$ INSERT INTO m.later (what) VALUES (format('confirm %s %s %s', day, due, after)) $$;
+SELECT public.dtx_tcc_define('later at', 'at_try(date,timestamptz,interval)', 'at_confirm(date,timestamptz,interval)', NULL);
+CREATE FUNCTION book_at(args jsonb) RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = shop, pg_temp AS
+  $$ SELECT public.dtx_try(NULL, 'later at', args) $$;
 CREATE FUNCTION book(no integer) RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = shop, pg_temp AS
   $$ SELECT public.dtx_try(NULL, 'later', jsonb_build_object('no', no)) $$;
 CREATE FUNCTION book_careless(no integer) RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = shop AS
@@ -75,6 +83,12 @@ SELECT m.run('mallory', 'SET CONSTRAINTS ALL IMMEDIATE');
 SELECT m.run('mallory', 'COMMIT');
 SELECT m.happened();
 SELECT m.run('mallory', 'SHOW search_path'), m.run('mallory', 'SHOW application_name');
+SELECT m.run('mallory', setting) FROM unnest('{BEGIN,SET datestyle = dmy,SET timezone = ''Asia/Shanghai'',SET intervalstyle = postgres}'::text[]) AS setting;
+SELECT m.run('mallory', $$SELECT shop.book_at('{"day": "1/2/2026", "due": "2026-01-01 00:00", "after": "-1 2:03"}')$$);
+SELECT m.run('mallory', setting) FROM unnest('{SET datestyle = mdy,SET timezone = ''America/New_York'',SET intervalstyle = sql_standard,COMMIT}'::text[]) AS setting;
+SELECT m.happened();
+SELECT m.run('mallory', 'RESET ALL');
+SELECT m.run('mallory', 'SET search_path = mal');
 -- who tries as itself has its own path, and its own temporary tables first, in the confirm as in the try
 SELECT m.run('mallory', 'SELECT public.dtx_try(NULL, ''later'', ''{"no": 5}'')');
 SELECT m.run('mallory', 'GRANT ALL ON seat TO later_mallory');
@@ -155,7 +169,7 @@ SELECT dtx_on_notification(NULL);
 SELECT m.settled();
 DROP TABLE m.later;
 DROP FUNCTION m.happened();
-SELECT dtx_tcc_drop('later');
+SELECT dtx_tcc_drop('later'), dtx_tcc_drop('later at');
 SELECT m.at('b', 'SELECT dtx_tcc_drop(''later'')');
 DROP SCHEMA shop, mal CASCADE;
 DELETE FROM dtx.expectation;

@@ -142,7 +142,7 @@ enum
 {
 	Anum_try_log_branch = 1, Anum_try_log_gid, Anum_try_log_role, Anum_try_log_tried_at,
 	Anum_try_log_action, Anum_try_log_confirm, Anum_try_log_cancel, Anum_try_log_args,
-	Anum_try_log_local, Anum_try_log_path, Natts_try_log = 10
+	Anum_try_log_local, Anum_try_log_settings, Natts_try_log = 10
 };
 /* dtx.confirm_log and dtx.cancel_log are alike */
 enum

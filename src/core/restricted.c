@@ -16,9 +16,9 @@
  *	decoding images for dtx_undo and dtx_locks: output functions, as who looks. No
  *	cast is looked for.
  *
- *	a try: as who tries. Its confirm or cancel: as that role, with the search path
- *	that the try ran with: at commit in the session that tried, else in a session
- *	of the role's.
+ *	a try: as who tries. Its confirm or cancel: as that role, with the search path,
+ *	and the styles of dates and times, that the try ran with: at commit in the
+ *	session that tried, else in a session of the role's.
  *
  *	handlers, check functions: as the role that subscribed, prepared or expects, in
  *	a process of that role's; by peers, as the role that they connect as. dtx_accept

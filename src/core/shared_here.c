@@ -223,13 +223,10 @@ claim_due(Oid role, TimestampTz *next)
 	return n;
 }
 
-/* A transaction, whatever is the default of the role's. */
 static void
 begin(void)
 {
 	StartTransactionCommand();
-	XactReadOnly = false;
-	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

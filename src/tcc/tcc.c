@@ -12,6 +12,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "core/compat.h"
 #include "core/errors.h"
@@ -24,8 +25,10 @@
 #include "core/tombstone.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "storage/lmgr.h"
 #include "tcc/tcc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -43,7 +46,7 @@ typedef struct Try
 	Oid			confirm;
 	Oid			cancel;
 	Jsonb	   *args;
-	char	   *path;			/* the search path that the try ran with */
+	Datum		settings;		/* that the try ran with: text[] of names and values */
 } Try;
 
 /*
@@ -67,11 +70,38 @@ path_to_keep(void)
 	return psprintf("%s%spg_temp", namespace_search_path, schemas == NIL ? "" : ", ");
 }
 
+/* A branch overrides parts of it, which the setting's text does not tell. */
+static char *
+date_style(void)
+{
+	return psprintf("%s, %s", DateStyle == USE_ISO_DATES ? "ISO" : DateStyle == USE_SQL_DATES ? "SQL" :
+					DateStyle == USE_GERMAN_DATES ? "German" : "Postgres",
+					DateOrder == DATEORDER_YMD ? "YMD" : DateOrder == DATEORDER_DMY ? "DMY" : "MDY");
+}
+
+/*
+ * What a call that is made later has to find as it is now: where names are looked up,
+ * and how the arguments, which are texts, are read as dates and times. A caller who
+ * changes that between try and confirm would have it confirm something else.
+ */
+static Datum
+settings_to_keep(void)
+{
+	Datum		items[] = {
+		CStringGetTextDatum("search_path"), CStringGetTextDatum(path_to_keep()),
+		CStringGetTextDatum("DateStyle"), CStringGetTextDatum(date_style()),
+		CStringGetTextDatum("IntervalStyle"), CStringGetTextDatum(GetConfigOption("IntervalStyle", false, false)),
+		CStringGetTextDatum("TimeZone"), CStringGetTextDatum(pg_get_timezone_name(session_timezone))
+	};
+
+	return PointerGetDatum(construct_array(items, lengthof(items), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 /* --- rows --- */
 
 static void
 form_try(Datum *values, bool *nulls, const char *gid_text, Oid role, const TccAction *action,
-		 Jsonb *args, bool local)
+		 Jsonb *args, Datum settings, bool local)
 {
 	Gid			gid;
 
@@ -80,14 +110,14 @@ form_try(Datum *values, bool *nulls, const char *gid_text, Oid role, const TccAc
 	values[Anum_try_log_gid - 1] = CStringGetTextDatum(gid_text);
 	values[Anum_try_log_role - 1] = ObjectIdGetDatum(role);
 	values[Anum_try_log_tried_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_try_log_action - 1] = nulls[Anum_try_log_args - 1] = nulls[Anum_try_log_path - 1] = action == NULL;
+	nulls[Anum_try_log_action - 1] = nulls[Anum_try_log_args - 1] = nulls[Anum_try_log_settings - 1] = action == NULL;
 	values[Anum_try_log_confirm - 1] = ObjectIdGetDatum(action ? action->functions[TCC_CONFIRM] : InvalidOid);
 	values[Anum_try_log_cancel - 1] = ObjectIdGetDatum(action ? action->functions[TCC_CANCEL] : InvalidOid);
 	if (action != NULL)
 	{
 		values[Anum_try_log_action - 1] = CStringGetTextDatum(action->name);
 		values[Anum_try_log_args - 1] = JsonbPGetDatum(args);
-		values[Anum_try_log_path - 1] = CStringGetTextDatum(path_to_keep());
+		values[Anum_try_log_settings - 1] = settings;
 	}
 	values[Anum_try_log_local - 1] = BoolGetDatum(local);
 }
@@ -114,8 +144,8 @@ find_try(int64 key, const char *gid_text, Try *try)
 		try->cancel = DatumGetObjectId(own_column(&scan, tuple, Anum_try_log_cancel, NULL));
 		value = own_column(&scan, tuple, Anum_try_log_args, &isnull);
 		try->args = isnull ? NULL : DatumGetJsonbPCopy(value);
-		value = own_column(&scan, tuple, Anum_try_log_path, &isnull);
-		try->path = isnull ? NULL : TextDatumGetCString(value);
+		value = own_column(&scan, tuple, Anum_try_log_settings, &isnull);
+		try->settings = isnull ? 0 : PointerGetDatum(DatumGetArrayTypePCopy(value));
 	}
 	own_scan_end(&scan);
 	return found;
@@ -156,8 +186,13 @@ static void
 call_later(const Try *try, Oid function, const char *gid_text)
 {
 	int			nest = NewGUCNestLevel();
+	Datum	   *items;
+	int			count;
 
-	(void) set_config_option("search_path", try->path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	deconstruct_array(DatumGetArrayTypeP(try->settings), TEXTOID, -1, false, TYPALIGN_INT, &items, NULL, &count);
+	for (int i = 0; i + 1 < count; i += 2)
+		(void) set_config_option(TextDatumGetCString(items[i]), TextDatumGetCString(items[i + 1]), PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	(void) tcc_call(try->action, function, gid_text, try->args);
 	AtEOXact_GUC(false, nest);
 }
@@ -276,7 +311,7 @@ try_with_gid(const char *gid_text, const TccAction *action, Jsonb *args)
 	Datum		values[Natts_try_log] = {0};
 	bool		nulls[Natts_try_log] = {0};
 
-	form_try(values, nulls, gid_text, GetUserId(), action, args, false);
+	form_try(values, nulls, gid_text, GetUserId(), action, args, settings_to_keep(), false);
 	DTX_FAULT_POINT("tcc-before-try");
 	if (!own_insert_unique(OWN_TRY_LOG, values, nulls))
 		refuse_try(gid_text, DatumGetInt64(values[Anum_try_log_branch - 1]));
@@ -330,18 +365,18 @@ try_in_branch(Branch *branch, const char *gid_text, const TccAction *action, Jso
 
 /* The row by SQL, so that the deferred trigger fires that confirms. */
 static void
-insert_local_try(const char *gid_text, const TccAction *action, Jsonb *args)
+insert_local_try(const char *gid_text, const TccAction *action, Jsonb *args, Datum settings)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[Natts_try_log] = {INT8OID, TEXTOID, OIDOID, TIMESTAMPTZOID, TEXTOID,
-	OIDOID, OIDOID, JSONBOID, BOOLOID, TEXTOID};
+	OIDOID, OIDOID, JSONBOID, BOOLOID, TEXTARRAYOID};
 	Datum		values[Natts_try_log] = {0};
 	bool		nulls[Natts_try_log] = {0};
 	char		flags[Natts_try_log + 1];
 	Oid			user;
 	int			security;
 
-	form_try(values, nulls, gid_text, GetUserId(), action, args, true);
+	form_try(values, nulls, gid_text, GetUserId(), action, args, settings, true);
 	memset(flags, ' ', sizeof(flags));
 	flags[Natts_try_log] = '\0';
 	SPI_connect();
@@ -370,6 +405,7 @@ tcc_try_local(const char *action_name, Jsonb *args)
 	char		gid_text[DTX_GID_SIZE];
 	TccAction  *action;
 	Branch	   *branch;
+	Datum		settings;
 	Jsonb	   *result;
 
 	PreventCommandIfReadOnly("dtx_try()");
@@ -379,10 +415,11 @@ tcc_try_local(const char *action_name, Jsonb *args)
 	global_branch_gid(branch, gid_text);
 	if (current_branch.active)
 		return try_in_branch(branch, gid_text, action, args);
+	settings = settings_to_keep();
 	/* nobody else can have its key; and where constraints are immediate, the
 	 * confirm follows at once */
 	result = tcc_call(action->name, action->functions[TCC_TRY], gid_text, args);
-	insert_local_try(gid_text, action, args);
+	insert_local_try(gid_text, action, args, settings);
 	keep_functions(action);
 	return result;
 }
@@ -417,7 +454,7 @@ dtx_tcc_confirm_local(PG_FUNCTION_ARGS)
 	gid = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_gid, desc, &isnull));
 	try.action = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_action, desc, &isnull));
 	try.args = DatumGetJsonbPCopy(heap_getattr(tuple, Anum_try_log_args, desc, &isnull));
-	try.path = TextDatumGetCString(heap_getattr(tuple, Anum_try_log_path, desc, &isnull));
+	try.settings = PointerGetDatum(DatumGetArrayTypePCopy(heap_getattr(tuple, Anum_try_log_settings, desc, &isnull)));
 
 	CommandCounterIncrement();
 	/* it is over with this transaction: there is nobody who could ask again */
@@ -481,7 +518,7 @@ tcc_settle_absent(const JoinedBranch *branch)
 	bool		nulls[Natts_try_log] = {0};
 
 	(void) drop_others_tombstone(branch->gid_text, branch->key);
-	form_try(values, nulls, branch->gid_text, GetUserId(), NULL, NULL, false);
+	form_try(values, nulls, branch->gid_text, GetUserId(), NULL, NULL, 0, false);
 	if (own_insert_unique(OWN_TRY_LOG, values, nulls))
 		(void) insert_end(OWN_CANCEL_LOG, branch, false);
 }
