@@ -71,11 +71,13 @@ CREATE TABLE dtx.global (
     deadline  timestamptz NOT NULL,
     ended_at  timestamptz,
     name      text,
-    xid       text COLLATE "C" NOT NULL
+    xid       text COLLATE "C" NOT NULL,
+    joiners   oid[]
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE dtx.global IS 'global transactions that dtx_open began here and that are not settled yet';
 CREATE SEQUENCE dtx.shared_b AS integer CYCLE;
 COMMENT ON SEQUENCE dtx.shared_b IS 'branch numbers of shared global transactions: no session counts them';
+COMMENT ON COLUMN dtx.global.joiners IS 'who may join it besides its role';
 COMMENT ON COLUMN dtx.global.state IS 'o: open; c: committed; r: rolled back';
 
 CREATE TABLE dtx.history (
@@ -322,14 +324,14 @@ CREATE FUNCTION dtx_wait(xid text, timeout interval DEFAULT '10s') RETURNS text
 COMMENT ON FUNCTION dtx_wait(text, interval) IS
     'waits until a global transaction is settled everywhere, or the timeout passes, and returns dtx_status then';
 
-CREATE FUNCTION dtx_open(timeout interval DEFAULT '60s', name text DEFAULT NULL) RETURNS text
+CREATE FUNCTION dtx_open(timeout interval DEFAULT '60s', name text DEFAULT NULL, joiners regrole[] DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_open(interval, text) IS
-    'opens a global transaction that services share: it is open once this transaction has committed, and rolled back by itself when timeout passes. Returns its xid, to be handed to the services. name is for dtx.global only.';
+COMMENT ON FUNCTION dtx_open(interval, text, regrole[]) IS
+    'opens a global transaction that services share: it is open once this transaction has committed, and rolled back by itself when timeout passes. Returns its xid, to be handed to the services. name is for dtx.global only. joiners: roles of this database that may join besides the caller, each with its members; to all others it is unknown.';
 CREATE FUNCTION dtx_join(xid text) RETURNS void
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_join(text) IS
-    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all. ERROR DX003 when it is decided or unknown or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, 42501 when the opener has none through which the branch could be settled.';
+    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all. ERROR DX003 when it is decided, or unknown, as it is to who may not join it, or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, 42501 when the opener has none through which the branch could be settled.';
 CREATE FUNCTION dtx_commit(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_commit(text) IS

@@ -78,7 +78,8 @@ BEGIN
     RETURN 'ok';
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
-    RETURN concat_ws(E'\n', format('ERROR %s: %s', SQLSTATE, SQLERRM), 'DETAIL: ' || nullif(detail, ''));
+    RETURN concat_ws(E'\n', format('ERROR %s: %s', SQLSTATE, SQLERRM),
+                     'DETAIL: ' || nullif(regexp_replace(detail, '[0-9]+( columns, .*) [0-9]+\.', 'N\1 M.'), ''));
 END
 $$;
 SELECT try($$ SELECT dtx_open('1 day') $$);

@@ -380,6 +380,47 @@ SELECT m.part('plain2', :'xid', ARRAY[m.add(3)]);
 SELECT dtx_rollback(:'xid');
 SELECT dtx_wait(:'xid');
 SELECT m.settled();
+-- whoever the opener names joins, here and elsewhere, but does not decide; to others it is unknown
+DROP ROLE IF EXISTS dtx_m_third;
+CREATE ROLE dtx_m_third LOGIN;
+GRANT USAGE ON SCHEMA m TO dtx_m_third;
+SELECT dtx_admit('dtx_m_other'), dtx_admit('dtx_m_third');
+SELECT m.at('b', $$CREATE USER MAPPING FOR dtx_m_other SERVER a OPTIONS (user 'dtx_m_third', password_required 'false')$$);
+SELECT m.connect('third', 'a', 'dtx_m_third');
+GRANT dtx_m_other TO dtx_m_plain;
+SELECT m.at('b', 'GRANT dtx_m_other TO dtx_m_plain');
+SELECT x AS xid FROM dblink('plain', $$SELECT dtx_open(joiners => '{dtx_m_third}')$$) AS t(x text) \gset
+SELECT m.part('other', :'xid', '{}');
+SELECT m.part('third', :'xid', '{SELECT 1}');
+SELECT m.run('third', format('SELECT dtx_commit(%L)', :'xid'));
+SELECT m.run('third', format('SELECT dtx_rollback(%L)', :'xid'));
+SELECT m.part('other2', :'xid', ARRAY[m.add(3)]);
+SELECT m.part('plain', :'xid', ARRAY[m.add(-3)]);
+SELECT dtx_commit(:'xid');
+SELECT m.settled();
+SELECT m.run('third', format('SELECT dtx_rollback(%L)', :'xid'));
+-- a stranger holds nothing up, and leaves no branch behind
+SELECT x AS xid FROM dblink('plain', 'SELECT dtx_open()') AS t(x text) \gset
+SELECT m.run('third', 'BEGIN');
+SELECT m.run('third', format('SELECT dtx_join(%L)', :'xid'));
+SELECT m.part('other2', :'xid', '{SELECT 1}');
+SELECT count(*) FROM dtx.branch b JOIN dtx.global USING (n);
+SELECT m.run('plain', format('SELECT dtx_commit(%L)', :'xid'));
+SELECT m.run('third', 'ROLLBACK');
+SELECT m.settled();
+-- by a role's membership
+SELECT x AS xid FROM dblink('third', $$SELECT dtx_open(joiners => '{dtx_m_other}')$$) AS t(x text) \gset
+SELECT m.part('plain', :'xid', ARRAY[m.add(0)]);
+SELECT m.run('plain', format('SELECT dtx_rollback(%L)', :'xid'));
+SELECT m.run('third', format('SELECT dtx_rollback(%L)', :'xid'));
+SELECT m.settled();
+SELECT m.try($$SELECT dtx_open(joiners => '{nobody}')$$);
+SELECT m.try($$SELECT dtx_open(joiners => '{NULL}')$$);
+SELECT joiners FROM dtx.global;
+SELECT m.bye('third');
+SELECT m.at('b', 'DROP USER MAPPING FOR dtx_m_other SERVER a');
+DROP OWNED BY dtx_m_third;
+DROP ROLE dtx_m_third;
 SELECT m.bye('plain', 'other', 'plain2', 'other2');
 DROP USER MAPPING FOR dtx_m_plain SERVER peer;
 SELECT m.at('b', 'DROP USER MAPPING FOR dtx_m_plain SERVER a');

@@ -94,3 +94,34 @@ history_decision(const char *node, uint64 n, uint64 r, uint32 b)
 	own_scan_end(&scan);
 	return decision;
 }
+
+List *
+history_roles(const char *node, uint64 n, uint64 r)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	List	   *roles = NIL;
+
+	own_scan_all(&scan, OWN_HISTORY, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		ArrayType  *ns,
+				   *rs,
+				   *owners;
+		int			count;
+
+		if ((uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_min_n, NULL)) > n ||
+			(uint64) DatumGetInt64(own_column(&scan, tuple, Anum_history_max_n, NULL)) < n ||
+			strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_history_node, NULL)), node) != 0)
+			continue;
+		ns = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_n, NULL));
+		rs = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_r, NULL));
+		owners = DatumGetArrayTypePCopy(own_column(&scan, tuple, Anum_history_role, NULL));
+		count = ArrayGetNItems(ARR_NDIM(ns), ARR_DIMS(ns));
+		for (int i = 0; i < count; i++)
+			if (((uint64 *) ARR_DATA_PTR(ns))[i] == n && ((uint64 *) ARR_DATA_PTR(rs))[i] == r)
+				roles = list_append_unique_oid(roles, ((Oid *) ARR_DATA_PTR(owners))[i]);
+	}
+	own_scan_end(&scan);
+	return roles;
+}

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+
 /*
  * What became of one:
  *
@@ -39,5 +41,8 @@ extern void history_insert(const char *node, char decision, const HistoryEntry *
  * node, node NULL: under whatever id; 0 when that is not, or no longer, known.
  */
 extern char history_decision(const char *node, uint64 n, uint64 r, uint32 b);
+
+/* The roles of what dtx.history has of it: a list of OIDs, NIL when that is nothing. */
+extern List *history_roles(const char *node, uint64 n, uint64 r);
 
 #endif							/* DTX_HISTORY_H */

@@ -96,7 +96,7 @@ enum
 {
 	Anum_global_n = 1, Anum_global_r, Anum_global_state, Anum_global_role,
 	Anum_global_opened_at, Anum_global_deadline, Anum_global_ended_at,
-	Anum_global_name, Anum_global_xid, Natts_global = 9
+	Anum_global_name, Anum_global_xid, Anum_global_joiners, Natts_global = 10
 };
 enum
 {

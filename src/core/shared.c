@@ -57,9 +57,21 @@ typedef struct SharedTransaction
 	char		state;
 	Oid			role;
 	TimestampTz deadline;
+	List	   *joiners;		/* OIDs: who may join besides the role */
 } SharedTransaction;
 
 /* --- rows --- */
+
+/* The OIDs of an array, which has no NULL. */
+static List *
+oid_list(ArrayType *array)
+{
+	List	   *list = NIL;
+
+	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)); i++)
+		list = lappend_oid(list, ((Oid *) ARR_DATA_PTR(array))[i]);
+	return list;
+}
 
 static bool
 find_shared(uint64 n, SharedTransaction *st)
@@ -67,6 +79,8 @@ find_shared(uint64 n, SharedTransaction *st)
 	OwnScan		scan;
 	HeapTuple	tuple;
 	bool		found = false;
+	bool		isnull;
+	Datum		joiners;
 
 	own_scan_int8(&scan, OWN_GLOBAL, OWN_GLOBAL_PKEY, AccessShareLock, (int64) n);
 	if (HeapTupleIsValid(tuple = own_scan_next(&scan)))
@@ -76,6 +90,8 @@ find_shared(uint64 n, SharedTransaction *st)
 		st->state = DatumGetChar(own_column(&scan, tuple, Anum_global_state, NULL));
 		st->role = DatumGetObjectId(own_column(&scan, tuple, Anum_global_role, NULL));
 		st->deadline = DatumGetTimestampTz(own_column(&scan, tuple, Anum_global_deadline, NULL));
+		joiners = own_column(&scan, tuple, Anum_global_joiners, &isnull);
+		st->joiners = isnull ? NIL : oid_list(DatumGetArrayTypePCopy(joiners));
 		found = xid_parse(st->xid_text, &st->xid);
 	}
 	own_scan_end(&scan);
@@ -103,12 +119,28 @@ shared_least_n(uint64 most)
 	return most;
 }
 
-/* The shared transaction of this id, as it is now or as it ended; then nobody's
- * role. ERROR DX003 unless it is one of this node's. */
+/* Is the current role one of those that a transaction is known to? role: who opened it,
+ * or InvalidOid; it and the others each with its members. */
+static bool
+is_known_to(Oid role, List *others)
+{
+	ListCell   *cell;
+
+	if (OidIsValid(role) && has_privs_of_role(GetUserId(), role))
+		return true;
+	foreach(cell, others)
+		if (has_privs_of_role(GetUserId(), lfirst_oid(cell)))
+			return true;
+	return false;
+}
+
+/* The shared transaction of this id, as it is now or as it ended. ERROR DX003 unless
+ * it is one of this node's, and known to the current role. */
 static void
 get_shared(const char *xid_text, SharedTransaction *st)
 {
 	GlobalXid	xid;
+	List	   *roles;
 
 	xid_parse_or_error(xid_text, &xid);
 	if (!node_is_self(xid.node))
@@ -116,17 +148,19 @@ get_shared(const char *xid_text, SharedTransaction *st)
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("global transaction \"%s\" was not opened at this node", xid_text),
 				 errhint("Only node \"%s\" decides it.", xid.node)));
-	if (find_shared(xid.n, st) && xid_equal(&st->xid, &xid))
+	if (find_shared(xid.n, st) && xid_equal(&st->xid, &xid) && is_known_to(st->role, st->joiners))
 		return;
 	memset(st, 0, sizeof(*st));
 	st->xid = xid;
 	strlcpy(st->xid_text, xid_text, sizeof(st->xid_text));
 	st->state = history_decision(xid.node, xid.n, xid.r, 0);
-	if (st->state == 0)
+	roles = history_roles(xid.node, xid.n, xid.r);
+	if (st->state == 0 || !is_known_to(InvalidOid, roles))
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("global transaction \"%s\" is not open", xid_text),
 				 errdetail("There is no such transaction, or it has ended long ago.")));
+	st->role = linitial_oid(roles);
 	st->state = st->state == 'c' || st->state == 'H' ? 'c' : 'r';
 }
 
@@ -221,7 +255,24 @@ register_branch(const SharedTransaction *st, uint32 b, Oid server, Oid role,
 
 /* --- opening and joining --- */
 
-/* dtx_open(timeout interval, name text) */
+/* Roles, as they are kept. */
+static ArrayType *
+joiners_array(ArrayType *roles)
+{
+	Datum	   *items;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(roles, REGROLEOID, sizeof(Oid), true, TYPALIGN_INT, &items, &nulls, &n);
+	for (int i = 0; i < n; i++)
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("who may join a global transaction must not be null")));
+	return construct_array(items, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
+}
+
+/* dtx_open(timeout interval, name text, joiners regrole[]) */
 Datum
 dtx_open(PG_FUNCTION_ARGS)
 {
@@ -259,6 +310,9 @@ dtx_open(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		values[Anum_global_name - 1] = PG_GETARG_DATUM(1);
 	values[Anum_global_xid - 1] = CStringGetTextDatum(xid_text);
+	nulls[Anum_global_joiners - 1] = PG_ARGISNULL(2);
+	if (!PG_ARGISNULL(2))
+		values[Anum_global_joiners - 1] = PointerGetDatum(joiners_array(PG_GETARG_ARRAYTYPE_P(2)));
 	if (!own_insert_unique(OWN_GLOBAL, values, nulls))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -282,6 +336,11 @@ dtx_branch_register(PG_FUNCTION_ARGS)
 	shmem_require();
 	settings_of_settling();
 	PreventCommandDuringRecovery("dtx.branch_register()");
+	if (current_branch.active)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("branches cannot be registered inside a branch")));
+	participant_serve();
 	get_shared(xid_text, &st);
 	refuse_unless_open(&st);
 	/* first everything that may take time */
@@ -434,6 +493,8 @@ dtx_join(PG_FUNCTION_ARGS)
 	here = node_is_self(xid.node);
 	if (here)
 	{
+		/* who may not join does not hold it up */
+		get_shared(xid_text, &st);
 		/* to the end of this transaction: while it runs nobody decides */
 		(void) shared_lock(xid.n, ShareLock, true);
 		get_shared(xid_text, &st);
@@ -465,7 +526,7 @@ check_may_decide(const SharedTransaction *st)
 				 errmsg("a branch cannot decide a global transaction"),
 				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
 	PreventCommandIfReadOnly("deciding a global transaction");
-	if (OidIsValid(st->role) && !has_privs_of_role(GetUserId(), st->role))
+	if (!has_privs_of_role(GetUserId(), st->role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be the role that opened global transaction \"%s\" to decide it", st->xid_text)));
