@@ -248,7 +248,7 @@ BEGIN
     DELETE FROM dtx.history;
     DELETE FROM dtx.contact;
     DELETE FROM dtx.joined_branch;
-    DELETE FROM dtx.undo_log;
+    TRUNCATE dtx.undo_log;
     DELETE FROM dtx.settled;
     DELETE FROM dtx.coordinator;
     DELETE FROM dtx.global;
@@ -1313,6 +1313,25 @@ REVOKE ALL ON FUNCTION dtx_ledger(regclass, name, name) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dtx.ledger_freeze(text, numeric), dtx.ledger_spend(text, numeric),
     dtx.ledger_unfreeze(text, numeric), dtx.ledger_check(text, numeric), dtx.ledger_add(text, numeric) TO PUBLIC;
 GRANT SELECT ON dtx_notifications, dtx_failed_attempts, dtx_targets, dtx_expectations, dtx_subscriptions, dtx_dead_letters, dtx_half_messages, dtx_in_flight, dtx_frozen, dtx_branches, dtx_transactions, dtx_peers, dtx_stats, dtx_undo, dtx_locks, dtx_history TO PUBLIC;
+
+/* ----------------------------------------------------- logical replication */
+
+-- A publication FOR ALL TABLES has these too, and then no row without an identity can be
+-- updated or deleted by SQL. In the undo log none is: its images would be logged again.
+DO $$
+DECLARE
+    rel pg_catalog.regclass;
+BEGIN
+    FOR rel IN
+        SELECT c.oid FROM pg_catalog.pg_class c
+        WHERE c.relnamespace OPERATOR(pg_catalog.=) 'dtx'::pg_catalog.regnamespace::pg_catalog.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'
+          AND c.relname OPERATOR(pg_catalog.<>) 'undo_log'
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary)
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', rel);
+    END LOOP;
+END
+$$;
 
 /* ---------------------------------------------------------------- start */
 

@@ -139,12 +139,13 @@ checking_function(Trigger *trigger, Relation rel, TriggerEvent event,
 
 /* The trigger of a deferrable constraint checks any index of the row, given its OID. */
 static void
-check_index(Oid index, TriggerData *data)
+check_index(Oid index, const TriggerData *event)
 {
 	Trigger		trigger = {.tgfoid = F_UNIQUE_KEY_RECHECK, .tgconstrindid = index};
+	TriggerData data = *event;
 
-	data->tg_trigger = &trigger;
-	call_trigger(trigger.tgfoid, data);
+	data.tg_trigger = &trigger;
+	call_trigger(trigger.tgfoid, &data);
 }
 
 static void
