@@ -14,6 +14,7 @@
 #include "catalog/pg_trigger.h"
 #include "core/callbacks.h"
 #include "core/escape.h"
+#include "core/leftover.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -121,6 +122,8 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 		escape_utility(statement, &context);
 		guard_utility(statement);
 	}
+	else if (session_is_lent())
+		escape_session(statement->utilityStmt);
 	guard_alter_table(statement);
 	held = worker_hold_for(statement);
 	if (!OidIsValid(held))

@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "core/callbacks.h"
 #include "core/global.h"
+#include "core/leftover.h"
 #include "core/participant.h"
 #include "core/peer_use.h"
 #include "core/settle.h"
@@ -26,6 +27,7 @@ at_xact_event(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			global_pre_commit();
+			leftovers_pre_commit();
 			participant_pre_commit();
 			message_pre_commit();
 			global_decide();
@@ -44,6 +46,7 @@ at_xact_event(XactEvent event, void *arg)
 				bool		commit = event != XACT_EVENT_ABORT;
 
 				modes_xact_end(commit);
+				leftovers_xact_end();
 				participant_xact_end(commit);
 				settle_xact_end(commit);
 				global_xact_end(commit);

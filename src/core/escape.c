@@ -83,9 +83,33 @@ refuse_session_change(const char *what, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("%s is not allowed inside a branch", what),
-			 errdetail("The connection is used again by other branches."),
+			 current_branch.active ? errmsg("%s is not allowed inside a branch", what) :
+			 errmsg("%s is not allowed in a function that dtx calls", what),
+			 current_branch.active ? errdetail("The connection is used again by other branches.") :
+			 errdetail("The session goes on to serve others."),
 			 hint ? errhint("%s", hint) : 0));
+}
+
+void
+escape_session(Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_PrepareStmt:
+		case T_DeallocateStmt:
+		case T_ListenStmt:
+		case T_UnlistenStmt:
+		case T_DiscardStmt:
+		case T_LoadStmt:
+			refuse_session_change(GetCommandTagName(CreateCommandTag(node)), NULL);
+			break;
+		case T_DeclareCursorStmt:
+			if (((DeclareCursorStmt *) node)->options & CURSOR_OPT_HOLD)
+				refuse_session_change("DECLARE CURSOR WITH HOLD", "Declare it without HOLD.");
+			break;
+		default:
+			break;
+	}
 }
 
 void
@@ -157,15 +181,8 @@ escape_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 						 errmsg("COPY to or from the client is not possible in a branch"),
 						 errhint("Copy from a file at the server, or insert the rows.")));
 			break;
-		case T_PrepareStmt:
-		case T_DeallocateStmt:
-		case T_ListenStmt:
-		case T_UnlistenStmt:
-		case T_DiscardStmt:
-		case T_LoadStmt:
-			refuse_session_change(GetCommandTagName(CreateCommandTag(node)), NULL);
-			break;
 		default:
+			escape_session(node);
 			break;
 	}
 	if (participant_user_statement() && is_callers_statement(statement))

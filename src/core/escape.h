@@ -16,4 +16,8 @@ extern void escape_executor_start(QueryDesc *query);
  * procedures cannot commit. */
 extern void escape_utility(PlannedStmt *statement, ProcessUtilityContext *context);
 
+/* Before one in a session that goes on to serve others: ERROR 0A000 for what would
+ * change it. */
+extern void escape_session(Node *node);
+
 #endif							/* DTX_ESCAPE_H */

@@ -25,6 +25,7 @@
 #include "core/errors.h"
 #include "core/fault.h"
 #include "core/horizon.h"
+#include "core/leftover.h"
 #include "core/node.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -471,6 +472,7 @@ settle_group(void *arg)
 			own_delete_tid(OWN_JOINED_BRANCH, &branch->tid);
 		}
 	}
+	leftovers_clear();
 }
 
 /* End branches in a subtransaction: what fails here is their matter, not the
@@ -484,6 +486,7 @@ settle_in_subtransaction(List *branches, bool commit, const char **outcome)
 	settling_xid = NULL;
 	if (error == NULL)
 		return NULL;
+	leftovers_release();
 	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		*outcome = SETTLE_BUSY;
 	else if (!commit && !mode_by_letter(((JoinedBranch *) linitial(branches))->mode)->runs_user_code &&
@@ -696,8 +699,9 @@ settle_branches(SettleRequest *requests, int count, const SettleCaller *caller)
 	PreventCommandDuringRecovery("dtx.branch_settle()");
 	if (caller->nodes != NIL)
 	{
-		/* an operator's statement is his own */
+		/* an operator's statement, and session, are his own */
 		settings_of_settling();
+		session_lend();
 		participant_check_timeline(linitial(caller->nodes), caller->timeline);
 	}
 	DTX_FAULT_POINT("participant-before-settle");

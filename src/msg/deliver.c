@@ -19,6 +19,7 @@
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
+#include "core/leftover.h"
 #include "core/locks.h"
 #include "core/own_sql.h"
 #include "core/participant.h"
@@ -459,6 +460,7 @@ dtx_deliver(PG_FUNCTION_ARGS)
 	ErrorData  *error;
 
 	shmem_require();
+	session_lend();
 	InitMaterializedSRF(fcinfo, 0);
 	if (current_branch.active)
 		ereport(ERROR,

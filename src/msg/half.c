@@ -25,6 +25,7 @@
 #include "msg/message.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -239,13 +240,17 @@ ask(CheckWork *work)
 	FmgrInfo	flinfo;
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		answer;
+	int			nest;
 
 	check_function(work->function);
 	fmgr_info(work->function, &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = Int64GetDatum(work->id);
 	fcinfo->args[0].isnull = false;
+	nest = NewGUCNestLevel();
 	answer = FunctionCallInvoke(fcinfo);
+	/* what it has set is not the next one's */
+	AtEOXact_GUC(false, nest);
 	work->answer = fcinfo->isnull ? NULL : TextDatumGetCString(answer);
 }
 

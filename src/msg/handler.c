@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "core/compat.h"
 #include "core/errors.h"
+#include "core/leftover.h"
 #include "core/override.h"
 #include "core/restricted.h"
 #include "core/subxact.h"
@@ -272,6 +273,7 @@ run_handler(void *arg)
 			PushActiveSnapshot(GetTransactionSnapshot());
 			call_handler(work->handler, lfirst(cell));
 			PopActiveSnapshot();
+			leftovers_clear();
 			/* what it has set is not the next one's */
 			AtEOXact_GUC(false, nest);
 			CommandCounterIncrement();
@@ -303,6 +305,8 @@ handle_one(HandleWork *work, Message *message, Handled *handled)
 
 	work->messages = list_make1(message);
 	error = subxact_run(run_handler, work);
+	if (error != NULL)
+		leftovers_release();
 	MemoryContextReset(work->context);
 	handled->done = error == NULL;
 	handled->retry_after = -1;

@@ -12,6 +12,7 @@
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/fault.h"
+#include "core/leftover.h"
 #include "core/own_sql.h"
 #include "core/participant.h"
 #include "core/shmem.h"
@@ -238,6 +239,7 @@ dtx_receive_notifications(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
+	session_lend();
 	PreventCommandDuringRecovery("dtx.receive()");
 	participant_serve();
 	if (current_branch.active)

@@ -14,6 +14,7 @@
 #include "core/clock.h"
 #include "core/compat.h"
 #include "core/fault.h"
+#include "core/leftover.h"
 #include "core/override.h"
 #include "core/relations.h"
 #include "core/shared_here.h"
@@ -712,6 +713,7 @@ dtx_runner_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(args.database, args.role, 0);
 	settings_of_process(true);
+	session_lend_always();
 	slot = database_slot_find(args.database, false);
 	if (slot == NULL)
 		proc_exit(0);
