@@ -140,6 +140,8 @@ $sessions[1]->must('COMMIT');
 is_settled($total, 'worker with hostile settings', $bank1, $bank2);
 is(balance($bank2, '2') + 0, 10004, 'one rolled back');
 is(value($bank2, 'SELECT string_agg(v::text, $$ $$) FROM entry'), '-2 -2', 'one committed');
+# where a role's sessions are read only its handlers wait (048)
+$bank1->safe_psql('postgres', 'ALTER DATABASE bank1 RESET default_transaction_read_only');
 my $s = session($bank1);
 $s->must(q{SELECT dtx_publish('own', '{"id": 1}')});
 ok(wait_until(sub { $s->must('SELECT count(*) FROM seen') eq '1' }, 'the message'), 'a message is handled in a process of the role');

@@ -93,17 +93,16 @@ settings_of_settling(void)
 void
 settings_of_process(bool runs_user_code)
 {
-	/* a message is handled, and a decision recorded, whatever a database's sessions
-	 * are told to begin with; so is it as the role it is meant to be */
+	/* a message is handled, and a decision recorded, once, by the role it is meant to be */
 	static const char *const always[][2] = {
 		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
 		{"role", "none"}
 	};
 
-	/* a user's code may count on what its role sets */
+	/* a user's code may count on what its role sets; where that is read only it waits */
 	static const char *const own[][2] = {
+		{"default_transaction_read_only", "off"},
 		{"lock_timeout", "0"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"row_security", "on"},
