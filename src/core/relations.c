@@ -467,12 +467,33 @@ insert_more_entries(OwnRelation table, Relation rel, HeapTuple *tuples, int coun
 	pfree(nulls);
 }
 
+/*
+ * A value that goes to TOAST, or comes from it, needs a snapshot, and a callback at the end of a
+ * transaction has none. Returns whether one was pushed.
+ */
+static bool
+push_snapshot(void)
+{
+	if (ActiveSnapshotSet())
+		return false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	return true;
+}
+
+static void
+pop_snapshot(bool pushed)
+{
+	if (pushed)
+		PopActiveSnapshot();
+}
+
 static bool
 insert_row(OwnRelation table, Datum *values, bool *nulls, IndexUniqueCheck check)
 {
 	Relation	rel = own_open(table, RowExclusiveLock);
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	bool		unique = true;
+	bool		pushed = push_snapshot();
 
 	simple_heap_insert(rel, tuple);
 	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
@@ -483,6 +504,7 @@ insert_row(OwnRelation table, Datum *values, bool *nulls, IndexUniqueCheck check
 		index_close(index, NoLock);
 	}
 	insert_more_entries(table, rel, &tuple, 1);
+	pop_snapshot(pushed);
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
 	return unique;
@@ -553,6 +575,7 @@ own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
 	bool	   *nulls = palloc0(desc->natts * sizeof(bool));
 	IndexEntry *entries = palloc(count * sizeof(IndexEntry));
+	bool		pushed = push_snapshot();
 
 	insert_heap_tuples(rel, tuples, count);
 	for (const OwnRelation *which = indexes_of(table); *which != OWN_COUNT; which++)
@@ -580,6 +603,7 @@ own_insert_many(OwnRelation table, HeapTuple *tuples, int count)
 		index_close(index, NoLock);
 	}
 	insert_more_entries(table, rel, tuples, count);
+	pop_snapshot(pushed);
 	pfree(entries);
 	pfree(values);
 	pfree(nulls);
@@ -591,22 +615,29 @@ own_update(OwnScan *scan, HeapTuple tuple, Datum *values, bool *nulls, bool *rep
 {
 	HeapTuple	fresh = heap_modify_tuple(tuple, RelationGetDescr(scan->rel), values,
 										  nulls, replace);
+	bool		pushed = push_snapshot();
 
 	CatalogTupleUpdate(scan->rel, &tuple->t_self, fresh);
+	pop_snapshot(pushed);
 	heap_freetuple(fresh);
 }
 
 void
 own_delete(OwnScan *scan, HeapTuple tuple)
 {
+	bool		pushed = push_snapshot();
+
 	simple_heap_delete(scan->rel, &tuple->t_self);
+	pop_snapshot(pushed);
 }
 
 void
 own_delete_tid(OwnRelation table, ItemPointer tid)
 {
 	Relation	rel = own_open(table, RowExclusiveLock);
+	bool		pushed = push_snapshot();
 
 	simple_heap_delete(rel, tid);
+	pop_snapshot(pushed);
 	table_close(rel, NoLock);
 }
