@@ -1188,17 +1188,21 @@ CREATE VIEW dtx_frozen WITH (security_barrier) AS
     FROM dtx.frozen f WHERE dtx.may_see(f.role);
 COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';
 
+CREATE FUNCTION dtx.runner_trouble(role oid) RETURNS text
+    AS 'MODULE_PATHNAME', 'dtx_runner_trouble' LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
 CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
     SELECT s.name, s.topic, f.srvname AS server, s.handler, s.role::regrole AS role, s.ordered,
-           CASE WHEN s.paused THEN 'paused' WHEN r.oid IS NOT NULL THEN 'failing' WHEN p.attempts OPERATOR(pg_catalog.>) 0 THEN 'failing' ELSE 'active' END AS state,
+           CASE WHEN s.paused THEN 'paused' WHEN r.oid IS NOT NULL OR t.trouble IS NOT NULL THEN 'failing' WHEN p.attempts OPERATOR(pg_catalog.>) 0 THEN 'failing' ELSE 'active' END AS state,
            CASE WHEN pg_catalog.pg_has_role(s.role, 'USAGE') THEN b.lag END AS lag, extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest) AS lag_seconds,
            CASE WHEN p.delivered_at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) interval '1 min') THEN p.rate ELSE 0 END AS rate,
            coalesce(p.delivered, 0) AS delivered, p.delivered_at,
            u.retrying, u.waiting, u.leased, u.dead,
-           coalesce(p.attempts, 0) AS attempts, p.next_attempt, CASE WHEN r.oid IS NOT NULL THEN 'the role cannot log in' ELSE coalesce(p.last_error, u.last_error) END AS last_error
+           coalesce(p.attempts, 0) AS attempts, p.next_attempt, CASE WHEN r.oid IS NOT NULL THEN 'the role cannot log in' ELSE coalesce(t.trouble, p.last_error, u.last_error) END AS last_error
     FROM dtx.subscription s
     LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.role AND NOT r.rolcanlogin AND s.server OPERATOR(pg_catalog.=) 0::oid AND s.handler IS NOT NULL
     LEFT JOIN pg_catalog.pg_foreign_server f ON f.oid OPERATOR(pg_catalog.=) s.server
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.server OPERATOR(pg_catalog.=) 0::oid AND s.handler IS NOT NULL THEN dtx.runner_trouble(s.role) END AS trouble) t
     LEFT JOIN dtx.position p ON p.subscription OPERATOR(pg_catalog.=) s.id AND p.generation OPERATOR(pg_catalog.=) s.generation
     CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS lag, pg_catalog.min(l.published_at) AS oldest FROM dtx.backlog(s.id, 9223372036854775807) l) b
     CROSS JOIN LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'r') AS retrying,
@@ -1222,7 +1226,7 @@ COMMENT ON VIEW dtx_dead_letters IS
 CREATE VIEW dtx_half_messages WITH (security_barrier) AS
     SELECT h.id, h.role::regrole AS role, h.topic, h.key, h.payload, h.headers, h.prepared_at,
            CASE WHEN h.checker IS NULL THEN 'prepared' WHEN h.next_check IS NULL THEN 'exhausted' ELSE 'checking' END AS state,
-           h.checker, h.attempts, h.next_check, h.last_error
+           h.checker, h.attempts, h.next_check, CASE WHEN h.next_check IS NOT NULL THEN coalesce(dtx.runner_trouble(h.role), h.last_error) ELSE h.last_error END AS last_error
     FROM dtx.half_message h WHERE pg_catalog.pg_has_role(h.role, 'USAGE');
 COMMENT ON VIEW dtx_half_messages IS
     'messages that were prepared and neither committed nor rolled back; exhausted: the check function was asked often enough and did not know';
@@ -1289,7 +1293,7 @@ COMMENT ON VIEW dtx_targets IS 'whom this node notifies, as which role, and how 
 CREATE VIEW dtx_expectations WITH (security_barrier) AS
     SELECT e.tx_no, s.srvname AS server, e.role::regrole AS role,
            CASE e.state WHEN 'w' THEN 'waiting' WHEN 'c' THEN 'come' ELSE 'exhausted' END AS state,
-           e.expected_at, e.due_at, e.attempts, e.next_attempt, e.ended_at, e.last_error
+           e.expected_at, e.due_at, e.attempts, e.next_attempt, e.ended_at, CASE WHEN e.next_attempt IS NOT NULL THEN coalesce(dtx.runner_trouble(e.role), e.last_error) ELSE e.last_error END AS last_error
     FROM dtx.expectation e LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) e.server
     WHERE dtx.may_see(e.role);
 COMMENT ON VIEW dtx_expectations IS 'results that are expected from other nodes with dtx_expect';
@@ -1299,7 +1303,7 @@ COMMENT ON VIEW dtx_expectations IS 'results that are expected from other nodes 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dtx FROM PUBLIC;
 -- what the views call, with the rights of who reads them
 GRANT EXECUTE ON FUNCTION dtx.sessions(), dtx.rollbacks(), dtx.held_branches(), dtx.stats(), dtx.gid_xid(text), dtx.may_see(oid),
-    dtx.image_decode(tid, "char"), dtx.is_attached(regclass), dtx.topic_matches(text, text), dtx.backlog(integer, bigint) TO PUBLIC;
+    dtx.image_decode(tid, "char"), dtx.is_attached(regclass), dtx.topic_matches(text, text), dtx.backlog(integer, bigint), dtx.runner_trouble(oid) TO PUBLIC;
 -- who asks learns what others are told; whose handler is called acts for who notifies
 REVOKE ALL ON FUNCTION dtx_outcome(text), dtx_on_notification(text, text, regrole) FROM PUBLIC;
 -- who notifies speaks for this node; who accepts says what has come, and from whom

@@ -103,6 +103,33 @@ value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE bac
 ok(wait_for_value($bank1, q{SELECT count(*) - (SELECT count(*) FROM handled WHERE topic = 'plain') FROM published WHERE topic = 'plain'}, '0'),
 	'go on when that is over');
 
+# --- a role whose process cannot come up
+
+set_at($bank1, q{dtx.retry_max = '1h'});
+$bank1->safe_psql('bank1', <<'SQL');
+CREATE ROLE shut LOGIN;
+SET ROLE shut;
+SET dtx.message_check_first = '1h';
+SELECT dtx_message_prepare('shut', '{}', NULL, 'public.yes(bigint)');
+RESET ROLE;
+ALTER ROLE shut NOLOGIN;
+SQL
+my $before = log_mark($bank1);
+value($bank1, q{UPDATE dtx.half_message SET next_check = clock_timestamp() WHERE topic = 'shut'});
+# (that tells nobody)
+value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname = current_database()});
+ok(wait_for_value($bank1, q{SELECT last_error ~ 'does not come up' FROM dtx_half_messages WHERE topic = 'shut'}, 't'), 'a process that cannot come up: a view says so');
+ok(wait_until(sub { (() = log_since($bank1, $before) =~ /FATAL: .*is not permitted to log in/g) >= 4 }, 'four tries'), 'it is tried again');
+my @times = log_since($bank1, $before) =~ /^\S+ \d+:(\d+:[\d.]+) .*FATAL: .*is not permitted to log in/mg;
+my @seconds = map { my ($m, $s) = split /:/; $m * 60 + $s } @times;
+cmp_ok(($seconds[3] - $seconds[0]) % 3600, '>=', 3, 'ever more rarely');
+value($bank1, q{SELECT publish('plain')});
+ok(wait_for_value($bank1, q{SELECT count(*) - (SELECT count(*) FROM handled WHERE topic = 'plain') FROM published WHERE topic = 'plain'}, '0'),
+	'other roles go on meanwhile');
+value($bank1, 'ALTER ROLE shut LOGIN');
+ok(wait_for_value($bank1, q{SELECT count(*) FROM dtx_half_messages WHERE topic = 'shut'}, '0'), 'it is started when it can be');
+set_at($bank1, q{dtx.retry_max = '500ms'});
+
 unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2;
 
 # --- a handler that ends the server it runs in

@@ -1,5 +1,7 @@
-# Many subscriptions of a role, and of many roles, to one server: they share few
-# connections there, in turn, and those whose handlers hang keep nobody waiting for long.
+# Shares: many subscriptions of a role, and of many roles, to one server have few
+# connections there, in turn, and those whose handlers hang keep nobody waiting for long;
+# databases that always have work for their workers leave process slots to others; who may
+# create databases cannot keep another one's worker away.
 
 use strict;
 use warnings;
@@ -87,6 +89,46 @@ is(handled_once($bank1, $bank2, 'roles', times => 32), '', 'subscriptions of mor
 # (one that has been closed may be there for a moment)
 is(value($bank2, q{SELECT max(active) <= 5 FROM seen}), 't', 'through those there are');
 
-unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2;
+# --- who may create databases, but not copy this one
+
+my $worker = workers($bank1);
+$bank1->safe_psql('postgres', 'CREATE ROLE builder LOGIN CREATEDB');
+my $builder = DtxTest::Session->new($bank1->connstr('postgres') . ' user=builder');
+is($builder->run('CREATE DATABASE mine TEMPLATE bank1')->{state}, '42501', 'a database that is not hers to copy') foreach 1 .. 3;
+is($builder->run('DROP DATABASE bank1')->{state}, '42501', 'or to drop');
+is($builder->run('ALTER DATABASE bank1 RENAME TO mine')->{state}, '42501', 'or to rename');
+is(workers($bank1), $worker, 'its worker has stayed');
+$builder->must('CREATE DATABASE mine', 'CREATE DATABASE mine2 TEMPLATE mine', 'DROP DATABASE mine');
+$builder->close;
+
+# --- databases whose workers never have nothing to do
+
+# a worker and a runner, or two workers, can be there at a time
+my $small = new_bank('bank3', conf => "max_worker_processes = 4\n");
+make_peer($small, $bank2);
+new_bank_database($small, $_) foreach qw(bank31 bank32);
+foreach my $database (qw(bank31 bank32))
+{
+	make_peer($small, $bank2, database => $database);
+	define_messages($small, $database);
+	value($small, q{SELECT dtx_subscribe('away', 'bank2', 'handle', name => 'away')}, $database);
+}
+define_messages($small);
+value($small, q{SELECT dtx_subscribe('here', NULL, 'handle', name => 'here')});
+forget_sessions();
+$bank2->stop('immediate');
+foreach my $database (qw(bank31 bank32))
+{
+	value($small, q{SELECT publish('away')}, $database);
+	ok(wait_for_value($small, q{SELECT state FROM dtx_subscriptions}, 'failing', undef, $database), "$database: there is always something to be tried");
+}
+ok(wait_for_value($small, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname ~ '^bank3[12]'}, '2'),
+	'their workers have all the process slots');
+value($small, q{SELECT publish('here')});
+ok(wait_until(sub { differences($small, $small, 'here') eq '' }, 'here', 120), 'another database gets its turn, for a worker and a runner');
+$bank2->start;
+ok(wait_until(sub { value($bank2, q{SELECT count(*) FROM handled WHERE topic = 'away'}) == 2 }, 'away', 120), 'and those get theirs again');
+
+unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2, $small;
 
 done_testing();

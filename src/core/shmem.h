@@ -142,8 +142,12 @@ typedef struct Runner
 	Latch	   *latch;			/* NULL: not there yet */
 	bool		wanted;			/* there may be work that it has not seen */
 	TimestampTz due_at;			/* it left with something to do at that time; 0: it did not */
+	bool		turn_over;		/* others have waited for its process slot for long */
+	TimestampTz waiting_since;	/* it should be started since then; 0: it should not */
 	TimestampTz started_at;
 	TimestampTz not_before;		/* do not start one earlier: the last one has failed */
+	int			failures;		/* of the last ones, in a row: they never came up, or ended before they
+								 * had done anything */
 	int			batch_of;		/* the subscription whose messages are being handled, or 0 */
 	int			batch_size;		/* how many */
 	int64		message;		/* the only one of them, if it is one; 0: there are more */
@@ -159,6 +163,8 @@ typedef struct DatabaseSlot
 	int			holds;			/* utility commands that need the worker away */
 	bool		wanted;			/* somebody has work for a worker */
 	bool		yield;			/* others need the process slot of an idle worker */
+	bool		turn_over;		/* others have waited for it for long: idle or not */
+	TimestampTz worker_since;	/* when the worker came up */
 	bool		has_contacts;	/* the worker comes back for recovery passes */
 	TimestampTz last_run;		/* when the last worker ended */
 	TimestampTz due_at;			/* it left with something to do at that time; 0: with nothing */

@@ -18,6 +18,7 @@
 
 PG_FUNCTION_INFO_V1(dtx_sessions);
 PG_FUNCTION_INFO_V1(dtx_rollbacks);
+PG_FUNCTION_INFO_V1(dtx_runner_trouble);
 PG_FUNCTION_INFO_V1(dtx_held_branches);
 PG_FUNCTION_INFO_V1(dtx_stats);
 
@@ -99,6 +100,28 @@ dtx_sessions(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/* dtx.runner_trouble(role oid): why the role's functions are not called in this database,
+ * or NULL */
+Datum
+dtx_runner_trouble(PG_FUNCTION_ARGS)
+{
+	DatabaseSlot *slot = my_database_slot();
+	Oid			role = PG_GETARG_OID(0);
+	int			failures = 0;
+
+	if (slot == NULL || !may_see(role))
+		PG_RETURN_NULL();
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+		if (slot->runners[i].role == role && slot->runners[i].latch == NULL)
+			failures = slot->runners[i].failures;
+	SpinLockRelease(&slot->mutex);
+	/* one may be on its way up */
+	if (failures < 2)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text("the process that calls the role's functions ends, or does not come up, again and again: see the server's log"));
 }
 
 /* dtx.rollbacks(): branches of this node that are being rolled back, as far as

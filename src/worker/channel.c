@@ -628,6 +628,8 @@ channel_step(Channel *channel)
 		char	   *why;
 
 		before = channel->connection.state;
+		if ((before == LINK_CLOSED || before == LINK_IDLE) && worker.leave_by != 0)
+			break;
 		if (before == LINK_CLOSED)
 		{
 			if (!channel->gone && GetCurrentTimestamp() >= channel->not_before &&

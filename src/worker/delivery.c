@@ -452,7 +452,7 @@ position_is_certain(Delivery *delivery)
 static bool
 may_start(Delivery *delivery)
 {
-	return !delivery->subscription->paused && GetCurrentTimestamp() >= delivery->not_before &&
+	return worker.leave_by == 0 && !delivery->subscription->paused && GetCurrentTimestamp() >= delivery->not_before &&
 		position_is_certain(delivery);
 }
 

@@ -635,6 +635,22 @@ dispatch_later(void)
 }
 
 bool
+dispatch_is_calling(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &deliveries)
+	{
+		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
+
+		if (delivery->changed_at != 0 ||
+			(delivery->connection.state != LINK_CLOSED && delivery->connection.state != LINK_IDLE))
+			return true;
+	}
+	return notifier_is_calling();
+}
+
+bool
 dispatch_is_idle(TimestampTz until)
 {
 	TimestampTz later = dispatch_later();

@@ -32,6 +32,9 @@ extern bool dispatch_listen(void);
 /* When it next has something to do by itself; 0: never. */
 extern TimestampTz dispatch_due(void);
 
+/* Is a call under way, or a position not written down yet? */
+extern bool dispatch_is_calling(void);
+
 /* Is there nothing to do before that time, as far as is known? */
 extern bool dispatch_is_idle(TimestampTz until);
 
@@ -52,11 +55,13 @@ extern bool runner_wake(Oid role);
 /* End the processes that are past their time with something that cannot be cancelled. */
 extern void runners_end_overdue(void);
 
-/* In the launcher: the role of a process that is to be started for a database, marked
- * as being started, or InvalidOid; start it, false when there is no process slot; then
- * take the mark back. */
-extern Oid	runner_to_start(DatabaseSlot *slot, TimestampTz now);
-extern bool runner_start(Oid database, Oid role);
+/* In the launcher: the role whose process has waited longest, *since when, to be started
+ * for a database, or InvalidOid; mark one as being started; start it, NULL when there is
+ * no process slot; then take the mark back. One that has ended may never have come up. */
+extern Oid	runner_waiting(DatabaseSlot *slot, TimestampTz now, TimestampTz *since);
+extern void runner_mark(DatabaseSlot *slot, Oid role, TimestampTz now);
+extern struct BackgroundWorkerHandle *runner_start(Oid database, Oid role);
 extern void runner_not_started(DatabaseSlot *slot, Oid role);
+extern void runner_ended(DatabaseSlot *slot, Oid role);
 
 #endif							/* DTX_DISPATCH_H */

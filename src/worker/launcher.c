@@ -259,58 +259,181 @@ start_worker(Database *db)
 	ConditionVariableBroadcast(&slot->changed);
 }
 
-/* Start the processes that run roles' functions. */
-static void
-start_runners(void)
+/* A runner that was started. */
+typedef struct StartedRunner
 {
-	TimestampTz now = GetCurrentTimestamp();
+	DatabaseSlot *slot;
+	Oid			database;
+	Oid			role;
+	BackgroundWorkerHandle *handle;
+} StartedRunner;
 
-	for (int i = 0; i < shared->ndatabases && !starved; i++)
+static List *started_runners = NIL;
+
+static void
+note_started(DatabaseSlot *slot, Oid role, BackgroundWorkerHandle *handle)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	StartedRunner *started = palloc(sizeof(StartedRunner));
+
+	*started = (StartedRunner) {slot, slot->database, role, handle};
+	started_runners = lappend(started_runners, started);
+	MemoryContextSwitchTo(old);
+}
+
+/* Those that have ended: their places are free. */
+static void
+look_at_runners(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, started_runners)
 	{
-		DatabaseSlot *slot = database_slot_number(i);
-		Oid			role;
+		StartedRunner *started = lfirst(cell);
+		pid_t		pid;
 
-		while (!starved && OidIsValid(slot->database) && OidIsValid(role = runner_to_start(slot, now)))
-		{
-			if (runner_start(slot->database, role))
-				continue;
-			runner_not_started(slot, role);
-			starved = true;
-		}
+		if (GetBackgroundWorkerPid(started->handle, &pid) != BGWH_STOPPED)
+			continue;
+		if (started->slot->database == started->database)
+			runner_ended(started->slot, started->role);
+		started_runners = foreach_delete_current(started_runners, cell);
+		pfree(started->handle);
+		pfree(started);
 	}
 }
 
-/* Start workers, the database first that has waited longest. */
+/* Start a process that runs a role's functions. */
+static void
+start_runner(DatabaseSlot *slot, Oid role, TimestampTz now)
+{
+	BackgroundWorkerHandle *handle;
+
+	runner_mark(slot, role, now);
+	handle = runner_start(slot->database, role);
+	if (handle != NULL)
+	{
+		note_started(slot, role, handle);
+		return;
+	}
+	runner_not_started(slot, role);
+	starved = true;
+}
+
+/* The database that has waited longest for a worker, or NULL. */
+static Database *
+first_database(TimestampTz now)
+{
+	Database   *first = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &databases)
+	{
+		Database   *db = dlist_container(Database, link, iter.cur);
+
+		if (!needs_worker(db, now))
+		{
+			db->waiting_since = 0;
+			continue;
+		}
+		if (db->waiting_since == 0)
+			db->waiting_since = now;
+		if (first == NULL || db->waiting_since < first->waiting_since)
+			first = db;
+	}
+	return first;
+}
+
+/* And the role whose process has. */
+static DatabaseSlot *
+first_runner(TimestampTz now, Oid *role, TimestampTz *since)
+{
+	DatabaseSlot *first = NULL;
+
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		DatabaseSlot *slot = database_slot_number(i);
+		TimestampTz waiting = 0;
+		Oid			other = OidIsValid(slot->database) ? runner_waiting(slot, now, &waiting) : InvalidOid;
+
+		if (!OidIsValid(other) || (first != NULL && waiting >= *since))
+			continue;
+		first = slot;
+		*role = other;
+		*since = waiting;
+	}
+	return first;
+}
+
+#define TURN	5000			/* ms that a process may have a slot, idle or not, when others wait for as long */
+
+/* Others have waited for long: who has had its process slot longest gives it back, with
+ * work left or not, and waits in line. */
+static void
+end_a_turn(TimestampTz now)
+{
+	bool	   *turn_over = NULL;
+	Latch	   *latch = NULL;
+	TimestampTz least = TimestampTzPlusMilliseconds(now, -TURN);
+
+	for (int i = 0; i < shared->ndatabases; i++)
+	{
+		DatabaseSlot *slot = database_slot_number(i);
+
+		if (!OidIsValid(slot->database))
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		if (slot->worker_latch != NULL && slot->worker_since <= least)
+		{
+			least = slot->worker_since;
+			turn_over = &slot->turn_over;
+			latch = slot->worker_latch;
+		}
+		for (int j = 0; j < DTX_RUNNERS; j++)
+		{
+			Runner	   *runner = &slot->runners[j];
+
+			if (runner->latch == NULL || runner->started_at > least)
+				continue;
+			least = runner->started_at;
+			turn_over = &runner->turn_over;
+			latch = runner->latch;
+		}
+		SpinLockRelease(&slot->mutex);
+	}
+	if (turn_over == NULL)
+		return;
+	/* should it have left just now: the next one there clears it */
+	*turn_over = true;
+	SetLatch(latch);
+}
+
+/* Start workers and runners, in the order in which they have come to be needed. */
 static void
 start_workers(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz waiting = 0;
 
 	starved = false;
-	start_runners();
-	for (;;)
+	while (!starved)
 	{
-		Database   *first = NULL;
-		dlist_iter	iter;
+		Oid			role = InvalidOid;
+		TimestampTz since = 0;
+		Database   *db = first_database(now);
+		DatabaseSlot *slot = first_runner(now, &role, &since);
 
-		dlist_foreach(iter, &databases)
-		{
-			Database   *db = dlist_container(Database, link, iter.cur);
-
-			if (!needs_worker(db, now))
-			{
-				db->waiting_since = 0;
-				continue;
-			}
-			if (db->waiting_since == 0)
-				db->waiting_since = now;
-			if (first == NULL || db->waiting_since < first->waiting_since)
-				first = db;
-		}
-		if (first == NULL)
+		if (db == NULL && slot == NULL)
 			break;
-		start_worker(first);
-		if (first->handle == NULL)
+		if (db == NULL || (slot != NULL && since < db->waiting_since))
+		{
+			waiting = since;
+			start_runner(slot, role, now);
+			continue;
+		}
+		waiting = db->waiting_since;
+		start_worker(db);
+		/* it is held, or there is no room for its database */
+		if (db->handle == NULL && !starved)
 			break;
 	}
 	for (int i = 0; i < shared->ndatabases; i++)
@@ -332,6 +455,8 @@ start_workers(void)
 				SetLatch(slot->runners[j].latch);
 		SpinLockRelease(&slot->mutex);
 	}
+	if (now >= TimestampTzPlusMilliseconds(waiting, TURN))
+		end_a_turn(now);
 }
 
 /* The clock was set back: what was to be started at some time is started now, and finds
@@ -424,6 +549,7 @@ dtx_launcher_main(Datum arg)
 				GetBackgroundWorkerPid(db->handle, &pid) == BGWH_STOPPED)
 				worker_ended(db);
 		}
+		look_at_runners();
 		start_workers();
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -531,7 +531,7 @@ notifier_step(void *arg)
 		read_stops = false;
 		worker_commit(false);
 	}
-	chosen = choose_targets(now);
+	chosen = worker.leave_by != 0 ? NIL : choose_targets(now);
 	if ((over != NIL && now >= record_at) || chosen != NIL)
 	{
 		List	   *claims = run_transaction(chosen);
@@ -588,6 +588,17 @@ notifier_due(void)
 			due = earlier(due, Max(target->full_at, target->not_before));
 	}
 	return due;
+}
+
+bool
+notifier_is_calling(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &targets)
+		if (!dlist_is_empty(&dlist_container(Target, node, iter.cur)->calls))
+			return true;
+	return over != NIL;
 }
 
 bool

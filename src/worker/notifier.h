@@ -30,6 +30,9 @@ extern TimestampTz notifier_due(void);
 extern bool notifier_is_idle(void);
 extern TimestampTz notifier_later(void);
 
+/* Are attempts under way, or not recorded yet? */
+extern bool notifier_is_calling(void);
+
 /* Its connections to databases: call for each, from *iterator = NULL on. */
 extern Link *notifier_next_link(void **iterator);
 

@@ -53,10 +53,11 @@ typedef struct RunnerArgs
 
 /* --- in the worker and the launcher --- */
 
-bool
+BackgroundWorkerHandle *
 runner_start(Oid database, Oid role)
 {
 	BackgroundWorker bgw = {0};
+	BackgroundWorkerHandle *handle = NULL;
 	RunnerArgs	args = {database, role};
 
 	bgw.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -68,7 +69,7 @@ runner_start(Oid database, Oid role)
 	strlcpy(bgw.bgw_type, "dtx runner", sizeof(bgw.bgw_type));
 	memcpy(bgw.bgw_extra, &args, sizeof(args));
 	bgw.bgw_notify_pid = MyProcPid;
-	return RegisterDynamicBackgroundWorker(&bgw, NULL);
+	return RegisterDynamicBackgroundWorker(&bgw, &handle) ? handle : NULL;
 }
 
 bool
@@ -88,6 +89,8 @@ runner_wake(Oid role)
 			runner = &slot->runners[i];
 	if (runner != NULL)
 	{
+		if (runner->role != role)
+			runner->failures = 0;
 		runner->role = role;
 		runner->wanted = true;
 		if (runner->latch != NULL)
@@ -119,13 +122,21 @@ runners_end_overdue(void)
 	SpinLockRelease(&slot->mutex);
 }
 
+/* ms from one start to the next, when so many before it have failed in a row: each is a
+ * process, and a line in the log. */
+static int64
+restart_delay(int failures)
+{
+	return Min(RESTART_DELAY << Min(failures, 16), Max(guc_retry_max, RESTART_DELAY));
+}
+
 Oid
-runner_to_start(DatabaseSlot *slot, TimestampTz now)
+runner_waiting(DatabaseSlot *slot, TimestampTz now, TimestampTz *since)
 {
 	Oid			role = InvalidOid;
 
 	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS && !OidIsValid(role) && slot->holds == 0; i++)
+	for (int i = 0; i < DTX_RUNNERS && slot->holds == 0; i++)
 	{
 		Runner	   *runner = &slot->runners[i];
 
@@ -133,13 +144,39 @@ runner_to_start(DatabaseSlot *slot, TimestampTz now)
 			!(runner->wanted || (runner->due_at != 0 && now >= runner->due_at)) ||
 			now < runner->not_before ||
 			(runner->pid != 0 && now < TimestampTzPlusMilliseconds(runner->started_at, START_TIMEOUT)))
+		{
+			runner->waiting_since = 0;
 			continue;
-		role = runner->role;
-		runner->pid = -1;
-		runner->started_at = now;
+		}
+		if (runner->waiting_since == 0)
+			runner->waiting_since = now;
+		if (!OidIsValid(role) || runner->waiting_since < *since)
+		{
+			role = runner->role;
+			*since = runner->waiting_since;
+		}
 	}
 	SpinLockRelease(&slot->mutex);
 	return role;
+}
+
+void
+runner_mark(DatabaseSlot *slot, Oid role, TimestampTz now)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+	{
+		Runner	   *runner = &slot->runners[i];
+
+		if (runner->role != role || runner->latch != NULL)
+			continue;
+		runner->pid = -1;
+		runner->started_at = now;
+		/* until it has done something, it has failed: it may not even come so far as to say so */
+		runner->not_before = TimestampTzPlusMilliseconds(now, restart_delay(runner->failures));
+		runner->failures = Min(runner->failures + 1, 1000);
+	}
+	SpinLockRelease(&slot->mutex);
 }
 
 void
@@ -148,8 +185,28 @@ runner_not_started(DatabaseSlot *slot, Oid role)
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < DTX_RUNNERS; i++)
 		if (slot->runners[i].role == role && slot->runners[i].pid == -1)
+		{
 			slot->runners[i].pid = 0;
+			slot->runners[i].wanted = true;
+			slot->runners[i].not_before = 0;
+			slot->runners[i].failures = Max(slot->runners[i].failures - 1, 0);
+		}
 	SpinLockRelease(&slot->mutex);
+}
+
+/* What it left in its place says so, if it had come as far as to take it. */
+void
+runner_ended(DatabaseSlot *slot, Oid role)
+{
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < DTX_RUNNERS; i++)
+		if (slot->runners[i].role == role && slot->runners[i].pid == -1)
+		{
+			slot->runners[i].pid = 0;
+			slot->runners[i].wanted = true;
+		}
+	SpinLockRelease(&slot->mutex);
+	ConditionVariableBroadcast(&slot->changed);
 }
 
 /* --- in the runner --- */
@@ -348,6 +405,7 @@ out_of_sight(Local *local, const char *state, const char *why)
 		local->singles = mine->batch_size + 1;
 	SpinLockAcquire(&worker_slot->mutex);
 	mine->batch_of = 0;
+	mine->failures = 0;
 	SpinLockRelease(&worker_slot->mutex);
 	if (local->singles > 0)
 		local->singles--;
@@ -617,7 +675,8 @@ run_all(Oid role)
 		/* last: a process that does not survive it has done the rest */
 		more |= roll_back_shared(role, &rollback);
 		CHECK_FOR_INTERRUPTS();
-	} while (more);
+		/* others wait for the process slot; what is left is the next one's */
+	} while (more && !mine->turn_over);
 	due = earlier(earlier(next, expected), rollback);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -649,7 +708,7 @@ runner_exit(int code, Datum arg)
 	if (code != 0)
 	{
 		mine->wanted = true;
-		mine->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_DELAY);
+		mine->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), restart_delay(Max(mine->failures - 1, 0)));
 	}
 	if (!mine->wanted && mine->due_at == 0)
 		mine->role = InvalidOid;
@@ -670,6 +729,8 @@ take_place(DatabaseSlot *slot, Oid role)
 	{
 		mine->pid = MyProcPid;
 		mine->latch = &MyProc->procLatch;
+		mine->turn_over = false;
+		mine->started_at = GetCurrentTimestamp();
 		died_in = mine->batch_of;
 		died_batch = mine->batch_size;
 		died_message = mine->message;
@@ -743,6 +804,15 @@ dtx_runner_main(Datum arg)
 		MemoryContextSwitchTo(turn);
 		due = run_all(args.role);
 		MemoryContextReset(turn);
+		mine->failures = 0;
+		mine->not_before = 0;
+		if (mine->turn_over)
+		{
+			SpinLockAcquire(&slot->mutex);
+			mine->wanted = true;
+			SpinLockRelease(&slot->mutex);
+			proc_exit(0);
+		}
 		if (worked)
 			last_work = GetCurrentTimestamp();
 		if (slot->holds > 0 || slot->runners_yield ||

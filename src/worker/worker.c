@@ -165,7 +165,8 @@ initialize(Oid database)
 		other = 0;
 		slot->worker_pid = MyProcPid;
 		slot->worker_latch = &MyProc->procLatch;
-		slot->yield = false;
+		slot->yield = slot->turn_over = false;
+		slot->worker_since = GetCurrentTimestamp();
 	}
 	SpinLockRelease(&slot->mutex);
 	if (other != 0)
@@ -329,6 +330,30 @@ is_idle(TimestampTz now)
 		 now >= TimestampTzPlusMilliseconds(worker.last_work, guc_worker_idle_timeout));
 }
 
+#define LEAVE_POLL	50			/* ms */
+#define LEAVE_TIME	40000		/* ms that calls get which are under way when its turn is over */
+
+/* Its turn is over, with work left: nothing new is begun, and what is under way ends
+ * first. True: it can go. */
+static bool
+may_leave(TimestampTz now)
+{
+	dlist_iter	iter;
+
+	if (worker.leave_by == 0)
+		worker.leave_by = TimestampTzPlusMilliseconds(now, LEAVE_TIME);
+	if (now >= worker.leave_by)
+		return true;
+	dlist_foreach(iter, &worker.channels)
+	{
+		LinkState	state = dlist_container(Channel, link, iter.cur)->connection.state;
+
+		if (state != LINK_CLOSED && state != LINK_IDLE)
+			return false;
+	}
+	return !dispatch_is_calling();
+}
+
 static void
 note_recovered(void)
 {
@@ -435,6 +460,20 @@ dtx_worker_main(Datum arg)
 		{
 			leaves_until = dispatch_later();
 			proc_exit(0);
+		}
+		if (worker.slot->turn_over)
+		{
+			TimestampTz now = GetCurrentTimestamp();
+
+			if (may_leave(now))
+			{
+				SpinLockAcquire(&worker.slot->mutex);
+				worker.slot->wanted = true;
+				SpinLockRelease(&worker.slot->mutex);
+				proc_exit(0);
+			}
+			/* what is due is not begun */
+			due = Max(due, TimestampTzPlusMilliseconds(now, LEAVE_POLL));
 		}
 		pgstat_report_activity(STATE_IDLE, NULL);
 		wait_for_work(due);

@@ -118,6 +118,7 @@ typedef struct Worker
 	uint64		ended_below;	/* every transaction of this server below it is over */
 	int			nshared;		/* shared transactions, as of the last look */
 	bool		shared_due;		/* look again: one was decided, or lost a branch */
+	TimestampTz leave_by;		/* it begins nothing new, and leaves by then; 0: it stays */
 	bool		more_rows;		/* rows of dtx.branch wait for room in memory */
 	MemoryContext context;		/* of everything above */
 	MemoryContext turn;			/* of what one turn of the loop needs */
