@@ -194,10 +194,10 @@ first_waiting(const Pool *pool)
 	return NULL;
 }
 
-/* Some delivery's connection that is spare, of a pool (NULL: of any that would make room
- * for this one's). */
+/* Some delivery's connection that is spare: of the pool, or of any where it would make room
+ * for one of the pool's. */
 static Delivery *
-find_spare(const Pool *of, const Pool *room_for)
+find_spare(const Pool *pool, bool of_others)
 {
 	bool		anywhere = open_in_all >= most_in_all();
 	dlist_iter	iter;
@@ -206,9 +206,9 @@ find_spare(const Pool *of, const Pool *room_for)
 	{
 		Delivery   *delivery = dlist_container(Delivery, node, iter.cur);
 
-		if (of != NULL ? delivery->pool == of : (anywhere || delivery->pool->server == room_for->server))
-			if (is_spare(delivery))
-				return delivery;
+		if (is_spare(delivery) &&
+			(of_others ? anywhere || delivery->pool->server == pool->server : delivery->pool == pool))
+			return delivery;
 	}
 	return NULL;
 }
@@ -257,7 +257,7 @@ static bool
 may_open(const Pool *pool, uint64 since)
 {
 	return pool->open < guc_connections_per_role && !another_comes_first(pool, since) &&
-		(!others_have_them_all(pool) || find_spare(NULL, pool) != NULL);
+		(!others_have_them_all(pool) || find_spare(pool, true) != NULL);
 }
 
 bool
@@ -282,7 +282,7 @@ pool_take(Delivery *delivery, char **why)
 	pool_changed();
 	if (!pool_has_room(delivery))
 		return false;
-	spare = find_spare(delivery->pool, NULL);
+	spare = find_spare(delivery->pool, false);
 	stop_waiting(delivery);
 	pool_changed();
 	if (spare != NULL)
@@ -291,7 +291,7 @@ pool_take(Delivery *delivery, char **why)
 		return true;
 	}
 	if (others_have_them_all(delivery->pool))
-		link_close(&find_spare(NULL, delivery->pool)->connection);
+		link_close(&find_spare(delivery->pool, true)->connection);
 	delivery->turn = true;
 	*why = link_connect(&delivery->connection);
 	return *why == NULL;
