@@ -32,7 +32,7 @@ OBJS = \
 	src/notify/accept.o src/notify/notification.o src/notify/notify.o src/notify/outcome.o src/notify/receive.o src/notify/reconcile.o \
 	src/ledger/frozen.o src/ledger/ledger.o \
 	src/worker/answer.o src/worker/batch.o src/worker/channel.o src/worker/control.o src/worker/delivery.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o src/worker/mend.o \
-	src/worker/notifier.o src/worker/outcome.o src/worker/pool.o src/worker/recovery.o src/worker/runner.o src/worker/target_db.o src/worker/target_http.o src/worker/targets.o src/worker/vacuum.o src/worker/worker.o
+	src/worker/notifier.o src/worker/outcome.o src/worker/places.o src/worker/pool.o src/worker/recovery.o src/worker/runner.o src/worker/target_db.o src/worker/target_http.o src/worker/targets.o src/worker/vacuum.o src/worker/worker.o
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers

@@ -79,7 +79,7 @@ value($bank1, q{SELECT dtx_message_rollback(id) FROM dtx_half_messages});
 value($bank1, q{SELECT dtx_unsubscribe('late')});
 set_at($bank1, q{dtx.call_timeout = 0});
 
-# --- a receiver, and a sender, that take no writes for a while
+# --- a receiver that takes no writes for a while
 
 subscribe('there', 'bank2', q{max_attempts => 1});
 value($bank1, q{SELECT publish('there')});
@@ -91,17 +91,6 @@ ok(wait_for_value($bank1, state_of('there', 'state, retrying, dead, last_error')
 		'failing 0 0 25006: the receiver is read only (default_transaction_read_only)'), 'that costs messages no attempt');
 set_at($bank2, 'default_transaction_read_only = off');
 is(handled_once($bank1, $bank2, 'there'), '', 'they come when it is over');
-
-value($bank1, q{ALTER ROLE CURRENT_USER SET default_transaction_read_only = on});
-value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx runner'});
-my $writer = session($bank1);
-$writer->must('SET default_transaction_read_only = off', q{SELECT publish('plain')});
-ok(wait_for_value($bank1, state_of('plain', 'state, retrying, last_error'),
-		'failing 0 25006: sessions of this role are read only (default_transaction_read_only)'), 'local handlers whose sessions are read only');
-$writer->must('ALTER ROLE CURRENT_USER RESET default_transaction_read_only');
-value($bank1, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dtx runner'});
-ok(wait_for_value($bank1, q{SELECT count(*) - (SELECT count(*) FROM handled WHERE topic = 'plain') FROM published WHERE topic = 'plain'}, '0'),
-	'go on when that is over');
 
 # --- a role whose process cannot come up
 

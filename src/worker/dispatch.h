@@ -44,7 +44,17 @@ extern TimestampTz dispatch_later(void);
 /* Its connections that are in use: call for each, from *iterator = NULL on. */
 extern Link *dispatch_next_link(void **iterator);
 
-/* --- runner.c: what runs as a role in this very database --- */
+/* --- runner.c, places.c: what runs as a role in this very database --- */
+
+typedef struct RunnerArgs
+{
+	Oid			database;
+	Oid			role;
+} RunnerArgs;
+
+/* ms from one start to the next, when so many before it have failed in a row: each is a
+ * process, and a line in the log. */
+extern int64 runner_restart_delay(int failures);
 
 extern PGDLLEXPORT void dtx_runner_main(Datum arg);
 

@@ -41,175 +41,7 @@
 #include "worker/dispatch.h"
 #include "worker/worker.h"
 
-#define START_TIMEOUT	10000	/* ms until one that has not come up is started anew */
 #define END_GRACE		1000	/* ms from when it is cancelled until it is ended */
-#define RESTART_DELAY	500		/* ms until one that has failed is */
-
-typedef struct RunnerArgs
-{
-	Oid			database;
-	Oid			role;
-} RunnerArgs;
-
-/* --- in the worker and the launcher --- */
-
-BackgroundWorkerHandle *
-runner_start(Oid database, Oid role)
-{
-	BackgroundWorker bgw = {0};
-	BackgroundWorkerHandle *handle = NULL;
-	RunnerArgs	args = {database, role};
-
-	bgw.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	bgw.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	bgw.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(bgw.bgw_library_name, "dtx", sizeof(bgw.bgw_library_name));
-	strlcpy(bgw.bgw_function_name, "dtx_runner_main", sizeof(bgw.bgw_function_name));
-	snprintf(bgw.bgw_name, sizeof(bgw.bgw_name), "dtx runner for role %u in database %u", role, database);
-	strlcpy(bgw.bgw_type, "dtx runner", sizeof(bgw.bgw_type));
-	memcpy(bgw.bgw_extra, &args, sizeof(args));
-	bgw.bgw_notify_pid = MyProcPid;
-	return RegisterDynamicBackgroundWorker(&bgw, &handle) ? handle : NULL;
-}
-
-bool
-runner_wake(Oid role)
-{
-	DatabaseSlot *slot = worker.slot;
-	Runner	   *runner = NULL;
-	bool		start = false;
-
-	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS && runner == NULL; i++)
-		if (slot->runners[i].role == role)
-			runner = &slot->runners[i];
-	for (int i = 0; i < DTX_RUNNERS && runner == NULL; i++)
-		if (!OidIsValid(slot->runners[i].role) ||
-			(slot->runners[i].pid == 0 && !slot->runners[i].wanted && slot->runners[i].due_at == 0))
-			runner = &slot->runners[i];
-	if (runner != NULL)
-	{
-		if (runner->role != role)
-			runner->failures = 0;
-		runner->role = role;
-		runner->wanted = true;
-		if (runner->latch != NULL)
-			SetLatch(runner->latch);
-		else
-			start = runner->pid == 0;
-	}
-	SpinLockRelease(&slot->mutex);
-	/* it starts processes: some may have to make room first */
-	if (start)
-		launcher_wake();
-	return runner != NULL;
-}
-
-void
-runners_end_overdue(void)
-{
-	DatabaseSlot *slot = worker.slot;
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS; i++)
-	{
-		Runner	   *runner = &slot->runners[i];
-
-		if (runner->pid > 0 && runner->end_at != 0 && now >= runner->end_at)
-			(void) kill(runner->pid, SIGTERM);
-	}
-	SpinLockRelease(&slot->mutex);
-}
-
-/* ms from one start to the next, when so many before it have failed in a row: each is a
- * process, and a line in the log. */
-static int64
-restart_delay(int failures)
-{
-	return Min(RESTART_DELAY << Min(failures, 16), Max(guc_retry_max, RESTART_DELAY));
-}
-
-Oid
-runner_waiting(DatabaseSlot *slot, TimestampTz now, TimestampTz *since)
-{
-	Oid			role = InvalidOid;
-
-	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS && slot->holds == 0; i++)
-	{
-		Runner	   *runner = &slot->runners[i];
-
-		if (!OidIsValid(runner->role) || runner->latch != NULL ||
-			!(runner->wanted || (runner->due_at != 0 && now >= runner->due_at)) ||
-			now < runner->not_before ||
-			(runner->pid != 0 && now < TimestampTzPlusMilliseconds(runner->started_at, START_TIMEOUT)))
-		{
-			runner->waiting_since = 0;
-			continue;
-		}
-		if (runner->waiting_since == 0)
-			runner->waiting_since = now;
-		if (!OidIsValid(role) || runner->waiting_since < *since)
-		{
-			role = runner->role;
-			*since = runner->waiting_since;
-		}
-	}
-	SpinLockRelease(&slot->mutex);
-	return role;
-}
-
-void
-runner_mark(DatabaseSlot *slot, Oid role, TimestampTz now)
-{
-	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS; i++)
-	{
-		Runner	   *runner = &slot->runners[i];
-
-		if (runner->role != role || runner->latch != NULL)
-			continue;
-		runner->pid = -1;
-		runner->started_at = now;
-		/* until it has done something, it has failed: it may not even come so far as to say so */
-		runner->not_before = TimestampTzPlusMilliseconds(now, restart_delay(runner->failures));
-		runner->failures = Min(runner->failures + 1, 1000);
-	}
-	SpinLockRelease(&slot->mutex);
-}
-
-void
-runner_not_started(DatabaseSlot *slot, Oid role)
-{
-	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS; i++)
-		if (slot->runners[i].role == role && slot->runners[i].pid == -1)
-		{
-			slot->runners[i].pid = 0;
-			slot->runners[i].wanted = true;
-			slot->runners[i].not_before = 0;
-			slot->runners[i].failures = Max(slot->runners[i].failures - 1, 0);
-		}
-	SpinLockRelease(&slot->mutex);
-}
-
-/* What it left in its place says so, if it had come as far as to take it. */
-void
-runner_ended(DatabaseSlot *slot, Oid role)
-{
-	SpinLockAcquire(&slot->mutex);
-	for (int i = 0; i < DTX_RUNNERS; i++)
-		if (slot->runners[i].role == role && slot->runners[i].pid == -1)
-		{
-			slot->runners[i].pid = 0;
-			slot->runners[i].wanted = true;
-		}
-	SpinLockRelease(&slot->mutex);
-	ConditionVariableBroadcast(&slot->changed);
-}
-
-/* --- in the runner --- */
 
 /* What the process before this one was at when it ended. */
 static int	died_in = 0;
@@ -552,7 +384,7 @@ record_failure(Local *local, const char *why)
 	if (subscription_is_current(local->subscription))
 	{
 		/* its handler was not called */
-		if (local->care.claimed != 0 && local->suspect == 0 && !XactReadOnly)
+		if (local->care.claimed != 0 && local->suspect == 0)
 			care_release(local->subscription, &local->care, false, false);
 		find_position(local);
 		local->position->attempts = local->failures;
@@ -575,16 +407,11 @@ run_local(Local *local)
 		return false;
 	PG_TRY();
 	{
-		if ((local->care.fresh > 0 || local->care.retried > 0) && !DefaultXactReadOnly)
+		if (local->care.fresh > 0 || local->care.retried > 0)
 			claim_next(local);
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		MemoryContextSwitchTo(turn);
-		/* no message's fault */
-		if (XactReadOnly)
-			ereport(ERROR,
-					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-					 errmsg("sessions of this role are read only (default_transaction_read_only)")));
 		if (local->position == NULL)
 			find_position(local);
 		handling_limit_own();
@@ -666,12 +493,8 @@ run_all(Oid role)
 		foreach(cell, locals)
 			more |= run_local(lfirst(cell));
 		/* one at a time: messages come in between, however long each takes */
-		next = expected = 0;
-		if (!DefaultXactReadOnly)
-		{
-			more |= half_message_check(role, &next);
-			more |= expectation_check(role, &expected);
-		}
+		more |= half_message_check(role, &next);
+		more |= expectation_check(role, &expected);
 		/* last: a process that does not survive it has done the rest */
 		more |= roll_back_shared(role, &rollback);
 		CHECK_FOR_INTERRUPTS();
@@ -708,7 +531,7 @@ runner_exit(int code, Datum arg)
 	if (code != 0)
 	{
 		mine->wanted = true;
-		mine->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), restart_delay(Max(mine->failures - 1, 0)));
+		mine->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), runner_restart_delay(Max(mine->failures - 1, 0)));
 	}
 	if (!mine->wanted && mine->due_at == 0)
 		mine->role = InvalidOid;
