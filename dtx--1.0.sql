@@ -1200,7 +1200,7 @@ CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
            u.retrying, u.waiting, u.leased, u.dead,
            coalesce(p.attempts, 0) AS attempts, p.next_attempt, CASE WHEN r.oid IS NOT NULL THEN 'the role cannot log in' ELSE coalesce(t.trouble, p.last_error, u.last_error) END AS last_error
     FROM dtx.subscription s
-    LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.role AND NOT r.rolcanlogin AND s.server OPERATOR(pg_catalog.=) 0::oid AND s.handler IS NOT NULL
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.role AND NOT (r.rolcanlogin AND pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CONNECT')) AND s.server OPERATOR(pg_catalog.=) 0::oid AND s.handler IS NOT NULL
     LEFT JOIN pg_catalog.pg_foreign_server f ON f.oid OPERATOR(pg_catalog.=) s.server
     CROSS JOIN LATERAL (SELECT CASE WHEN s.server OPERATOR(pg_catalog.=) 0::oid AND s.handler IS NOT NULL THEN dtx.runner_trouble(s.role) END AS trouble) t
     LEFT JOIN dtx.position p ON p.subscription OPERATOR(pg_catalog.=) s.id AND p.generation OPERATOR(pg_catalog.=) s.generation

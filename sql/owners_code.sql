@@ -123,6 +123,7 @@ CREATE FUNCTION m.work() RETURNS text[] LANGUAGE sql AS $$
   SELECT '{UPDATE mal.excluded SET v = v + 10,DELETE FROM mal.indexed WHERE id = 2,UPDATE mal.indexed SET v = v + 10,
            INSERT INTO mal.indexed VALUES (3\, 3),UPDATE mal.part SET v = v + 10,DELETE FROM mal.part WHERE id = 1,
            UPDATE mal.referencing SET k = ''c'',DELETE FROM mal.referenced WHERE k = ''b''}'::text[] $$;
+CREATE FUNCTION m.never(id bigint) RETURNS text LANGUAGE sql AS $$ SELECT 'unknown' $$;
 CREATE FUNCTION m.arm(number integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   EXECUTE format('ALTER TABLE mal.indexed ADD COLUMN d%s integer DEFAULT mal.f(''default'', 1)', number);
@@ -181,6 +182,12 @@ SELECT dtx_wait(:'xid');
 SELECT m.struck();
 SELECT m.rows();
 ALTER ROLE owners_bob LOGIN;
+-- nor one that may not connect to the database
+SELECT format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()) \gexec
+SET ROLE owners_bob;
+SELECT m.try($$SELECT dtx_message_prepare('owners', '1', "check" => 'm.never')$$);
+RESET ROLE;
+SELECT format('GRANT CONNECT ON DATABASE %I TO PUBLIC', current_database()) \gexec
 SELECT m.bye('s1', 'bob');
 
 -- a coordinator's session
@@ -249,6 +256,6 @@ DROP FUNCTION public.log_ddl();
 DROP TABLE public.ddl;
 DROP SCHEMA mal CASCADE;
 DROP TABLE m.xid;
-DROP FUNCTION m.struck(), m.join(text, text, text[]), m.work(), m.arm(integer), m.rows();
+DROP FUNCTION m.never(bigint), m.struck(), m.join(text, text, text[]), m.work(), m.arm(integer), m.rows();
 DROP OWNED BY owners_mallory, owners_bob;
 DROP ROLE owners_mallory, owners_bob;

@@ -155,6 +155,17 @@ dtx_create_wait_event_set(int nevents)
 #endif
 }
 
+/* May this role connect to that database? */
+static inline AclResult
+dtx_database_aclcheck(Oid database, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT);
+#else
+	return pg_database_aclcheck(database, role, ACL_CONNECT);
+#endif
+}
+
 /* Does this role own that database? */
 static inline bool
 dtx_database_ownercheck(Oid database, Oid role)

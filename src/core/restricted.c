@@ -32,6 +32,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
+#include "core/compat.h"
 #include "core/restricted.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -62,5 +63,5 @@ role_may_log_in(Oid role)
 
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
-	return may_log_in;
+	return may_log_in && dtx_database_aclcheck(MyDatabaseId, role) == ACLCHECK_OK;
 }

@@ -24,7 +24,7 @@ typedef struct Restricted
 extern void restricted_begin(Restricted *state, Oid role);
 extern void restricted_end(Restricted *state);
 
-/* Could a process run as this role by itself? */
+/* Could a process run as this role by itself in this database? */
 extern bool role_may_log_in(Oid role);
 
 #endif							/* DTX_RESTRICTED_H */

@@ -151,7 +151,8 @@ handler_check_role(Oid role)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("role \"%s\" cannot log in", GetUserNameFromId(role, true)),
-				 errdetail("Functions are called in this database by a process that runs as the role.")));
+				 errdetail("Functions are called in this database by a process that runs as the role."),
+				 errhint("The role needs LOGIN, and CONNECT on the database.")));
 }
 
 static void
