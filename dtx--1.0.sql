@@ -317,7 +317,7 @@ COMMENT ON FUNCTION dtx_query(name, text, VARIADIC "any") IS
 CREATE FUNCTION dtx_status(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_status(text) IS
-    'what is known here of a global transaction: active, committing, committed, rolling back, rolled back, in doubt, or unknown. ERROR 22023 when the text is no xid.';
+    'what is known here of a global transaction: active, committing, committed, rolling back, rolled back, in doubt, or unknown, as others'' are but to members of pg_monitor. ERROR 22023 when the text is no xid.';
 
 CREATE FUNCTION dtx_wait(xid text, timeout interval DEFAULT '10s') RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

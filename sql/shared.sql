@@ -405,8 +405,10 @@ SELECT m.run('third', 'BEGIN');
 SELECT m.run('third', format('SELECT dtx_join(%L)', :'xid'));
 SELECT m.part('other2', :'xid', '{SELECT 1}');
 SELECT count(*) FROM dtx.branch b JOIN dtx.global USING (n);
-SELECT m.run('plain', format('SELECT dtx_commit(%L)', :'xid'));
 SELECT m.run('third', 'ROLLBACK');
+SELECT m.run('third', format('SELECT dtx_status(%L)', :'xid')), m.run('plain', format('SELECT dtx_status(%L)', :'xid'));
+SELECT m.run('plain', format('SELECT dtx_commit(%L)', :'xid'));
+SELECT m.run('plain', format('SELECT dtx_wait(%L)', :'xid')), m.run('third', format('SELECT dtx_wait(%L)', :'xid')), m.run('third', format('SELECT dtx_status(%L)', :'xid'));
 SELECT m.settled();
 -- by a role's membership
 SELECT x AS xid FROM dblink('third', $$SELECT dtx_open(joiners => '{dtx_m_other}')$$) AS t(x text) \gset

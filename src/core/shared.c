@@ -106,6 +106,15 @@ shared_state(uint64 n)
 	return find_shared(n, &st) ? st.state : 0;
 }
 
+List *
+shared_roles(const GlobalXid *xid)
+{
+	SharedTransaction st;
+
+	return node_is_self(xid->node) && find_shared(xid->n, &st) && xid_equal(&st.xid, xid) ?
+		lappend_oid(st.joiners, st.role) : NIL;
+}
+
 uint64
 shared_least_n(uint64 most)
 {

@@ -33,4 +33,8 @@ extern int	shared_housekeeping(uint64 *least_n, List **roles);
 /* The least N of the shared transactions, or most when there is none below. */
 extern uint64 shared_least_n(uint64 most);
 
+/* Whom a shared transaction of this node is known to while it has a row: who opened it,
+ * and its joiners. NIL when there is none of that id. */
+extern List *shared_roles(const GlobalXid *xid);
+
 #endif							/* DTX_SHARED_H */

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "catalog/pg_authid.h"
 #include "core/api.h"
 #include "core/clock.h"
 #include "core/compat.h"
@@ -12,12 +13,15 @@
 #include "core/node.h"
 #include "core/branch_row.h"
 #include "core/history.h"
+#include "core/mode.h"
 #include "core/relations.h"
 #include "core/shared.h"
 #include "core/shmem.h"
 #include "core/status.h"
 #include "fmgr.h"
 #include "net/connection.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/xid8.h"
@@ -138,13 +142,79 @@ global_status(const GlobalXid *xid)
 	return state == XACT_ABORTED ? "rolled back" : "unknown";
 }
 
+/* Roles whose sessions coordinate it here, whose rollbacks of it are under way, or who
+ * have branches of it. */
+static List *
+roles_of(const GlobalXid *xid)
+{
+	List	   *roles = NIL;
+	Outcome    *outcomes = palloc(DTX_OPEN_ROLLBACKS * sizeof(Outcome));
+	DatabaseSlot *slot = my_database_slot();
+	int			n = slot == NULL ? 0 : open_rollbacks_copy(slot, outcomes);
+	ListCell   *cell;
+	OwnScan		scan;
+	HeapTuple	tuple;
+	Gid			gid;
+
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *process = process_slot(i);
+		Oid			role;
+		bool		same;
+
+		SpinLockAcquire(&process->mutex);
+		same = process->n == xid->n && process->r == xid->r && process->database == MyDatabaseId;
+		role = process->role;
+		SpinLockRelease(&process->mutex);
+		if (same && node_is_self(xid->node))
+			roles = lappend_oid(roles, role);
+	}
+	for (int i = 0; i < n; i++)
+		if (outcomes[i].n == xid->n && outcomes[i].r == xid->r && node_is_self(xid->node))
+			roles = lappend_oid(roles, outcomes[i].role);
+	foreach(cell, modes_list_held())
+		if (gid_parse(((HeldBranch *) lfirst(cell))->gid_text, &gid) && xid_equal(&gid.xid, xid))
+			roles = lappend_oid(roles, ((HeldBranch *) lfirst(cell))->role);
+	own_scan_int8(&scan, OWN_BRANCH, OWN_BRANCH_N_IDX, AccessShareLock, (int64) xid->n);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_branch_gid, NULL)), &gid) && xid_equal(&gid.xid, xid))
+			roles = lappend_oid(roles, DatumGetObjectId(own_column(&scan, tuple, Anum_branch_role, NULL)));
+	own_scan_end(&scan);
+	own_scan_all(&scan, OWN_JOINED_BRANCH, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &gid) && xid_equal(&gid.xid, xid))
+			roles = lappend_oid(roles, DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL)));
+	own_scan_end(&scan);
+	roles = list_concat(roles, shared_roles(xid));
+	return list_concat(roles, history_roles(xid->node, xid->n, xid->r));
+}
+
+/* Is it the current role's to know? What leaves no trace of anybody is everybody's. */
+static bool
+is_known(const GlobalXid *xid)
+{
+	List	   *roles;
+	ListCell   *cell;
+
+	if (has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+		return true;
+	roles = roles_of(xid);
+	foreach(cell, roles)
+		if (has_privs_of_role(GetUserId(), lfirst_oid(cell)))
+			return true;
+	return roles == NIL;
+}
+
 /* dtx_status(xid text) */
 Datum
 dtx_status(PG_FUNCTION_ARGS)
 {
 	GlobalXid	xid;
 
+	shmem_require();
 	xid_parse_or_error(text_to_cstring(PG_GETARG_TEXT_PP(0)), &xid);
+	if (!is_known(&xid))
+		PG_RETURN_TEXT_P(cstring_to_text("unknown"));
 	PG_RETURN_TEXT_P(cstring_to_text(global_status(&xid)));
 }
 
@@ -166,6 +236,8 @@ dtx_wait(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a transaction cannot wait for its own end"),
 				 errhint("Call dtx_wait after COMMIT or ROLLBACK.")));
+	if (!is_known(&xid))
+		PG_RETURN_TEXT_P(cstring_to_text("unknown"));
 	if (slot != NULL)
 		ConditionVariablePrepareToSleep(&slot->changed);
 	for (;;)
@@ -182,5 +254,6 @@ dtx_wait(PG_FUNCTION_ARGS)
 		(void) ConditionVariableTimedSleep(&slot->changed, Min(remaining, 50), PG_WAIT_EXTENSION);
 	}
 	ConditionVariableCancelSleep();
-	PG_RETURN_TEXT_P(cstring_to_text(word));
+	/* it may have left its first trace meanwhile */
+	PG_RETURN_TEXT_P(cstring_to_text(is_known(&xid) ? word : "unknown"));
 }
