@@ -665,6 +665,7 @@ COMMENT ON TABLE dtx.subscription IS 'who gets which messages; where a subscript
 COMMENT ON COLUMN dtx.subscription.uid IS 'drawn at random: by this receivers tell subscriptions apart';
 COMMENT ON COLUMN dtx.subscription.server IS '0: this database';
 COMMENT ON COLUMN dtx.subscription.handler IS 'NULL: messages are fetched with dtx_receive';
+COMMENT ON COLUMN dtx.subscription.start IS 'messages of transactions that are over in it are skipped';
 COMMENT ON COLUMN dtx.subscription.since_seen IS 'since_id and since_time are for messages of transactions that are over in this one';
 COMMENT ON COLUMN dtx.subscription.generation IS 'counts how often the position was moved by hand';
 
@@ -681,16 +682,19 @@ CREATE TABLE dtx.position (
     rate         float8 NOT NULL,
     attempts     integer NOT NULL,
     next_attempt timestamptz,
-    last_error   text
+    last_error   text,
+    refused      boolean NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.position IS 'how far subscriptions have got';
 COMMENT ON COLUMN dtx.position.passed IS 'messages of transactions that are over in this snapshot were handled, or are in dtx.undelivered';
+COMMENT ON COLUMN dtx.position.refused IS 'the receiver refuses this generation: it has forgotten what the sender may have sent, or knows a later one';
 COMMENT ON COLUMN dtx.position.upto IS 'of those that are over in this one too, the same is true up to the message cursor';
 
 CREATE TABLE dtx.undelivered (
     subscription integer NOT NULL,
     generation   integer NOT NULL,
     id           bigint NOT NULL,
+    xid          xid8 NOT NULL,
     state        "char" NOT NULL,
     attempts     integer NOT NULL,
     next_attempt timestamptz,
@@ -706,6 +710,7 @@ CREATE TABLE dtx.undelivered (
 CREATE INDEX undelivered_due_idx ON dtx.undelivered (subscription, generation, next_attempt);
 CREATE INDEX undelivered_key_idx ON dtx.undelivered (subscription, generation, key, id);
 COMMENT ON TABLE dtx.undelivered IS 'messages that could not be handled yet, of subscriptions that have gone on without them';
+COMMENT ON COLUMN dtx.undelivered.xid IS 'the transaction that published it: what is over in the start of its subscription is skipped';
 COMMENT ON COLUMN dtx.undelivered.state IS 'r: to be tried again; w: waits for an earlier one of its key; d: dead; l: leased by a consumer until next_attempt';
 
 CREATE TABLE dtx.handling (
@@ -760,10 +765,10 @@ COMMENT ON FUNCTION dtx_resume(text) IS 'goes on after dtx_pause, and tries agai
 CREATE FUNCTION dtx_seek(name text, to_time timestamptz) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_seek_time' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_seek(text, timestamptz) IS
-    'moves a subscription: it gets what was published at that time or later, again if need be (replay), as far as it is kept; ''infinity'' skips all there is. Its retries and dead letters are forgotten.';
+    'moves a subscription: it gets what was published at that time or later, again if need be (replay), as far as it is kept; ''infinity'', or any time to come, skips all there is, and handles nothing again. Its retries and dead letters are forgotten.';
 CREATE FUNCTION dtx_seek(name text, to_message bigint) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it';
+COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it; an id to come skips all there is';
 -- a literal is neither a time nor a number to the parser
 CREATE FUNCTION dtx_seek(name text, to_time text) RETURNS void
     LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
@@ -1210,7 +1215,8 @@ CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'l') AS leased,
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'd') AS dead,
                                (pg_catalog.array_agg(n.last_error ORDER BY n.changed_at DESC) FILTER (WHERE n.last_error IS NOT NULL))[1] AS last_error
-                        FROM dtx.undelivered n WHERE n.subscription OPERATOR(pg_catalog.=) s.id AND n.generation OPERATOR(pg_catalog.=) s.generation) u
+                        FROM dtx.undelivered n WHERE n.subscription OPERATOR(pg_catalog.=) s.id AND n.generation OPERATOR(pg_catalog.=) s.generation
+                        AND NOT pg_catalog.pg_visible_in_snapshot(n.xid, s.start)) u
     WHERE dtx.may_see(s.role);
 COMMENT ON VIEW dtx_subscriptions IS
     'subscriptions of this node, and how they get on: lag counts messages in the log that were not delivered yet, rate those delivered in a second';
@@ -1219,6 +1225,7 @@ CREATE VIEW dtx_dead_letters WITH (security_barrier) AS
     SELECT s.name AS subscription, u.id, u.topic, u.key, u.payload, u.headers, u.published_at, u.attempts,
            u.changed_at AS died_at, u.last_error
     FROM dtx.undelivered u JOIN dtx.subscription s ON s.id OPERATOR(pg_catalog.=) u.subscription AND s.generation OPERATOR(pg_catalog.=) u.generation
+        AND NOT pg_catalog.pg_visible_in_snapshot(u.xid, s.start)
     WHERE u.state OPERATOR(pg_catalog.=) 'd' AND pg_catalog.pg_has_role(s.role, 'USAGE');
 COMMENT ON VIEW dtx_dead_letters IS
     'messages that could not be handled, and are not tried again unless dtx_redeliver says so';
@@ -1239,7 +1246,8 @@ CREATE VIEW dtx_in_flight WITH (security_barrier) AS
         SELECT b.id, b.payload, 'sent'::text AS state, b.published_at, NULL::text AS last_error FROM dtx.backlog(s.id, 9223372036854775807) b
         UNION ALL
         SELECT u.id, u.payload, CASE u.state WHEN 'd' THEN 'dead' ELSE 'retrying' END, u.published_at, u.last_error
-        FROM dtx.undelivered u WHERE u.subscription OPERATOR(pg_catalog.=) s.id AND u.generation OPERATOR(pg_catalog.=) s.generation) m
+        FROM dtx.undelivered u WHERE u.subscription OPERATOR(pg_catalog.=) s.id AND u.generation OPERATOR(pg_catalog.=) s.generation
+        AND NOT pg_catalog.pg_visible_in_snapshot(u.xid, s.start)) m
     WHERE s.topic OPERATOR(pg_catalog.~~) 'dtx.transfer.%' AND pg_catalog.pg_has_role(s.role, 'USAGE');
 COMMENT ON VIEW dtx_in_flight IS
     'transfers by message whose amount has left an account here and has not arrived yet; dead ones are among dtx_dead_letters';

@@ -137,6 +137,16 @@ foreach my $what ([ 'failed', 'dispatch-before-record', q{publish('failed'), pub
 	set_and_reload($bank2, 'dtx.history_retention', '1d');
 }
 
+# --- a process that ends just after its commit: that was no attempt
+
+my $mark = log_mark($bank1);
+set_and_reload($bank1, 'dtx.fault_point', 'runner-after-commit:cut');
+my $id = value($bank1, q{SELECT publish('local', '{"fail": 1}')});
+ok(wait_for_log_line($bank1, qr/fault point "runner-after-commit" reached/, $mark), 'a process ends when it has noted what failed');
+ok(wait_for_value($bank1, "SELECT attempt FROM handled WHERE id = $id", '2'), 'the next one calls the handler for the second attempt');
+set_in_file($bank1);
+$bank1->reload;
+
 foreach my $node ($bank1, $bank2)
 {
 	unlike(log_since($node), qr/PANIC|TRAP:|terminated by signal/, $node->name . ': no process failed by itself');

@@ -17,7 +17,9 @@ typedef enum LockClass
 	LOCK_SUBSCRIPTION = 5,		/* a subscription's uid: who delivers, or moves it */
 	LOCK_SHARED_TRANSACTION = 6,	/* an N: who joins it, or decides it */
 	LOCK_UNDO_FILTER = 7,		/* 0: who loads the filter of row locks */
-	LOCK_COORDINATOR = 8		/* a hash of (node, role): who writes what is kept of it */
+	LOCK_COORDINATOR = 8,		/* a hash of (node, role): who writes what is kept of it */
+	LOCK_LOG = 9				/* 0: shared by who begins to read the log somewhere, which nobody else sees
+								 * yet; exclusive: who looks from where on it is needed */
 } LockClass;
 
 static inline void

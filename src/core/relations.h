@@ -217,7 +217,7 @@ enum
 	Anum_position_subscription = 1, Anum_position_generation, Anum_position_batch,
 	Anum_position_passed, Anum_position_upto, Anum_position_cursor, Anum_position_delivered,
 	Anum_position_delivered_at, Anum_position_rate, Anum_position_attempts, Anum_position_next_attempt,
-	Anum_position_last_error, Natts_position = 12
+	Anum_position_last_error, Anum_position_refused, Natts_position = 13
 };
 enum
 {

@@ -151,6 +151,7 @@ typedef struct Runner
 	int			batch_of;		/* the subscription whose messages are being handled, or 0 */
 	int			batch_size;		/* how many */
 	int64		message;		/* the only one of them, if it is one; 0: there are more */
+	TransactionId batch_xid;	/* the transaction that handles them */
 	TimestampTz end_at;			/* the worker ends it when it still does the same then; 0: never */
 } Runner;
 

@@ -12,10 +12,12 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
+#include "utils/rel.h"
 
 typedef struct Message
 {
 	int64		id;				/* 0: not numbered yet */
+	uint64		xid;			/* of who published it, where it was read from the log */
 	const char *topic;
 	text	   *key;			/* NULL: none */
 	Jsonb	   *payload;
@@ -87,8 +89,15 @@ typedef struct Segment
 /* All segments, oldest first: a List of Segment *. */
 extern List *segments_read(void);
 
+/* This transaction has a subscription begin somewhere in the log, which others see when it
+ * commits: until it is over no segment is found to be passed by all. */
+extern void segments_hold(void);
+
 /* The one to write to, its relation and that of its index. */
 extern void segment_current(Oid *relation, Oid *index);
+
+/* Is it on the transaction that published, and on nothing else? */
+extern bool segment_index_fits(Relation index);
 
 /*
  * In the worker: begin a new segment when the last is old or large enough, and

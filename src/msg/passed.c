@@ -123,3 +123,32 @@ passed_free(Passed *passed)
 	pfree(passed->xip);
 	pfree(passed);
 }
+
+Passed *
+passed_either(const Passed *a, const Passed *b)
+{
+	Passed	   *either = palloc0(sizeof(Passed));
+
+	either->xmax = Max(a->xmax, b->xmax);
+	either->xip = palloc((a->nxip + b->nxip + 1) * sizeof(uint64));
+	for (int i = 0; i < a->nxip; i++)
+		if (!passed_is_over(b, a->xip[i]))
+			either->xip[either->nxip++] = a->xip[i];
+	for (int i = 0; i < b->nxip; i++)
+		if (!passed_is_over(a, b->xip[i]))
+			either->xip[either->nxip++] = b->xip[i];
+	sort_xids(either);
+	either->xmin = either->nxip > 0 ? either->xip[0] : either->xmax;
+	return either;
+}
+
+bool
+passed_covers(const Passed *passed, const Passed *other)
+{
+	if (other->xmax > passed->xmax)
+		return false;
+	for (int i = 0; i < passed->nxip; i++)
+		if (passed_is_over(other, passed->xip[i]))
+			return false;
+	return true;
+}

@@ -32,6 +32,10 @@ extern void passed_free(Passed *passed);
 /* The beginning of the log. */
 extern Passed *passed_nothing(void);
 
+/* What is over in one of the two, palloc'd; is all that is over in the other over in this one? */
+extern Passed *passed_either(const Passed *a, const Passed *b);
+extern bool passed_covers(const Passed *passed, const Passed *other);
+
 /* Is the transaction over in it? */
 extern bool passed_is_over(const Passed *passed, uint64 xid);
 

@@ -136,9 +136,29 @@ is_wanted(const Collector *collector, TupleDesc desc, HeapTuple tuple, int64 *id
 	return topic_matches(subscription->topic, buffer);
 }
 
+/* The index to look into; InvalidOid: there is none just now, and every row is looked at. */
+static Oid
+index_of(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	Oid			found = InvalidOid;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+
+		if (index->rd_index->indisvalid && segment_index_fits(index))
+			found = RelationGetRelid(index);
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return found;
+}
+
 /* The messages of transactions in a range of xids, of one segment. */
 static void
-collect_range(Collector *collector, Relation rel, Relation index, Snapshot snapshot,
+collect_range(Collector *collector, Relation rel, Oid index, Snapshot snapshot,
 			  uint16 segment, uint64 from, bool only)
 {
 	ScanKeyData key;
@@ -148,7 +168,7 @@ collect_range(Collector *collector, Relation rel, Relation index, Snapshot snaps
 
 	ScanKeyInit(&key, Anum_message_xid, only ? BTEqualStrategyNumber : BTGreaterEqualStrategyNumber,
 				only ? F_INT8EQ : F_INT8GE, Int64GetDatum((int64) from));
-	scan = systable_beginscan(rel, RelationGetRelid(index), true, snapshot, 1, &key);
+	scan = systable_beginscan(rel, index, OidIsValid(index), snapshot, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		if (!is_wanted(collector, RelationGetDescr(rel), tuple, &entry.id))
@@ -164,21 +184,15 @@ static void
 collect_segment(Collector *collector, Relation rel, Snapshot snapshot, Segment *segment, uint16 number)
 {
 	Reader	   *reader = collector->reader;
-	List	   *indexes = RelationGetIndexList(rel);
-	Relation	index;
+	Oid			index = index_of(rel);
 
 	segment->file = rel->rd_rel->relfilenode;
-	if (indexes == NIL)
-		return;
-	index = index_open(linitial_oid(indexes), AccessShareLock);
-	list_free(indexes);
 	for (int i = 0; i < reader->passed->nxip; i++)
 		if ((segment->closed_xid == 0 || reader->passed->xip[i] < segment->closed_xid) &&
 			passed_is_over(reader->upto, reader->passed->xip[i]))
 			collect_range(collector, rel, index, snapshot, number, reader->passed->xip[i], true);
 	if (segment->closed_xid == 0 || reader->passed->xmax < segment->closed_xid)
 		collect_range(collector, rel, index, snapshot, number, reader->passed->xmax, false);
-	index_close(index, AccessShareLock);
 }
 
 /*
@@ -270,6 +284,7 @@ form_message(TupleDesc desc, HeapTuple tuple)
 	bool		isnull;
 
 	message->id = DatumGetInt64(heap_getattr(tuple, Anum_message_id, desc, &isnull));
+	message->xid = (uint64) DatumGetInt64(heap_getattr(tuple, Anum_message_xid, desc, &isnull));
 	message->published_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_message_published_at, desc, &isnull));
 	message->topic = TextDatumGetCString(heap_getattr(tuple, Anum_message_topic, desc, &isnull));
 	value = heap_getattr(tuple, Anum_message_key, desc, &isnull);
@@ -436,6 +451,7 @@ form_position(OwnScan *scan, HeapTuple tuple)
 	position->next_attempt = isnull ? 0 : DatumGetTimestampTz(value);
 	value = own_column(scan, tuple, Anum_position_last_error, &isnull);
 	position->last_error = isnull ? NULL : TextDatumGetCString(value);
+	position->refused = DatumGetBool(own_column(scan, tuple, Anum_position_refused, NULL));
 	return position;
 }
 
@@ -488,6 +504,7 @@ form_row(Relation rel, const Position *position)
 	nulls[Anum_position_last_error - 1] = position->last_error == NULL;
 	if (position->last_error != NULL)
 		values[Anum_position_last_error - 1] = CStringGetTextDatum(position->last_error);
+	values[Anum_position_refused - 1] = BoolGetDatum(position->refused);
 	return heap_form_tuple(RelationGetDescr(rel), values, nulls);
 }
 
@@ -571,8 +588,8 @@ position_count(Position *position, int64 messages)
 	position->delivered_at = now;
 }
 
-Position *
-position_at_start(const Subscription *subscription)
+static Position *
+at_start(const Subscription *subscription)
 {
 	Position   *position = palloc0(sizeof(Position));
 
@@ -582,12 +599,40 @@ position_at_start(const Subscription *subscription)
 	return position;
 }
 
+Position *
+position_to_go_on(const Subscription *subscription, const Position *row, bool *moved)
+{
+	Position   *position = at_start(subscription);
+	Passed	   *start = position->passed;
+
+	*moved = true;
+	if (row == NULL)
+		return position;
+	position->tid = row->tid;
+	if (row->generation != subscription->generation)
+		return position;
+	*position = *row;
+	position->last_error = row->last_error == NULL ? NULL : pstrdup(row->last_error);
+	*moved = !passed_covers(row->passed, start);
+	position->passed = passed_either(row->passed, start);
+	/* what was delivered of a window that ends later was delivered */
+	if (row->upto != NULL && !passed_covers(position->passed, row->upto))
+		position->upto = passed_either(row->upto, position->passed);
+	else
+	{
+		position->upto = NULL;
+		position->cursor = 0;
+	}
+	return position;
+}
+
 static void
 put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 {
 	Subscription *subscription = NULL;
 	Position   *position;
 	Reader	   *reader;
+	bool		moved;
 	ListCell   *cell;
 	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "dtx backlog", ALLOCSET_DEFAULT_SIZES);
 
@@ -596,9 +641,7 @@ put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 			subscription = lfirst(cell);
 	if (subscription == NULL || !has_privs_of_role(GetUserId(), subscription->role))
 		return;
-	position = position_read(id);
-	if (position == NULL || position->generation != subscription->generation)
-		position = position_at_start(subscription);
+	position = position_to_go_on(subscription, position_read(id), &moved);
 	reader = reader_open(subscription, position, CurrentMemoryContext);
 	while (most > 0)
 	{

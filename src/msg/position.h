@@ -31,6 +31,7 @@ typedef struct Position
 	int			attempts;
 	TimestampTz next_attempt;
 	const char *last_error;		/* NULL: none */
+	bool		refused;		/* by the receiver, as long as the generation is this one */
 	ItemPointerData tid;		/* where its row was last; the table may be rewritten meanwhile */
 } Position;
 
@@ -92,7 +93,11 @@ extern void position_update(Position *position);
 /* So many messages were delivered just now. */
 extern void position_count(Position *position, int64 messages);
 
-/* A position at the start of its subscription's present generation. */
-extern Position *position_at_start(const Subscription *subscription);
+/*
+ * Where a subscription is to go on, palloc'd, given its row (NULL: none): there, but not
+ * before its start, which may have been moved forward; or, in a new generation, at that.
+ * *moved: this is not what the row says.
+ */
+extern Position *position_to_go_on(const Subscription *subscription, const Position *row, bool *moved);
 
 #endif							/* DTX_POSITION_H */

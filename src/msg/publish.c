@@ -187,8 +187,9 @@ message_append(const Message *message)
 	bool		key_null = false;
 	Oid			relid,
 				indexid;
-	Relation	rel,
-				index;
+	Relation	rel;
+	List	   *indexes;
+	ListCell   *cell;
 	HeapTuple	tuple;
 
 	/* the transaction has its id before it looks which segment is the last one:
@@ -205,12 +206,20 @@ message_append(const Message *message)
 
 	rel = table_open(relid, RowExclusiveLock);
 	own_check_segment(rel);
-	index = index_open(indexid, RowExclusiveLock);
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
-	(void) index_insert(index, &key, &key_null, &tuple->t_self, rel, UNIQUE_CHECK_NO, false, &info);
+	indexes = RelationGetIndexList(rel);
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+
+		/* there are two while REINDEX CONCURRENTLY builds one anew */
+		if (index->rd_index->indisready && segment_index_fits(index))
+			(void) index_insert(index, &key, &key_null, &tuple->t_self, rel, UNIQUE_CHECK_NO, false, &info);
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
 	heap_freetuple(tuple);
-	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	appended++;
 	must_be_durable = true;

@@ -77,9 +77,9 @@ put_message(ReturnSetInfo *rsinfo, const Message *message)
 static int
 fetch_returned(ReturnSetInfo *rsinfo, const Subscription *subscription, int most, TimestampTz until)
 {
-	Oid			types[] = {INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(most), TimestampTzGetDatum(until),
-	Int32GetDatum(subscription->max_attempts), Int32GetDatum(subscription->generation)};
+	Oid			types[] = {UNDELIVERED_TYPES, INT4OID, INT4OID, TIMESTAMPTZOID};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription), Int32GetDatum(subscription->max_attempts), Int32GetDatum(most),
+	TimestampTzGetDatum(until)};
 	List	   *messages;
 	ListCell   *cell;
 	MemoryContext context = CurrentMemoryContext;
@@ -88,13 +88,13 @@ fetch_returned(ReturnSetInfo *rsinfo, const Subscription *subscription, int most
 	own_sql_begin(&sql);
 	(void) own_sql("UPDATE dtx.undelivered SET state = 'd', changed_at = clock_timestamp(),"
 				   " last_error = coalesce(last_error, 'it was not acknowledged in time')"
-				   " WHERE subscription = $1 AND generation = $5 AND state = 'l' AND next_attempt <= clock_timestamp() AND attempts >= $4"
-				   " AND $2 IS NOT NULL AND $3 IS NOT NULL", lengthof(types), types, values, NULL);
+				   " WHERE " UNDELIVERED_OF " AND state = 'l' AND next_attempt <= clock_timestamp() AND attempts >= $4",
+				   4, types, values, NULL);
 	stat_add(STAT_MESSAGES_DEAD, SPI_processed);
-	(void) own_sql("WITH due AS (SELECT id FROM dtx.undelivered WHERE subscription = $1 AND generation = $5"
-				   " AND state IN ('l', 'r') AND next_attempt <= clock_timestamp() ORDER BY id LIMIT $2),"
-				   " again AS (UPDATE dtx.undelivered u SET state = 'l', attempts = u.attempts + 1, next_attempt = $3,"
-				   " changed_at = clock_timestamp() FROM due WHERE u.subscription = $1 AND u.generation = $5 AND u.id = due.id AND $4 IS NOT NULL"
+	(void) own_sql("WITH due AS (SELECT id FROM dtx.undelivered WHERE " UNDELIVERED_OF
+				   " AND state IN ('l', 'r') AND next_attempt <= clock_timestamp() ORDER BY id LIMIT $5),"
+				   " again AS (UPDATE dtx.undelivered u SET state = 'l', attempts = u.attempts + 1, next_attempt = $6,"
+				   " changed_at = clock_timestamp() FROM due WHERE u.subscription = $1 AND u.generation = $2 AND u.id = due.id AND $4 IS NOT NULL"
 				   " RETURNING u.id, u.topic, u.key, u.payload, u.headers, u.published_at, u.attempts)"
 				   " SELECT * FROM again ORDER BY id", lengthof(types), types, values, NULL);
 	messages = undelivered_of_result(context);
@@ -154,11 +154,13 @@ dtx_receive(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Subscription *subscription;
+	Position   *row;
 	Position   *position;
 	Reader	   *reader;
 	TimestampTz until;
 	int			most;
 	int			count;
+	bool		moved;
 	bool		more = true;
 
 	for (int i = 0; i < 3; i++)
@@ -183,20 +185,12 @@ dtx_receive(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	count = fetch_returned(rsinfo, subscription, most, until);
-	position = position_read(subscription->id);
-	if (position == NULL || position->generation != subscription->generation)
-	{
-		Position   *start = position_at_start(subscription);
-
-		if (position != NULL)
-		{
-			start->tid = position->tid;
-			position_update(start);
-		}
-		else
-			position_insert(start);
-		position = start;
-	}
+	row = position_read(subscription->id);
+	position = position_to_go_on(subscription, row, &moved);
+	if (row == NULL)
+		position_insert(position);
+	else if (moved)
+		position_update(position);
 	if (count == most)
 		return (Datum) 0;
 	reader = reader_open(subscription, position, CurrentMemoryContext);
@@ -206,6 +200,9 @@ dtx_receive(PG_FUNCTION_ARGS)
 
 		count += fetched;
 	}
+	/* whom others wait for may have been discarded when these were written down */
+	if (count == 0 && subscription->ordered && undelivered_release_waiting(subscription) > 0)
+		count = fetch_returned(rsinfo, subscription, most, until);
 	reader_position(reader, position);
 	position_count(position, count);
 	position_update(position);
@@ -214,35 +211,22 @@ dtx_receive(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* What waits for messages that are gone is next. */
-static void
-release_waiting(const Subscription *subscription)
-{
-	Oid			types[] = {INT4OID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(subscription->generation)};
-
-	if (subscription->ordered)
-		(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp(), changed_at = clock_timestamp()"
-					   " WHERE u.subscription = $1 AND u.generation = $2 AND u.state = 'w'"
-					   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = $1 AND p.generation = $2"
-					   " AND p.key = u.key AND p.id < u.id)", lengthof(types), types, values, NULL);
-}
-
 /* dtx_ack(subscription text, ids int8[]) */
 Datum
 dtx_ack(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_to_fetch(PG_GETARG_TEXT_PP(0));
-	Oid			types[] = {INT4OID, INT8ARRAYOID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), PG_GETARG_DATUM(1), Int32GetDatum(subscription->generation)};
+	Oid			types[] = {UNDELIVERED_TYPES, INT8ARRAYOID};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription), PG_GETARG_DATUM(1)};
 	uint64		count;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	count = own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND id = ANY ($2) AND state IN ('l', 'r')"
+	count = own_sql("DELETE FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND id = ANY ($4) AND state IN ('l', 'r')"
 					" AND attempts > 0", lengthof(types), types, values, NULL);
-	release_waiting(subscription);
 	own_sql_end(&sql);
+	if (subscription->ordered)
+		(void) undelivered_release_waiting(subscription);
 	PG_RETURN_INT64((int64) count);
 }
 
@@ -251,17 +235,17 @@ Datum
 dtx_nack(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_to_fetch(PG_GETARG_TEXT_PP(0));
-	Oid			types[] = {INT4OID, INT8ARRAYOID, INTERVALOID, INT4OID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2),
-	Int32GetDatum(subscription->max_attempts), Int32GetDatum(subscription->generation)};
+	Oid			types[] = {UNDELIVERED_TYPES, INT8ARRAYOID, INTERVALOID, INT4OID};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2),
+	Int32GetDatum(subscription->max_attempts)};
 	uint64		count;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	count = own_sql("UPDATE dtx.undelivered SET next_attempt = clock_timestamp() + $3, changed_at = clock_timestamp(),"
+	count = own_sql("UPDATE dtx.undelivered SET next_attempt = clock_timestamp() + $5, changed_at = clock_timestamp(),"
 					" last_error = 'it was given back',"
-					" state = CASE WHEN attempts >= $4 THEN 'd' ELSE 'r' END::\"char\""
-					" WHERE subscription = $1 AND generation = $5 AND id = ANY ($2) AND state = 'l'", lengthof(types), types, values, NULL);
+					" state = CASE WHEN attempts >= $6 THEN 'd' ELSE 'r' END::\"char\""
+					" WHERE " UNDELIVERED_OF " AND id = ANY ($4) AND state = 'l'", lengthof(types), types, values, NULL);
 	own_sql_end(&sql);
 	PG_RETURN_INT64((int64) count);
 }

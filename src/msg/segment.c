@@ -16,12 +16,14 @@
 #include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "core/compat.h"
 #include "core/fault.h"
+#include "core/locks.h"
 #include "core/relations.h"
 #include "executor/spi.h"
 #include "guc.h"
@@ -69,6 +71,19 @@ segments_read(void)
 	own_scan_end(&scan);
 	list_sort(segments, older_first);
 	return segments;
+}
+
+bool
+segment_index_fits(Relation index)
+{
+	return index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indnatts == 1 &&
+		index->rd_index->indkey.values[0] == Anum_message_xid;
+}
+
+void
+segments_hold(void)
+{
+	(void) own_lock(LOCK_LOG, 0, ShareLock, true);
 }
 
 /* The last segment, by its table. */

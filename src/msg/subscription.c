@@ -27,11 +27,13 @@
 #include "msg/position.h"
 #include "msg/schedule.h"
 #include "msg/subscription.h"
+#include "msg/undelivered.h"
 #include "net/peer.h"
 #include "notify/notification.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/snapmgr.h"
@@ -112,6 +114,12 @@ subscription_is_current(const Subscription *subscription)
 	return false;
 }
 
+bool
+subscription_is_same(const Subscription *a, const Subscription *b)
+{
+	return a->id == b->id && a->generation == b->generation && datumIsEqual(a->start, b->start, false, -1);
+}
+
 Subscription *
 subscription_copy(const Subscription *subscription)
 {
@@ -188,9 +196,12 @@ refuse_in_branch(void)
 static Datum
 position_of_now(void)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	Datum		now = passed_to_datum(passed_now(snapshot));
+	Snapshot	snapshot;
+	Datum		now;
 
+	segments_hold();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	now = passed_to_datum(passed_now(snapshot));
 	UnregisterSnapshot(snapshot);
 	return now;
 }
@@ -330,6 +341,7 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 	s.schedule = schedule_parse(schedule, 1, &s.nschedule);
 	s.max_attempts = positive(fcinfo, 6, DEFAULT_MAX_ATTEMPTS, INT_MAX, "max_attempts");
 	s.batch_size = positive(fcinfo, 7, DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, "batch_size");
+	segments_hold();
 	s.start = !PG_ARGISNULL(8) && PG_GETARG_BOOL(8) ? passed_to_datum(passed_nothing()) : position_of_now();
 	s.uid = (int64) global_draw_r();
 	s.name = PG_ARGISNULL(3) ? make_up_name(&s, server) : text_to_cstring(PG_GETARG_TEXT_PP(3));
@@ -445,27 +457,54 @@ move_subscription(const Subscription *subscription, const char *statement, Oid t
 	change_subscription(subscription, statement, 2, types, values);
 }
 
+/* The last id that a message has. */
+static int64
+last_id(void)
+{
+	bool		isnull;
+	int64		last;
+	OwnSql		sql;
+
+	own_sql_begin(&sql);
+	(void) own_sql("SELECT last_value FROM dtx.message_id", 0, NULL, NULL, NULL);
+	last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	own_sql_end(&sql);
+	return last;
+}
+
+/*
+ * All there is now is skipped: the start moves forward. It is the same generation, whose
+ * position is not moved back by that: what has been delivered since, until this commits,
+ * was delivered. But one that the receiver refuses needs a new one.
+ */
+static void
+skip_all(const Subscription *subscription)
+{
+	Position   *position = position_read(subscription->id);
+	bool		refused = position != NULL && position->generation == subscription->generation && position->refused;
+	Oid			types[] = {PG_SNAPSHOTOID, INT4OID};
+	Datum		values[] = {position_of_now(), Int32GetDatum(refused ? 1 : 0)};
+
+	refuse_in_branch();
+	change_subscription(subscription,
+						"UPDATE dtx.subscription SET generation = generation + $3, start = $2,"
+						" since_id = NULL, since_time = NULL, since_seen = NULL WHERE id = $1", 2, types, values);
+}
+
 /* dtx_seek(name text, to_time timestamptz) */
 Datum
 dtx_seek_time(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	Oid			type = PG_SNAPSHOTOID;
-	Datum		now;
 
-	if (!TIMESTAMP_IS_NOEND(PG_GETARG_TIMESTAMPTZ(1)))
+	/* what is there now is older */
+	if (PG_GETARG_TIMESTAMPTZ(1) > GetCurrentTimestamp())
+		skip_all(subscription);
+	else
 		move_subscription(subscription,
 						  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
 						  " since_id = NULL, since_time = $2, since_seen = $3 WHERE id = $1",
 						  TIMESTAMPTZOID, PG_GETARG_DATUM(1));
-	else
-	{
-		refuse_in_branch();
-		now = position_of_now();
-		change_subscription(subscription,
-							"UPDATE dtx.subscription SET generation = generation + 1, start = $2,"
-							" since_id = NULL, since_time = NULL, since_seen = NULL WHERE id = $1", 1, &type, &now);
-	}
 	PG_RETURN_VOID();
 }
 
@@ -473,9 +512,14 @@ dtx_seek_time(PG_FUNCTION_ARGS)
 Datum
 dtx_seek_message(PG_FUNCTION_ARGS)
 {
-	move_subscription(subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0))),
-					  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
-					  " since_id = $2, since_time = NULL, since_seen = $3 WHERE id = $1", INT8OID, PG_GETARG_DATUM(1));
+	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	if (PG_GETARG_INT64(1) > last_id())
+		skip_all(subscription);
+	else
+		move_subscription(subscription,
+						  "UPDATE dtx.subscription SET generation = generation + 1, start = '3:3:',"
+						  " since_id = $2, since_time = NULL, since_seen = $3 WHERE id = $1", INT8OID, PG_GETARG_DATUM(1));
 	PG_RETURN_VOID();
 }
 
@@ -484,8 +528,9 @@ dtx_seek_message(PG_FUNCTION_ARGS)
 /* Dead letters become due, or go; those that the caller may see. A key's next one
  * is due when its first is gone. */
 #define DEAD_LETTERS \
-	" WHERE (u.subscription, u.generation) IN (SELECT s.id, s.generation FROM dtx.subscription s" \
-	" WHERE pg_has_role($1, s.role, 'USAGE') AND ($2::text IS NULL OR s.name = $2)) AND u.state = 'd'"
+	" WHERE EXISTS (SELECT FROM dtx.subscription s WHERE s.id = u.subscription AND s.generation = u.generation" \
+	" AND NOT pg_visible_in_snapshot(u.xid, s.start)" \
+	" AND pg_has_role($1, s.role, 'USAGE') AND ($2::text IS NULL OR s.name = $2)) AND u.state = 'd'"
 #define REVIVE \
 	"UPDATE dtx.undelivered u SET state = 'r', attempts = 0, next_attempt = clock_timestamp()," \
 	" changed_at = clock_timestamp()"
@@ -563,6 +608,10 @@ dtx_discard(PG_FUNCTION_ARGS)
 	Datum		values[] = {ObjectIdGetDatum(GetUserId()), 0, 0};
 	char		nulls[] = "   ";
 	uint64		count;
+	MemoryContext context = CurrentMemoryContext;
+	Bitmapset  *of = NULL;
+	bool		isnull;
+	ListCell   *cell;
 	OwnSql		sql;
 
 	shmem_require();
@@ -578,15 +627,15 @@ dtx_discard(PG_FUNCTION_ARGS)
 	}
 	values[2] = PG_GETARG_DATUM(0);
 	own_sql_begin(&sql);
-	count = own_sql("DELETE FROM dtx.undelivered u" DEAD_LETTERS " AND u.id = ANY ($3)",
+	count = own_sql("DELETE FROM dtx.undelivered u" DEAD_LETTERS " AND u.id = ANY ($3) RETURNING u.subscription",
 					lengthof(types), types, values, nulls);
-	/* whose predecessors are all gone is next */
-	(void) own_sql("UPDATE dtx.undelivered u SET state = 'r', next_attempt = clock_timestamp(), changed_at = clock_timestamp()"
-				   " WHERE u.state = 'w' AND $1 IS NOT NULL AND $2 IS NOT DISTINCT FROM $2 AND $3 IS NOT NULL"
-				   " AND NOT EXISTS (SELECT FROM dtx.undelivered p WHERE p.subscription = u.subscription"
-				   " AND p.generation = u.generation AND p.key = u.key AND p.id < u.id)",
-				   lengthof(types), types, values, nulls);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < count; i++)
+		of = bms_add_member(of, DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
 	own_sql_end(&sql);
+	foreach(cell, subscriptions_read())
+		if (bms_is_member(((Subscription *) lfirst(cell))->id, of))
+			(void) undelivered_release_waiting(lfirst(cell));
 	subscriptions_changed();
 	if (PG_ARGISNULL(1))
 		count += notifications_discard(PG_GETARG_DATUM(0));

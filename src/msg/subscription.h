@@ -38,6 +38,9 @@ extern List *subscriptions_read(void);
 /* Is it there still, and was it not moved? */
 extern bool subscription_is_current(const Subscription *subscription);
 
+/* Is it the same one, not moved in between? */
+extern bool subscription_is_same(const Subscription *a, const Subscription *b);
+
 /* A copy in the current context. */
 extern Subscription *subscription_copy(const Subscription *subscription);
 

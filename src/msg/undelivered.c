@@ -15,6 +15,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/xid8.h"
 
 /* The rows of a result: id, topic, key, payload, headers, published_at, attempts, and, if it
  * is there, whether that has ended a process. */
@@ -56,15 +57,15 @@ List *
 undelivered_due(const Subscription *subscription, int most)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT4OID, INT4OID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(most), Int32GetDatum(subscription->generation)};
+	Oid			types[] = {UNDELIVERED_TYPES, INT4OID};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription), Int32GetDatum(most)};
 	List	   *messages;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
 	(void) own_sql("SELECT id, topic, key, payload, headers, published_at, attempts, last_error LIKE '57P02:%' FROM dtx.undelivered"
-				   " WHERE subscription = $1 AND generation = $3 AND state = 'r' AND next_attempt <= clock_timestamp()"
-				   " ORDER BY next_attempt, id LIMIT $2", lengthof(types), types, values, NULL);
+				   " WHERE " UNDELIVERED_OF " AND state = 'r' AND next_attempt <= clock_timestamp()"
+				   " ORDER BY next_attempt, id LIMIT $4", lengthof(types), types, values, NULL);
 	messages = undelivered_of_result(context);
 	own_sql_end(&sql);
 	return messages;
@@ -73,15 +74,15 @@ undelivered_due(const Subscription *subscription, int most)
 TimestampTz
 undelivered_next(const Subscription *subscription)
 {
-	Oid			types[] = {INT4OID, INT4OID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int32GetDatum(subscription->generation)};
+	Oid			types[] = {UNDELIVERED_TYPES};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription)};
 	TimestampTz next = 0;
 	bool		isnull = true;
 	Datum		value;
 	OwnSql		sql;
 
 	own_sql_begin(&sql);
-	(void) own_sql("SELECT next_attempt FROM dtx.undelivered WHERE subscription = $1 AND generation = $2 AND state = 'r'"
+	(void) own_sql("SELECT next_attempt FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND state = 'r'"
 				   " ORDER BY next_attempt LIMIT 1", lengthof(types), types, values, NULL);
 	if (SPI_processed > 0)
 	{
@@ -98,13 +99,13 @@ insert_row(const Subscription *subscription, const Message *message, char state,
 		   TimestampTz next_attempt, const char *error)
 {
 	Oid			types[] = {INT4OID, INT8OID, CHAROID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID,
-	JSONBOID, JSONBOID, TEXTOID, INT4OID};
+	JSONBOID, JSONBOID, TEXTOID, INT4OID, XID8OID};
 	Datum		values[] = {Int32GetDatum(subscription->id), Int64GetDatum(message->id), CharGetDatum(state),
 		Int32GetDatum(attempts), TimestampTzGetDatum(next_attempt), TimestampTzGetDatum(message->published_at),
 		CStringGetTextDatum(message->topic), PointerGetDatum(message->key), PointerGetDatum(message->payload),
 		PointerGetDatum(message->headers), error != NULL ? CStringGetTextDatum(error) : (Datum) 0,
-	Int32GetDatum(subscription->generation)};
-	char		nulls[] = "            ";
+	Int32GetDatum(subscription->generation), FullTransactionIdGetDatum(FullTransactionIdFromU64(message->xid))};
+	char		nulls[] = "             ";
 	OwnSql		sql;
 
 	if (next_attempt == 0)
@@ -117,8 +118,8 @@ insert_row(const Subscription *subscription, const Message *message, char state,
 		nulls[10] = 'n';
 	own_sql_begin(&sql);
 	(void) own_sql("INSERT INTO dtx.undelivered (subscription, id, state, attempts, next_attempt, changed_at,"
-				   " published_at, topic, key, payload, headers, last_error, generation)"
-				   " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10, $11, $12)",
+				   " published_at, topic, key, payload, headers, last_error, generation, xid)"
+				   " VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10, $11, $12, $13)",
 				   lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 }
@@ -154,22 +155,49 @@ update_row(const Subscription *subscription, const Message *message, char state,
 	own_sql_end(&sql);
 }
 
+int
+undelivered_release_waiting(const Subscription *subscription)
+{
+	Oid			types[] = {UNDELIVERED_TYPES};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription)};
+	int			released;
+	OwnSql		sql;
+
+	own_sql_begin(&sql);
+	/* the first one of each key, from one to the next; who holds such a row sees to it */
+	released = (int) own_sql("WITH RECURSIVE first AS ("
+							 "(SELECT key, id, state FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND key IS NOT NULL"
+							 " ORDER BY key, id LIMIT 1) UNION ALL"
+							 " SELECT n.key, n.id, n.state FROM first f CROSS JOIN LATERAL (SELECT key, id, state FROM dtx.undelivered"
+							 " WHERE " UNDELIVERED_OF " AND key > f.key ORDER BY key, id LIMIT 1) n)"
+							 " UPDATE dtx.undelivered SET state = 'r', next_attempt = clock_timestamp(),"
+							 " changed_at = clock_timestamp() WHERE subscription = $1 AND generation = $2 AND id = ANY (ARRAY(SELECT u.id FROM dtx.undelivered u"
+							 " WHERE u.subscription = $1 AND u.generation = $2 AND u.state = 'w'"
+							 " AND u.id = ANY (ARRAY(SELECT f.id FROM first f WHERE f.state = 'w')) FOR UPDATE SKIP LOCKED))",
+							 lengthof(types), types, values, NULL);
+	own_sql_end(&sql);
+	return released;
+}
+
 /* Handled at last: what waits for it, if it was the last one before that, is due. */
 static void
 delete_row(const Subscription *subscription, const Message *message)
 {
-	Oid			types[] = {INT4OID, INT8OID, INT4OID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(subscription->id), Int64GetDatum(message->id),
-	Int32GetDatum(subscription->generation), PointerGetDatum(message->key)};
+	Oid			types[] = {UNDELIVERED_TYPES, INT8OID, TEXTOID};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription), Int64GetDatum(message->id), PointerGetDatum(message->key)};
+	char		nulls[] = "     ";
 	OwnSql		sql;
 
+	if (message->key == NULL)
+		nulls[4] = 'n';
 	own_sql_begin(&sql);
-	(void) own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND id = $2", 3, types, values, NULL);
+	(void) own_sql("DELETE FROM dtx.undelivered WHERE subscription = $1 AND generation = $2 AND id = $4"
+				   " AND $3 IS NOT NULL AND $5 IS NOT DISTINCT FROM $5", lengthof(types), types, values, nulls);
 	if (subscription->ordered && message->key != NULL)
 		(void) own_sql("UPDATE dtx.undelivered SET state = 'r', next_attempt = clock_timestamp(), changed_at = clock_timestamp()"
-					   " WHERE subscription = $1 AND generation = $3 AND key = $4 AND state = 'w'"
-					   " AND id = (SELECT min(u.id) FROM dtx.undelivered u WHERE u.subscription = $1"
-					   " AND u.generation = $3 AND u.key = $4 AND $2 IS NOT NULL)", lengthof(types), types, values, NULL);
+					   " WHERE subscription = $1 AND generation = $2 AND key = $5 AND state = 'w'"
+					   " AND id = (SELECT min(id) FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND key = $5"
+					   " AND $4 IS NOT NULL)", lengthof(types), types, values, NULL);
 	own_sql_end(&sql);
 }
 
@@ -231,8 +259,8 @@ void
 undelivered_mark_waiting(const Subscription *subscription, List *messages, Handled *handled)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT4OID, TEXTARRAYOID, INT4OID};
-	Datum		values[3] = {Int32GetDatum(subscription->id), 0, Int32GetDatum(subscription->generation)};
+	Oid			types[] = {UNDELIVERED_TYPES, TEXTARRAYOID};
+	Datum		values[] = {UNDELIVERED_VALUES(subscription), 0};
 	Datum	   *keys = palloc(Max(list_length(messages), 1) * sizeof(Datum));
 	int			nkeys = 0;
 	List	   *blocked = NIL;
@@ -245,9 +273,9 @@ undelivered_mark_waiting(const Subscription *subscription, List *messages, Handl
 			keys[nkeys++] = PointerGetDatum(((Message *) lfirst(cell))->key);
 	if (nkeys == 0)
 		return;
-	values[1] = PointerGetDatum(construct_array(keys, nkeys, TEXTOID, -1, false, TYPALIGN_INT));
+	values[3] = PointerGetDatum(construct_array(keys, nkeys, TEXTOID, -1, false, TYPALIGN_INT));
 	own_sql_begin(&sql);
-	(void) own_sql("SELECT DISTINCT key FROM dtx.undelivered WHERE subscription = $1 AND generation = $3 AND key = ANY ($2)",
+	(void) own_sql("SELECT DISTINCT key FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND key = ANY ($4)",
 				   lengthof(types), types, values, NULL);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{

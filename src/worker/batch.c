@@ -148,12 +148,14 @@ read_retries(Delivery *delivery, Batch *batch)
 	worker_begin();
 	MemoryContextSwitchTo(batch->context);
 	batch->retried = true;
+	if (delivery->look_waiting && delivery->subscription->ordered)
+		(void) undelivered_release_waiting(delivery->subscription);
 	batch->messages = undelivered_due(delivery->subscription, delivery->subscription->batch_size);
 	prepare_outcomes(batch);
 	if (batch->messages == NIL)
 		delivery->retry_at = undelivered_next(delivery->subscription);
-	delivery->look_retries = false;
 	worker_commit(false);
+	delivery->look_retries = delivery->look_waiting = false;
 	return batch->messages != NIL;
 }
 
@@ -243,6 +245,8 @@ delivery_over(Delivery *delivery, int n)
 
 	for (int i = 0; i < n; i++)
 	{
+		/* for whom it waits may be gone when that is written */
+		delivery->look_waiting |= batch->handled[i].skipped;
 		recorded |= !batch->handled[i].done;
 		done += batch->handled[i].done;
 	}

@@ -11,6 +11,7 @@
 
 #include "access/xlog.h"
 #include "core/compat.h"
+#include "core/errors.h"
 #include "core/fault.h"
 #include "core/settle.h"
 #include "core/shmem.h"
@@ -31,42 +32,25 @@
 #define MAX_BREAKS		2		/* lost connections until a message is suspected */
 #define BUSY_DELAY		5		/* ms until what was busy is tried again, doubling to 640 */
 
-static Position *
-copy_position(const Position *position)
-{
-	Position   *copy = palloc(sizeof(Position));
-
-	*copy = *position;
-	copy->passed = passed_copy(position->passed);
-	copy->upto = position->upto == NULL ? NULL : passed_copy(position->upto);
-	copy->last_error = position->last_error == NULL ? NULL : pstrdup(position->last_error);
-	return copy;
-}
-
 Delivery *
 delivery_new(const Subscription *subscription, const Position *position)
 {
 	MemoryContext context = AllocSetContextCreate(worker.context, "dtx subscription", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Delivery   *delivery = palloc0(sizeof(Delivery));
+	bool		moved;
 
 	delivery->context = context;
 	delivery->subscription = subscription_copy(subscription);
 	delivery->has_row = position != NULL;
-	if (position == NULL || position->generation != subscription->generation)
-	{
-		delivery->position = position_at_start(subscription);
-		if (position != NULL)
-			delivery->position->tid = position->tid;
+	delivery->position = position_to_go_on(subscription, position, &moved);
+	if (moved)
 		delivery->changed_at = GetCurrentTimestamp();
-	}
-	else
-		delivery->position = copy_position(position);
 	delivery->saved_batch = delivery->last_sent = delivery->position->batch;
 	delivery->saved_lsn = GetXLogInsertRecPtr();
 	delivery->reader = reader_open(delivery->subscription, delivery->position, context);
 	delivery->catching_up = true;
-	delivery->look = delivery->look_retries = true;
+	delivery->look = delivery->look_retries = delivery->look_waiting = true;
 	for (int i = 0; i < 2; i++)
 		delivery->batches[i].context = AllocSetContextCreate(context, "dtx batch", ALLOCSET_DEFAULT_SIZES);
 	link_init(&delivery->connection, subscription->server, subscription->role);
@@ -115,6 +99,7 @@ note_success(Delivery *delivery)
 		delivery->position->next_attempt = 0;
 		delivery_set_error(delivery, NULL);
 	}
+	delivery->position->refused = false;
 	delivery->failures = delivery->busy = delivery->breaks = 0;
 }
 
@@ -312,10 +297,14 @@ batch_answered(Delivery *delivery)
 		delivery->last_sent = Max(delivery->last_sent, delivery->unknown);
 	}
 	else if (strcmp(outcome, DELIVER_OLD) == 0)
+	{
+		delivery->position->refused = true;
 		delivery_failed(delivery, "the peer has received a later generation of this subscription; dtx_seek begins a new one");
+	}
 	else if (strcmp(outcome, DELIVER_REFUSED) == 0)
 	{
 		number_not_used(delivery);
+		delivery->position->refused |= strcmp(PQgetvalue(result, last, 2), unpack_sql_state(ERRCODE_DTX_BRANCH_STATE)) == 0;
 		delivery_failed(delivery, psprintf("%s: %s", remote_text(PQgetvalue(result, last, 2), 5),
 										   remote_text(PQgetvalue(result, last, 3), 900)));
 	}

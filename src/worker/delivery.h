@@ -64,6 +64,7 @@ typedef struct Delivery
 	bool		look;			/* there may be new messages */
 	TimestampTz retry_at;		/* when the first undelivered one is due; 0: none */
 	bool		look_retries;	/* retry_at is not known */
+	bool		look_waiting;	/* some may wait for what is gone */
 	int			failures;		/* of the peer, in a row */
 	int			busy;
 	int			breaks;			/* calls in a row in which the connection was lost */

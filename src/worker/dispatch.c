@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "core/locks.h"
 #include "core/own_sql.h"
 #include "core/relations.h"
 #include "core/restricted.h"
@@ -201,7 +202,7 @@ clean_up(void *arg)
 	own_sql_begin(&sql);
 	(void) own_sql("DELETE FROM dtx.undelivered WHERE ctid = ANY (ARRAY(SELECT u.ctid FROM dtx.undelivered u"
 				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = u.subscription"
-				   " AND s.generation = u.generation) FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);
+				   " AND s.generation = u.generation AND NOT pg_visible_in_snapshot(u.xid, s.start)) FOR UPDATE SKIP LOCKED))", 0, NULL, NULL, NULL);
 	note_garbage(SPI_processed);
 	(void) own_sql("DELETE FROM dtx.handling WHERE ctid = ANY (ARRAY(SELECT h.ctid FROM dtx.handling h"
 				   " WHERE NOT EXISTS (SELECT FROM dtx.subscription s WHERE s.id = h.subscription)"
@@ -240,7 +241,7 @@ load(void *arg)
 		{
 			Subscription *s = lfirst(cell);
 
-			if (s->id != delivery->subscription->id || s->generation != delivery->subscription->generation)
+			if (!subscription_is_same(s, delivery->subscription))
 				continue;
 			stays = true;
 			if (delivery->subscription->paused && !s->paused)
@@ -249,7 +250,8 @@ load(void *arg)
 				delivery->look = true;
 			}
 			delivery->subscription->paused = s->paused;
-			delivery->look_retries = true;
+			/* dead letters may be due, or gone */
+			delivery->look_retries = delivery->look_waiting = true;
 		}
 		if (!stays)
 			forget_delivery(delivery);
@@ -451,13 +453,14 @@ passed_below(void)
 	foreach(cell, subscriptions_read())
 	{
 		Subscription *s = lfirst(cell);
-		Position   *position = position_at_start(s);
+		Position   *position = NULL;
 		ListCell   *other;
+		bool		moved;
 
 		foreach(other, positions)
-			if (((Position *) lfirst(other))->subscription == s->id &&
-				((Position *) lfirst(other))->generation == s->generation)
+			if (((Position *) lfirst(other))->subscription == s->id)
 				position = lfirst(other);
+		position = position_to_go_on(s, position, &moved);
 		least = Min(least, position->passed->xmin);
 	}
 	return least;
@@ -488,7 +491,8 @@ rotate_segments(void *arg)
 
 	worker_begin();
 	MemoryContextSwitchTo(worker.turn);
-	below = passed_below();
+	/* what an open transaction needs is not known; who comes after this begins later */
+	below = own_lock(LOCK_LOG, 0, ExclusiveLock, false) ? passed_below() : 0;
 	worker_commit(false);
 	nsegments = segments_rotate(below);
 	rotate = nsegments > 0;

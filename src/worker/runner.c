@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "core/clock.h"
 #include "core/compat.h"
@@ -98,8 +99,7 @@ load_locals(Oid role)
 		if (OidIsValid(s->server) || s->handler == NULL || s->role != role || s->paused)
 			continue;
 		foreach(other, former)
-			if (((Local *) lfirst(other))->subscription->id == s->id &&
-				((Local *) lfirst(other))->subscription->generation == s->generation)
+			if (subscription_is_same(((Local *) lfirst(other))->subscription, s))
 				local = lfirst(other);
 		if (local == NULL)
 		{
@@ -141,26 +141,18 @@ find_position(Local *local)
 {
 	MemoryContext old;
 	Position   *position;
+	bool		moved;
 
 	MemoryContextReset(local->place);
 	old = MemoryContextSwitchTo(local->place);
 	position = position_read(local->subscription->id);
 
+	local->position = position_to_go_on(local->subscription, position, &moved);
 	if (position == NULL)
-	{
-		position = position_at_start(local->subscription);
-		position_insert(position);
-	}
-	else if (position->generation != local->subscription->generation)
-	{
-		Position   *start = position_at_start(local->subscription);
-
-		start->tid = position->tid;
-		position = start;
-		position_update(position);
-	}
-	local->position = position;
-	local->reader = reader_open(local->subscription, position, local->place);
+		position_insert(local->position);
+	else if (moved)
+		position_update(local->position);
+	local->reader = reader_open(local->subscription, local->position, local->place);
 	MemoryContextSwitchTo(old);
 }
 
@@ -201,6 +193,7 @@ handle_in_sight(Local *local, List *messages)
 	Subscription *s = local->subscription;
 	int64		only = list_length(messages) == 1 ? ((Message *) linitial(messages))->id : 0;
 	int64		twice = messages_twice(messages);
+	TransactionId xid = GetTopTransactionId();
 	Handler    *handler;
 	Handled    *handled;
 
@@ -222,6 +215,7 @@ handle_in_sight(Local *local, List *messages)
 	mine->batch_of = s->id;
 	mine->batch_size = list_length(messages);
 	mine->message = only;
+	mine->batch_xid = xid;
 	SpinLockRelease(&worker_slot->mutex);
 	return handle_messages(handler, messages, s->ordered);
 }
@@ -325,6 +319,8 @@ run_batch(Local *local)
 		retried = false;
 		messages = reader_next(local->reader, takes_alone(local, false) ? 1 : s->batch_size, BATCH_BYTES);
 	}
+	if (messages == NIL && s->ordered && undelivered_release_waiting(s) > 0)
+		return true;
 	if (messages == NIL)
 	{
 		refresh_position(local);
@@ -437,6 +433,8 @@ run_local(Local *local)
 		why = pstrdup(error->message);
 	}
 	PG_END_TRY();
+	if (why == NULL)
+		DTX_FAULT_POINT("runner-after-commit");
 	out_of_sight(local, state, why);
 	if (why != NULL)
 		record_failure(local, psprintf("%s: %s", state, why));
@@ -544,6 +542,8 @@ runner_exit(int code, Datum arg)
 static void
 take_place(DatabaseSlot *slot, Oid role)
 {
+	TransactionId died_xid = InvalidTransactionId;
+
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < DTX_RUNNERS; i++)
 		if (slot->runners[i].role == role && slot->runners[i].latch == NULL)
@@ -557,12 +557,16 @@ take_place(DatabaseSlot *slot, Oid role)
 		died_in = mine->batch_of;
 		died_batch = mine->batch_size;
 		died_message = mine->message;
+		died_xid = mine->batch_xid;
 		mine->batch_of = 0;
 	}
 	SpinLockRelease(&slot->mutex);
 	if (mine == NULL)
 		proc_exit(0);
 	before_shmem_exit(runner_exit, PointerGetDatum(slot));
+	/* it ended when that was done and recorded: nothing failed */
+	if (died_in != 0 && TransactionIdDidCommit(died_xid))
+		died_in = 0;
 }
 
 /* Leave, unless somebody has just asked for more; the launcher starts another one
