@@ -2,7 +2,8 @@
 # by message, AT, XA and TCC, messages that are published in transactions and in
 # branches of others, delayed ones, ordered ones, half ones, handlers that fail
 # and consumers that die, while processes are killed, clusters are stopped and
-# connections are cut.
+# connections are cut; some transactions that publish are prepared and committed by
+# hand, and a synchronous standby comes and goes.
 #
 #	SEED=n DURATION=s prove t/020_message_chaos.pl
 #
@@ -23,6 +24,7 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 use DtxTest;
+use DtxTest::Bystanders;
 use DtxTest::Chaos;
 use DtxTest::Messages;
 use DtxTest::Modes;
@@ -40,7 +42,9 @@ srand($seed);
 my $delay = (qw(1ms 200ms 10s))[ int rand 3 ];
 my @banks = three_banks(
 	accounts => [ map { "('$_', 'Owner of $_', $initial)" } @accounts ],
+	streaming => 1,
 	conf => <<"CONF");
+$DtxTest::Bystanders::conf
 restart_after_crash = on
 log_checkpoints = off
 max_connections = 100
@@ -54,6 +58,7 @@ CONF
 my %bank = map { $_->{bank} => $_ } @banks;
 # each sends to the one after it
 my %next = map { $banks[$_]{bank} => $banks[ ($_ + 1) % 3 ]{bank} } 0 .. 2;
+my $standby = make_sync_standby($banks[ int rand 3 ]);
 my $total = money(@banks);
 my $notes = PostgreSQL::Test::Utils::tempdir . '/notes';
 
@@ -180,6 +185,9 @@ sub statements
 	{
 		@body = (publish_ordered($a), "SELECT count(publish('pull.$a')) FROM generate_series(1, 5)");
 	}
+	# what has no branches may be prepared
+	return (\%rows, 'BEGIN', @body, "PREPARE TRANSACTION 'plain-$tag'", "COMMIT PREPARED 'plain-$tag'")
+	  if join(',', keys %rows) =~ /^(\w+ published)?$/ && !grep({ /dtx_/ } @body) && rand() < 0.3;
 	return (\%rows, 'BEGIN', @body, rand() < 0.15 ? 'ROLLBACK' : 'COMMIT');
 }
 
@@ -211,7 +219,7 @@ sub outcome
 		next if $r->{ok};
 		my ($error) = $r->{err} =~ /(?:ERROR|FATAL): +(.*)/;
 		# without an answer to COMMIT it may have been done
-		my $unknown = $sql eq 'COMMIT' && ($r->{lost} || $r->{state} =~ /^(08|57P)/);
+		my $unknown = $sql =~ /^COMMIT/ && ($r->{lost} || $r->{state} =~ /^(08|57P)/ || $sql ne 'COMMIT');
 		delete $sessions{$name} if $r->{lost} || ($sql ne 'COMMIT' && !$s->run('ROLLBACK')->{ok});
 		return ($unknown ? 'unknown' : 'refused', $error // 'lost connection');
 	}
@@ -349,6 +357,7 @@ foreach my $client (1 .. $clients + $consumers)
 	$number = $client;
 	push @pids, start_client($until);
 }
+let_come_and_go($standby);
 my $done = chaos($until, \&noted, @banks);
 my $failed_clients = 0;
 foreach my $pid (@pids)
@@ -364,6 +373,14 @@ is($failed_clients, 0, 'every client came to its end');
 foreach my $bank (@banks)
 {
 	ok(wait_until(sub { defined eval { value($bank, 'SELECT 1') } }, "$bank->{bank} is up"), "$bank->{bank} is up");
+}
+
+standby_at_last($standby);
+# nobody commits these any more
+foreach my $bank (@banks)
+{
+	value($bank, "ROLLBACK PREPARED '$_'")
+	  foreach split /\n/, value($bank, q{SELECT gid FROM pg_prepared_xacts WHERE gid LIKE 'plain-%' AND database = current_database()});
 }
 
 # what consumers have left behind
@@ -409,7 +426,8 @@ foreach my $client (1 .. $clients + $consumers)
 	{
 		my ($tag, $outcome, $error, $rows, $did) = split /\t/, $line;
 		$count{ ($tag eq 'consumer' ? 'consumer ' : '') . $outcome }++;
-		foreach my $kind ([ 'half', qr/half message/ ], [ 'transfer', qr/'message'/ ], [ 'branch', qr/dtx_query/ ], [ 'delayed', qr/deliver_at/ ])
+		foreach my $kind ([ 'half', qr/half message/ ], [ 'transfer', qr/'message'/ ], [ 'branch', qr/dtx_query/ ], [ 'delayed', qr/deliver_at/ ],
+			[ 'prepared', qr/PREPARE TRANSACTION/ ])
 		{
 			$count{"$outcome, $kind->[0]"}++ if ($did // '') =~ $kind->[1];
 		}
@@ -422,7 +440,7 @@ foreach my $client (1 .. $clients + $consumers)
 note 'transactions: ' . join ', ', map { "$_ $count{$_}" } sort keys %count;
 note "$errors{$_} times: $_" foreach sort { $errors{$b} <=> $errors{$a} } keys %errors;
 cmp_ok($count{acknowledged} // 0, '>', $duration, 'transactions were made');
-foreach my $kind (qw(half transfer branch delayed))
+foreach my $kind (qw(half transfer branch delayed prepared))
 {
 	cmp_ok($count{"acknowledged, $kind"} // 0, '>', 0, "some of the kind: $kind");
 }
