@@ -154,6 +154,7 @@ check_row(RestoredRow *row)
 	Relation	rel = row->rel;
 	TupleTableSlot *oldslot = NULL;
 	TupleTableSlot *newslot = NULL;
+	TriggerDesc *triggers;
 	TriggerData data = {.type = T_TriggerData};
 	ListCell   *cell;
 
@@ -184,9 +185,11 @@ check_row(RestoredRow *row)
 
 	foreach(cell, row->indexes)
 		check_index(lfirst_oid(cell), &data);
-	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	/* a copy, as the executor's: the relation cache's own goes when an invalidation arrives */
+	triggers = CopyTriggerDesc(rel->trigdesc);
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		Trigger    *trigger = &rel->trigdesc->triggers[i];
+		Trigger    *trigger = &triggers->triggers[i];
 		Oid			function;
 
 		if (!is_constraint_trigger(trigger))

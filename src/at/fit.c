@@ -152,11 +152,11 @@ is_altered_here(Oid relid)
 	return held;
 }
 
-/* The trigger of capturing, whatever has become of it. */
+/* The trigger of capturing, whatever has become of it; a copy, see capture_trigger(). */
 static Trigger *
 find_capture(Relation rel)
 {
-	TriggerDesc *triggers = rel->trigdesc;
+	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{

@@ -81,22 +81,32 @@ has_capture_trigger(Relation rel)
 	return capture_trigger(rel) != NULL;
 }
 
+/* A copy: what the relation cache has is replaced whenever an invalidation arrives. */
 Trigger *
 capture_trigger(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
+	Trigger    *found = NULL;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		/* the function is the extension's: its name in schema dtx tells it */
-		if (trigger->tgenabled == TRIGGER_FIRES_ALWAYS &&
-			strcmp(trigger->tgname, "dtx_capture") == 0 &&
-			OidIsValid(own_schema()) && get_func_namespace(trigger->tgfoid) == own_schema())
-			return trigger;
+		if (trigger->tgenabled == TRIGGER_FIRES_ALWAYS && strcmp(trigger->tgname, "dtx_capture") == 0)
+		{
+			found = palloc(sizeof(Trigger));
+			*found = *trigger;
+			/* what else it points to stays with the cache */
+			found->tgname = "dtx_capture";
+			found->tgattr = NULL;
+			found->tgargs = NULL;
+			found->tgqual = found->tgoldtable = found->tgnewtable = NULL;
+			break;
+		}
 	}
-	return NULL;
+	/* the function is the extension's: its name in schema dtx tells it */
+	return found != NULL && OidIsValid(own_schema()) && get_func_namespace(found->tgfoid) == own_schema() ?
+		found : NULL;
 }
 
 static int32
