@@ -125,6 +125,7 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 	else if (session_is_lent())
 		escape_session(statement->utilityStmt);
 	guard_alter_table(statement);
+	worker_make_way(statement);
 	held = worker_hold_for(statement);
 	if (!OidIsValid(held))
 	{

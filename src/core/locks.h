@@ -18,8 +18,9 @@ typedef enum LockClass
 	LOCK_SHARED_TRANSACTION = 6,	/* an N: who joins it, or decides it */
 	LOCK_UNDO_FILTER = 7,		/* 0: who loads the filter of row locks */
 	LOCK_COORDINATOR = 8,		/* a hash of (node, role): who writes what is kept of it */
-	LOCK_LOG = 9				/* 0: shared by who begins to read the log somewhere, which nobody else sees
+	LOCK_LOG = 9,				/* 0: shared by who begins to read the log somewhere, which nobody else sees
 								 * yet; exclusive: who looks from where on it is needed */
+	LOCK_EXTENSION = 10			/* 0: transactions of the worker share it, DROP EXTENSION has it alone */
 } LockClass;
 
 static inline void

@@ -14,6 +14,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "core/compat.h"
+#include "core/locks.h"
 #include "core/peer_use.h"
 #include "core/relations.h"
 #include "core/shmem.h"
@@ -175,6 +176,19 @@ worker_release(Oid database)
 	slot->wanted = true;
 	SpinLockRelease(&slot->mutex);
 	launcher_wake();
+}
+
+void
+worker_make_way(PlannedStmt *statement)
+{
+	DropStmt   *drop = (DropStmt *) statement->utilityStmt;
+	ListCell   *cell;
+
+	if (!IsA(drop, DropStmt) || drop->removeType != OBJECT_EXTENSION || !superuser())
+		return;
+	foreach(cell, drop->objects)
+		if (strcmp(strVal(lfirst(cell)), "dtx") == 0)
+			(void) own_lock(LOCK_EXTENSION, 0, ExclusiveLock, true);
 }
 
 void

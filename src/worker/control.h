@@ -18,6 +18,10 @@
 extern Oid	worker_hold_for(PlannedStmt *statement);
 extern void worker_release(Oid database);
 
+/* DROP EXTENSION is about to lock all tables of dtx: wait until the worker holds none of
+ * them, and keep it from them to the end of the transaction. Or else the two could wait for each other. */
+extern void worker_make_way(PlannedStmt *statement);
+
 /* A database was dropped. */
 extern void worker_forget(Oid database);
 

@@ -15,6 +15,7 @@
 #include "core/clock.h"
 #include "core/compat.h"
 #include "core/mode.h"
+#include "core/locks.h"
 #include "core/node.h"
 #include "core/override.h"
 #include "core/relations.h"
@@ -55,6 +56,8 @@ worker_begin(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	/* before any table: DROP EXTENSION locks them in an order of its own */
+	(void) own_lock(LOCK_EXTENSION, 0, ShareLock, true);
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
