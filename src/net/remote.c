@@ -326,7 +326,8 @@ remote_id(const char *text, int size)
 }
 
 /* As text without control characters, which could move a terminal's cursor, or forge a line of
- * a log; of at most size bytes. lines: those that end and indent lines stay. */
+ * a log; of at most size bytes. lines: those that end and indent lines stay, else an end of a
+ * line, with what indents the next, is one blank: libpq's own messages have several lines. */
 static char *
 printable(const char *text, int size, bool lines)
 {
@@ -337,7 +338,13 @@ printable(const char *text, int size, bool lines)
 	initStringInfo(&result);
 	for (const unsigned char *p = (const unsigned char *) valid; *p; p++)
 	{
-		if ((*p < ' ' && !(lines && (*p == '\n' || *p == '\t'))) || *p == 0x7f)
+		if (*p == '\n' && !lines)
+		{
+			appendStringInfoChar(&result, ' ');
+			while (p[1] == '\t')
+				p++;
+		}
+		else if ((*p < ' ' && !(lines && (*p == '\n' || *p == '\t'))) || *p == 0x7f)
 			appendStringInfo(&result, "\\x%02x", *p);
 		else if (utf8 && p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
 			appendStringInfo(&result, "\\x%02x", *++p);

@@ -76,7 +76,8 @@ extern bool remote_send_and_forget(PeerConnection *pc, const char *first, const 
 pg_noreturn extern void remote_throw(RemoteCall *call);
 
 /* Text from a peer as text of this database, of at most size bytes, palloc'd: what
- * is not valid in its encoding becomes '?', and each control character \xNN. */
+ * is not valid in its encoding becomes '?', each control character \xNN, and the end of a
+ * line a blank. */
 extern char *remote_text(const char *text, int size);
 
 /* The same, but lines stay lines: for errors, which the server's log indents, and what is shown. */
