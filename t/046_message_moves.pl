@@ -103,6 +103,43 @@ value($bank1, q{SELECT dtx_seek('pull', (SELECT last_value + 1 FROM dtx.message_
 is(value($bank1, q{SELECT leased FROM dtx_subscriptions WHERE name = 'pull'}), '0', 'until it is skipped');
 value($bank1, q{SELECT dtx_unsubscribe(name) FROM dtx_subscriptions});
 
+# --- an end, and a pause, that whoever delivers has yet to hear of
+
+value($bank1, q{SELECT dtx_subscribe(topic, NULL, 'gated', name => topic) FROM unnest('{local.first,local.ended,local.paused}'::text[]) topic});
+my $gate = close_gate($bank1);
+value($bank1, q{SELECT publish('local.first', '{"gate": 1}')});
+ok(waits_at_gate($bank1), 'a handler is at work, and the process has others to look at next');
+value($bank1, q{SELECT dtx_unsubscribe('local.ended'), dtx_pause('local.paused')});
+value($bank1, q{SELECT publish('local.ended'), publish('local.paused')});
+open_gate($gate);
+my $id = value($bank1, q{SELECT publish('local.first')});
+ok(wait_for_value($bank1, "SELECT count(*) FROM handled WHERE id = $id", '1'), 'it goes on');
+is(value($bank1, q{SELECT count(*) FROM handled WHERE topic IN ('local.ended', 'local.paused')}), '0', 'what was published afterwards is not handled');
+value($bank1, q{SELECT dtx_resume('local.paused')});
+is(handled_once($bank1, $bank1, 'local.paused'), '', 'until it is resumed');
+
+value($bank1, q{SELECT dtx_subscribe(topic, 'bank2', 'gated', name => topic) FROM unnest('{remote.first,remote.last}'::text[]) topic});
+value($bank1, q{SELECT publish('remote.first'), publish('remote.last')});
+is(handled_once($bank1, $bank2, $_), '', "$_: delivered") foreach qw(remote.first remote.last);
+$gate = session($bank1);
+$gate->must('SELECT pg_advisory_lock(1685353504, 1)');
+append_to_file($bank1->data_dir . '/test.conf', "dtx.fault_point = 'dispatch-before-read:wait'\n");
+$bank1->reload;
+value($bank1, q{SELECT publish('remote.last')});
+ok(wait_for_value($bank1, q{SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND NOT granted}, 't'), 'the worker is about to read');
+value($bank1, q{SELECT dtx_unsubscribe('remote.first'), dtx_pause('remote.last')});
+value($bank1, q{SELECT publish('remote.first')});
+append_to_file($bank1->data_dir . '/test.conf', "dtx.fault_point = ''\n");
+$bank1->reload;
+value($bank1, q{SELECT dtx_subscribe('remote.new', 'bank2', 'gated', name => 'remote.new')});
+$id = value($bank1, q{SELECT publish('remote.new')});
+$gate->close;
+ok(wait_for_value($bank2, "SELECT count(*) FROM handled WHERE id = $id", '1'), 'it goes on');
+is(value($bank2, q{SELECT string_agg(topic, ' ' ORDER BY topic) FROM handled WHERE topic IN ('remote.first', 'remote.last')}), 'remote.first remote.last', 'nothing that was published afterwards is delivered');
+value($bank1, q{SELECT dtx_resume('remote.last')});
+is(handled_once($bank1, $bank2, 'remote.last'), '', 'until it is resumed');
+value($bank1, q{SELECT dtx_unsubscribe(name) FROM dtx_subscriptions});
+
 # --- a dead letter that is discarded while its successor is under way
 
 foreach my $where (qw(remote local))

@@ -114,6 +114,21 @@ subscription_is_current(const Subscription *subscription)
 	return false;
 }
 
+Subscription *
+subscription_now(const Subscription *subscription)
+{
+	Subscription *found = NULL;
+	OwnScan		scan;
+	HeapTuple	tuple;
+
+	own_scan_all(&scan, OWN_SUBSCRIPTION, AccessShareLock);
+	while (found == NULL && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		if (DatumGetInt32(own_column(&scan, tuple, Anum_subscription_id, NULL)) == subscription->id)
+			found = form_subscription(&scan, tuple);
+	own_scan_end(&scan);
+	return found != NULL && subscription_is_same(found, subscription) ? found : NULL;
+}
+
 bool
 subscription_is_same(const Subscription *a, const Subscription *b)
 {

@@ -38,6 +38,9 @@ extern List *subscriptions_read(void);
 /* Is it there still, and was it not moved? */
 extern bool subscription_is_current(const Subscription *subscription);
 
+/* As it is now, palloc'd; NULL: it has ended, or was moved. */
+extern Subscription *subscription_now(const Subscription *subscription);
+
 /* Is it the same one, not moved in between? */
 extern bool subscription_is_same(const Subscription *a, const Subscription *b);
 

@@ -114,6 +114,19 @@ caught_up(Delivery *delivery)
 	delivery->catching_up = false;
 }
 
+/* Is it still subscribed to what was read? Else that may have been published since, and
+ * goes with the delivery, which somebody else has yet to hear of. */
+static bool
+is_subscribed(Delivery *delivery)
+{
+	Subscription *now = subscription_now(delivery->subscription);
+
+	/* it keeps then what it has read */
+	if (now != NULL)
+		delivery->subscription->paused = now->paused;
+	return now != NULL;
+}
+
 /* Fill an empty batch from the log. False: there is nothing. */
 static bool
 read_batch(Delivery *delivery, Batch *batch)
@@ -125,7 +138,13 @@ read_batch(Delivery *delivery, Batch *batch)
 	MemoryContextSwitchTo(batch->context);
 	batch->retried = false;
 	batch->messages = reader_next(reader, delivery->subscription->batch_size, BATCH_BYTES);
-	if (batch->messages != NIL)
+	if (batch->messages != NIL && !is_subscribed(delivery))
+	{
+		batch->messages = NIL;
+		delivery->look = false;
+		dispatch_reload();
+	}
+	else if (batch->messages != NIL)
 	{
 		batch->fresh = reader->fresh;
 		reader_window(reader, &batch->window);

@@ -303,6 +303,7 @@ static bool
 run_batch(Local *local)
 {
 	Subscription *s = local->subscription;
+	Subscription *now;
 	List	   *messages;
 	Handled    *handled;
 	bool		retried = true;
@@ -324,6 +325,16 @@ run_batch(Local *local)
 	if (messages == NIL)
 	{
 		refresh_position(local);
+		return false;
+	}
+	/* what was published after it had ended, or was paused, is not handled */
+	now = subscription_now(s);
+	if (now == NULL || now->paused)
+	{
+		/* its handler is not called now */
+		if (now != NULL && local->care.claimed != 0)
+			care_release(s, &local->care, false, false);
+		local->position = NULL;
 		return false;
 	}
 	if (!may_handle(local, messages, retried))
