@@ -21,12 +21,29 @@ clock_monotonic(void)
 	return INSTR_TIME_GET_MICROSEC(now);
 }
 
+/* How much the wall clock is ahead. Who is stopped between a look at the one and at the
+ * other looks again: that would be a clock that was set. */
+static int64
+ahead_now(int64 *monotonic)
+{
+	int64		before;
+	TimestampTz wall;
+
+	do
+	{
+		before = clock_monotonic();
+		wall = GetCurrentTimestamp();
+		*monotonic = clock_monotonic();
+	} while (*monotonic - before > MOMENT / 10);
+	return wall - *monotonic;
+}
+
 TimestampTz
 clock_now(void)
 {
-	int64		monotonic = clock_monotonic();
+	int64		monotonic;
 
-	ahead = Max(ahead, GetCurrentTimestamp() - monotonic);
+	ahead = Max(ahead, ahead_now(&monotonic));
 	return monotonic + ahead;
 }
 
@@ -40,7 +57,8 @@ bool
 clock_was_set_back(void)
 {
 	int64		before = ahead;
-	int64		now_ahead = GetCurrentTimestamp() - clock_monotonic();
+	int64		monotonic;
+	int64		now_ahead = ahead_now(&monotonic);
 
 	/* moments do not add up: who asks goes by the wall clock */
 	ahead = now_ahead;

@@ -18,7 +18,10 @@
  */
 static const char *const statements[] = {
 #define AHEAD	" > clock_timestamp() + interval '1 s'"
-	"UPDATE dtx.undelivered SET next_attempt = clock_timestamp() + (next_attempt - changed_at), changed_at = clock_timestamp()"
+	/* a peer may have it, whose answer was lost; it knows that until what comes after it is
+	 * over (delivery.h: unknown), and so it is asked before that */
+	"UPDATE dtx.undelivered SET next_attempt = clock_timestamp() + CASE WHEN state = 'r' AND EXISTS (SELECT FROM dtx.subscription s"
+	" WHERE s.id = undelivered.subscription AND s.server <> 0) THEN interval '0' ELSE next_attempt - changed_at END, changed_at = clock_timestamp()"
 	" WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.undelivered WHERE state IN ('r', 'l') AND changed_at" AHEAD " FOR UPDATE SKIP LOCKED))",
 	"UPDATE dtx.half_message SET next_check = clock_timestamp() + (next_check - planned_at), planned_at = clock_timestamp()"
 	" WHERE ctid = ANY (ARRAY(SELECT ctid FROM dtx.half_message WHERE next_check IS NOT NULL AND planned_at" AHEAD " FOR UPDATE SKIP LOCKED))",
