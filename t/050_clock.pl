@@ -107,6 +107,26 @@ ok(wait_for_value($bank2, q{SELECT attempt FROM told WHERE tx_no = 'told late'},
 ok(wait_for_value($bank1, q{SELECT count(*) FROM told WHERE tx_no = 'asked late'}, '1'), 'what was expected is asked for');
 ok(wait_for_value($bank1, "SELECT dtx_status('$xid')", 'rolled back'), 'a shared transaction comes to the end of its time');
 
+# --- so does what could not be rolled back yet
+
+my $shared = value($bank1, q{SELECT dtx_open('1h')});
+my $holder = session($bank1);
+$holder->must('BEGIN', "SELECT dtx_join('$shared')", 'UPDATE account_info SET account_balance = account_balance + 1', 'COMMIT',
+	'BEGIN', 'LOCK TABLE account_info IN SHARE MODE');
+session($bank1)->run("SELECT dtx_rollback('$shared')");
+ok(wait_for_value($bank1, "SELECT count(*) > 0 FROM dtx.branch WHERE gid LIKE '$shared/%' AND attempts > 0", 't'), 'a rollback has to wait');
+ok( wait_until(
+		sub {
+			value($bank1, "UPDATE dtx.branch SET next_attempt = $due WHERE gid LIKE '$shared/%'");
+			return value($bank1, "SELECT next_attempt > clock_timestamp() + interval '30 min' FROM dtx.branch WHERE gid LIKE '$shared/%'") eq 't';
+		},
+		'an hour'),
+	'for an hour');
+$holder->must('COMMIT');
+ok(wait_for_value($bank1, "SELECT dtx_status('$shared')", 'rolled back'), 'it does not');
+ok(wait_for_value($bank1, 'SELECT account_balance FROM account_info', '10000'), 'the row is as it was');
+$holder->close;
+
 # --- the rows of a clock that was not set back stay as they are
 
 value($bank1, q{SELECT publish('there', '{"fail": 1}')});

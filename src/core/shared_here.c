@@ -71,6 +71,9 @@ read_here(uint64 n, BranchesHere *here)
 			here->next_attempt = Max(here->next_attempt, DatumGetTimestampTz(next));
 	}
 	own_scan_end(&scan);
+	/* no attempt is put off for so long: the clock was set back since */
+	if (here->next_attempt > TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) guc_retry_max + 1000))
+		here->next_attempt = 0;
 }
 
 /* Their rows go (why NULL), or say why they are still there, and when they are
