@@ -152,24 +152,48 @@ is_altered_here(Oid relid)
 	return held;
 }
 
-/* The trigger of capturing, whatever has become of it; a copy, see capture_trigger(). */
+/* Does a trigger call dtx.capture? */
+static bool
+calls_capture(const Trigger *trigger)
+{
+	char	   *name;
+
+	if (!OidIsValid(own_schema()) || get_func_namespace(trigger->tgfoid) != own_schema())
+		return false;
+	name = get_func_name(trigger->tgfoid);
+	return name != NULL && strcmp(name, "capture") == 0;
+}
+
+/* Does it as dtx_attach has it: of each row, after each kind of change? */
+static bool
+captures_all(const Trigger *trigger)
+{
+	return TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_AFTER(trigger->tgtype) &&
+		TRIGGER_FOR_INSERT(trigger->tgtype) && TRIGGER_FOR_UPDATE(trigger->tgtype) &&
+		TRIGGER_FOR_DELETE(trigger->tgtype) && trigger->tgnattr == 0 && trigger->tgqual == NULL;
+}
+
+/*
+ * The trigger of capturing, whatever has become of it; of several that call dtx.capture
+ * one that dtx_attach has not made. A copy, see capture_trigger().
+ */
 static Trigger *
 find_capture(Relation rel)
 {
 	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
+	Trigger    *found = NULL;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
-		char	   *name;
 
-		if (!OidIsValid(own_schema()) || get_func_namespace(trigger->tgfoid) != own_schema())
+		if (!calls_capture(trigger))
 			continue;
-		name = get_func_name(trigger->tgfoid);
-		if (name != NULL && strcmp(name, "capture") == 0)
-			return trigger;
+		found = trigger;
+		if (strcmp(trigger->tgname, "dtx_capture") != 0)
+			break;
 	}
-	return NULL;
+	return found;
 }
 
 /* Does ALTER TABLE name this trigger, and not all of the table's? */
@@ -229,6 +253,13 @@ check_altered(Oid relid, Node *statement)
 		bool		named = strcmp(trigger->tgname, "dtx_capture") == 0;
 		bool		enabled = trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
 
+		/* made by hand: it would capture twice, or not all that is to be undone */
+		if (!captures_all(trigger) || (!named && !IsA(statement, RenameStmt)))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("trigger \"%s\" of table \"%s\" cannot call function \"dtx.capture\"",
+							trigger->tgname, RelationGetRelationName(rel)),
+					 errhint("dtx_attach creates the trigger that does.")));
 		fit_require(rel, true);
 		if (!named || (!enabled && names_trigger(statement, "dtx_capture")))
 			ereport(ERROR,
