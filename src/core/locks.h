@@ -20,7 +20,8 @@ typedef enum LockClass
 	LOCK_COORDINATOR = 8,		/* a hash of (node, role): who writes what is kept of it */
 	LOCK_LOG = 9,				/* 0: shared by who begins to read the log somewhere, which nobody else sees
 								 * yet; exclusive: who looks from where on it is needed */
-	LOCK_EXTENSION = 10			/* 0: transactions of the worker share it, DROP EXTENSION has it alone */
+	LOCK_EXTENSION = 10,		/* 0: transactions of the worker share it, DROP EXTENSION has it alone */
+	LOCK_TOPIC = 11				/* a hash of a topic: who makes a subscription unless there is one */
 } LockClass;
 
 static inline void

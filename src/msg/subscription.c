@@ -14,6 +14,7 @@
 #include "common/hashfn.h"
 #include "core/compat.h"
 #include "core/global.h"
+#include "core/locks.h"
 #include "core/own_sql.h"
 #include "core/participant.h"
 #include "core/peer_use.h"
@@ -391,7 +392,7 @@ subscription_ensure(const char *name, const char *topic, Oid server, const char 
 		return;
 	refuse_in_branch();
 	/* who is at the same waits for this transaction */
-	subscription_lock((int64) hash_bytes_extended((const unsigned char *) topic, strlen(topic), 0));
+	(void) own_lock(LOCK_TOPIC, (int64) hash_bytes_extended((const unsigned char *) topic, strlen(topic), 0), ExclusiveLock, true);
 	if (topic_is_subscribed(topic))
 		return;
 	for (int i = 2; find_subscription(free_name) != NULL; i++)
