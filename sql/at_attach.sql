@@ -194,7 +194,7 @@ SELECT test.keep('"Doubted"');
 SELECT count(*) FROM dtx_undo;
 SELECT count(*) FROM dtx_locks;
 \c dtx_regression
-SELECT test.conninfo('dtx_regression') AS coordinator \gset
+SELECT test.conninfo('dtx_regression') AS coordinator, test.conninfo('dtx_regression_peer') AS participant \gset
 \c dtx_regression_peer
 -- a session at the coordinator, from here
 CREATE EXTENSION dblink;
@@ -210,6 +210,14 @@ SELECT relation, row->>'id' AS id, row->>'amount' AS amount, role = current_user
        xid = regexp_replace(gid, '/\d+$', '') AS xid_fits
 FROM dtx_locks ORDER BY 2;
 SELECT state, side, mode, attempts, last_error, conflict, age > interval '0' AS aged FROM dtx_branches;
+-- who has locked a table does not keep others from looking
+SELECT dblink_connect('locker', :'participant');
+SELECT dblink_exec('locker', 'BEGIN; LOCK TABLE "Doubted"');
+SET lock_timeout = '1s';
+SELECT DISTINCT relation, row FROM dtx_locks;
+SELECT op, before, after FROM dtx_undo ORDER BY gid;
+RESET lock_timeout;
+SELECT dblink_disconnect('locker');
 -- the columns are those of the rows when they were changed
 ALTER TABLE "Doubted" RENAME amount TO price;
 ALTER TABLE "Doubted" ADD later integer DEFAULT 7;

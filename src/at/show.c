@@ -24,6 +24,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -277,16 +278,26 @@ push_value(Shown *shown, JsonbIteratorToken token, Datum value, bool isnull, Oid
 	shown->level--;
 }
 
-/* An image as jsonb, or NULL when its shape is not known any more. */
+/*
+ * An image as jsonb, or NULL when its shape is not known any more. Whoever has locked
+ * the table does not hold up those who look why rows are locked.
+ */
 static Jsonb *
 decode_image(Oid relid, int32 shape, bytea *bytes)
 {
-	Relation	rel = try_relation_open(relid, AccessShareLock);
+	JsonbValue	locked = string_value("(the table is locked)");
+	Relation	rel;
 	TupleDesc	desc;
 	Jsonb	   *result = NULL;
 
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return JsonbValueToJsonb(&locked);
+	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
+	{
+		UnlockRelationOid(relid, AccessShareLock);
 		return NULL;
+	}
 	desc = shape_descriptor(rel, attached_relation(rel), shape);
 	if (desc != NULL)
 	{
