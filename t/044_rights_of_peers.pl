@@ -110,7 +110,48 @@ foreach my $case (
 	value($bank2, "SELECT dtx_resolve('$xid', 'commit')");
 	$there->close;
 }
-# a row that another transaction holds
+# --- who joins by an xid that she has seen
+$bank2->safe_psql('bank2', <<'SQL');
+CREATE ROLE guest LOGIN;
+SELECT dtx_admit('guest');
+GRANT SELECT ON account_info TO guest;
+CREATE TABLE guests (id integer PRIMARY KEY, n integer);
+INSERT INTO guests VALUES (1, 0);
+ALTER TABLE guests OWNER TO guest;
+SELECT dtx_attach('guests');
+SQL
+my $guest = session($bank2);
+$guest->must('SET SESSION AUTHORIZATION guest');
+# her branch stays in doubt: its coordinator knows nothing of it, and asks bank2 as the clerk only
+my $account = q{account_info WHERE account_no = '2'};
+my $balance = value($bank2, "SELECT account_balance FROM $account");
+sub clerk_and_guest
+{
+	my ($changes) = @_;
+	$clerk->must('BEGIN', q{SELECT dtx_exec('bank2', 'UPDATE account_info SET account_balance = account_balance + 1 WHERE account_no = $1', '2')});
+	my $xid = $guest->must('SELECT DISTINCT xid FROM dtx_locks');
+	$guest->must('BEGIN', "SELECT dtx.branch_join('$xid/99', 'at', 0, 0, 1, 0)", $changes, 'COMMIT');
+	return $xid;
+}
+my $xid = clerk_and_guest('UPDATE guests SET n = n + 1');
+$clerk->must('ROLLBACK');
+is(value($bank1, "SELECT dtx_wait('$xid', '30s')"), 'rolled back', 'a branch of a stranger does not hold up a rollback');
+is(value($bank2, "SELECT account_balance FROM $account"), $balance, 'it is done');
+value($bank2, "SELECT dtx_resolve('$xid', 'rollback')");
+# she may write it, and puts the row back as it was before
+$bank2->safe_psql('bank2', 'GRANT UPDATE ON account_info TO guest');
+$xid = clerk_and_guest(q{UPDATE account_info SET account_balance = account_balance - 1 WHERE account_no = '2'});
+my $retries = q{SELECT value FROM dtx_stats WHERE name = 'settle_retries'};
+my $before = value($bank1, $retries);
+$clerk->must('ROLLBACK');
+ok(wait_until(sub { value($bank1, $retries) > $before }, 'a rollback that waits'), 'where it did something to the same row, that goes first');
+value($bank2, "SELECT dtx_resolve('$xid', 'rollback')");
+is(value($bank1, "SELECT dtx_wait('$xid', '30s')"), 'rolled back', 'then it is rolled back');
+is(value($bank2, "SELECT account_balance FROM $account"), $balance, 'and the row is as it was');
+value($bank2, "SELECT dtx_resolve('$xid', 'forget')");
+$guest->close;
+
+# --- a row that another transaction holds
 $bank2->safe_psql('bank2', q{TRUNCATE secret; INSERT INTO secret VALUES ('code 1', 'pin 1', 0)});
 my $s = session($bank1);
 $s->must('BEGIN', q{SELECT dtx_exec('bank2', 'UPDATE secret SET n = 1')});
@@ -119,6 +160,16 @@ my $r = $clerk->run(q{SELECT dtx_exec('bank2', 'UPDATE secret SET n = 2')});
 is($r->{state}, '55P03', 'a row in doubt');
 like($r->{err}, qr/could not change row \(code\)=\(\.\.\.\)/, 'whose key is not shown');
 $s->must('ROLLBACK');
+$s->close;
+
+# --- a lock of one kind is none of another
+# what the first transfer by message to a server takes is nobody's subscription
+$s = session($bank1);
+my $topic = value($bank1, q{SELECT format('dtx.transfer.%s.%s', s.oid, current_user::regrole::oid) FROM pg_foreign_server s WHERE srvname = 'bank2'});
+$clerk->must('BEGIN', "SELECT * FROM dtx.deliver(hashtextextended('$topic', 0), 1, 1, 0, 0, false, 0, '', '[]')");
+$s->must(q{SET lock_timeout = '2s'});
+is($s->run(q{SELECT dtx_transfer('bank2', '1', '2', 1, 'message')})->{state}, '00000', 'a delivery of a made-up subscription does not hold up transfers');
+$clerk->must('ROLLBACK');
 $s->close;
 $clerk->close;
 ok(settled($bank1, $bank2), 'in the end');

@@ -61,6 +61,7 @@ static const BranchMode at_mode = {
 	.phase_one = at_phase_one,
 	.settle_commit = at_settle_commit,
 	.settle_rollback = compensate,
+	.overlaps = undo_overlaps,
 	.worker_start = undo_filter_load,
 	.subxact_end = at_subxact_end,
 	.xact_end = at_xact_end,

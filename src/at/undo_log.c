@@ -332,6 +332,49 @@ undo_delete(const JoinedBranch *branch)
 	}
 }
 
+/* Has the branch an entry of the relation with this hash? */
+static bool
+has_entry(int64 branch, Oid relid, int64 key_hash)
+{
+	OwnScan		scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	own_scan_int8(&scan, OWN_UNDO_LOG, OWN_UNDO_LOG_KEY_IDX, AccessShareLock, key_hash);
+	while (!found && HeapTupleIsValid(tuple = own_scan_next(&scan)))
+		found = DatumGetInt64(own_column(&scan, tuple, Anum_undo_log_branch, NULL)) == branch &&
+			DatumGetObjectId(own_column(&scan, tuple, Anum_undo_log_relation, NULL)) == relid;
+	own_scan_end(&scan);
+	return found;
+}
+
+bool
+undo_overlaps(const JoinedBranch *a, const JoinedBranch *b)
+{
+	const JoinedBranch *fewer = a->changes < b->changes ? a : b;
+	const JoinedBranch *more = fewer == a ? b : a;
+	int64		seen = 0;
+	bool		found = false;
+
+	for (int whole = 0; whole < 2 && !found && seen < fewer->changes; whole++)
+	{
+		UndoScan	scan;
+		HeapTuple	entry;
+
+		seen = 0;
+		undo_scan_begin(&scan, fewer, whole);
+		while (!found && HeapTupleIsValid(entry = undo_scan_next(&scan)))
+		{
+			CHECK_FOR_INTERRUPTS();
+			seen++;
+			found = has_entry(more->key, DatumGetObjectId(undo_scan_column(&scan, entry, Anum_undo_log_relation)),
+							  DatumGetInt64(undo_scan_column(&scan, entry, Anum_undo_log_key_hash)));
+		}
+		undo_scan_end(&scan);
+	}
+	return found;
+}
+
 bool
 undo_relation_in_doubt(Oid relid)
 {

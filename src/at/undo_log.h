@@ -74,6 +74,9 @@ extern bool undo_filter_may_hold(int64 key_hash);
 /* Has the current branch an entry with this hash? Looks through all of them. */
 extern bool undo_has_own(int64 key_hash);
 
+/* Have two branches in doubt entries of the same row? True also for two rows with one hash. */
+extern bool undo_overlaps(const JoinedBranch *a, const JoinedBranch *b);
+
 /* Has any branch in doubt an entry of this relation? Scans the log. */
 extern bool undo_relation_in_doubt(Oid relid);
 

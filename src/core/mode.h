@@ -88,6 +88,10 @@ typedef struct BranchMode
 	 * undoes what was done. */
 	void		(*settle_rollback) (List *branches);
 
+	/* Have two branches in doubt changed the same row? NULL: that cannot be told, and
+	 * does not matter. May throw. */
+	bool		(*overlaps) (const JoinedBranch *a, const JoinedBranch *b);
+
 	/* A rollback came for a branch that is not here, and shall never be. */
 	void		(*settle_absent) (const JoinedBranch *branch);
 

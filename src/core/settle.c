@@ -225,40 +225,46 @@ remember_settled(const SettleRequest *requests, const JoinedBranch *branches,
 	own_insert(OWN_SETTLED, values, nulls);
 }
 
+/* Take a joined row's columns, but for its gid and key. */
+static void
+read_joined(OwnScan *scan, HeapTuple tuple, JoinedBranch *branch, char *state)
+{
+	bool		isnull;
+	Datum		entry;
+
+	branch->role = DatumGetObjectId(own_column(scan, tuple, Anum_joined_branch_role, NULL));
+	branch->mode = DatumGetChar(own_column(scan, tuple, Anum_joined_branch_mode, NULL));
+	branch->lsn = DatumGetLSN(own_column(scan, tuple, Anum_joined_branch_lsn, NULL));
+	branch->changes = DatumGetInt64(own_column(scan, tuple, Anum_joined_branch_changes, NULL));
+	branch->children = DatumGetInt32(own_column(scan, tuple, Anum_joined_branch_children, NULL));
+	entry = own_column(scan, tuple, Anum_joined_branch_local_n, &isnull);
+	branch->local_n = isnull ? 0 : (uint64) DatumGetInt64(entry);
+	branch->tid = tuple->t_self;
+	entry = own_column(scan, tuple, Anum_joined_branch_first_entry, &isnull);
+	ItemPointerSetInvalid(&branch->first);
+	if (!isnull)
+		branch->first = *(ItemPointer) DatumGetPointer(entry);
+	entry = own_column(scan, tuple, Anum_joined_branch_last_entry, &isnull);
+	ItemPointerSetInvalid(&branch->last);
+	if (!isnull)
+		branch->last = *(ItemPointer) DatumGetPointer(entry);
+	*state = DatumGetChar(own_column(scan, tuple, Anum_joined_branch_state, NULL));
+}
+
 /* The joined row of a branch. False when there is none of that whole gid. */
 static bool
 find_joined(const char *gid_text, int64 key, JoinedBranch *branch, char *state)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
-	bool		found = false;
-	bool		isnull;
-	Datum		entry;
+	bool		found;
 
 	own_scan_int8(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, RowExclusiveLock, key);
-	if (HeapTupleIsValid(tuple = own_scan_next(&scan)) &&
-		strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)),
-			   gid_text) == 0)
-	{
-		branch->role = DatumGetObjectId(own_column(&scan, tuple, Anum_joined_branch_role, NULL));
-		branch->mode = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_mode, NULL));
-		branch->lsn = DatumGetLSN(own_column(&scan, tuple, Anum_joined_branch_lsn, NULL));
-		branch->changes = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_changes, NULL));
-		branch->children = DatumGetInt32(own_column(&scan, tuple, Anum_joined_branch_children, NULL));
-		entry = own_column(&scan, tuple, Anum_joined_branch_local_n, &isnull);
-		branch->local_n = isnull ? 0 : (uint64) DatumGetInt64(entry);
-		branch->tid = tuple->t_self;
-		entry = own_column(&scan, tuple, Anum_joined_branch_first_entry, &isnull);
-		ItemPointerSetInvalid(&branch->first);
-		if (!isnull)
-			branch->first = *(ItemPointer) DatumGetPointer(entry);
-		entry = own_column(&scan, tuple, Anum_joined_branch_last_entry, &isnull);
-		ItemPointerSetInvalid(&branch->last);
-		if (!isnull)
-			branch->last = *(ItemPointer) DatumGetPointer(entry);
-		*state = DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL));
-		found = true;
-	}
+	tuple = own_scan_next(&scan);
+	found = HeapTupleIsValid(tuple) &&
+		strcmp(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), gid_text) == 0;
+	if (found)
+		read_joined(&scan, tuple, branch, state);
 	own_scan_end(&scan);
 	return found;
 }
@@ -508,9 +514,23 @@ later_first(const ListCell *a, const ListCell *b)
 }
 
 /*
+ * Does a branch that is to be rolled back have to wait for a later one? Of another role,
+ * only for what that did to the same rows: an xid is no secret, and anybody who is
+ * admitted here may join by it, and leave that in doubt for ever.
+ */
+static bool
+waits_for(const JoinedBranch *branch, const JoinedBranch *later)
+{
+	const BranchMode *mode = mode_by_letter(branch->mode);
+
+	return has_privs_of_role(later->role, branch->role) ||
+		(later->mode == branch->mode && mode->overlaps != NULL && mode->overlaps(branch, later));
+}
+
+/*
  * Where the last branch of this global transaction ends that is in doubt here
- * and not in the group: it came through another server or another role.
- * Branches before it have to wait until it is settled.
+ * and not in the group, and is to be rolled back before it: it came through another
+ * server or another role. Branches before it have to wait until it is settled.
  */
 static XLogRecPtr
 last_other_branch(List *group)
@@ -530,18 +550,21 @@ last_other_branch(List *group)
 	own_scan_begin(&scan, OWN_JOINED_BRANCH, OWN_JOINED_BRANCH_PKEY, AccessShareLock, 2, keys);
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
-		int64		key = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_branch, NULL));
+		JoinedBranch other = {.key = DatumGetInt64(own_column(&scan, tuple, Anum_joined_branch_branch, NULL))};
 		bool		member = false;
+		char		state;
 		ListCell   *cell;
-		Gid			gid;
 
+		read_joined(&scan, tuple, &other, &state);
 		foreach(cell, group)
-			member |= ((JoinedBranch *) lfirst(cell))->key == key;
-		if (!member &&
-			DatumGetChar(own_column(&scan, tuple, Anum_joined_branch_state, NULL)) == 'd' &&
-			gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &gid) &&
-			xid_equal(&gid.xid, &first->gid.xid))
-			last = Max(last, DatumGetLSN(own_column(&scan, tuple, Anum_joined_branch_lsn, NULL)));
+			member |= ((JoinedBranch *) lfirst(cell))->key == other.key;
+		if (member || state != 'd' ||
+			!gid_parse(TextDatumGetCString(own_column(&scan, tuple, Anum_joined_branch_gid, NULL)), &other.gid) ||
+			!xid_equal(&other.gid.xid, &first->gid.xid))
+			continue;
+		foreach(cell, group)
+			if (other.lsn > last && ((JoinedBranch *) lfirst(cell))->lsn <= other.lsn && waits_for(lfirst(cell), &other))
+				last = other.lsn;
 	}
 	own_scan_end(&scan);
 	return last;
