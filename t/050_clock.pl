@@ -118,7 +118,8 @@ ok(wait_for_value($bank1, "SELECT count(*) > 0 FROM dtx.branch WHERE gid LIKE '$
 ok( wait_until(
 		sub {
 			value($bank1, "UPDATE dtx.branch SET next_attempt = $due WHERE gid LIKE '$shared/%'");
-			return value($bank1, "SELECT next_attempt > clock_timestamp() + interval '30 min' FROM dtx.branch WHERE gid LIKE '$shared/%'") eq 't';
+			# and no attempt is under way that was begun before
+			return value($bank1, "SELECT next_attempt > clock_timestamp() + interval '30 min' AND last_error !~ 'not come to an end' FROM dtx.branch WHERE gid LIKE '$shared/%'") eq 't';
 		},
 		'an hour'),
 	'for an hour');
