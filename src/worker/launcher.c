@@ -193,12 +193,13 @@ needs_worker(Database *db, TimestampTz now)
 
 	if (db->handle != NULL || !db->seen || now < db->not_before)
 		return false;
-	/* one that an earlier launcher has started lives */
-	if (slot != NULL && slot->worker_latch != NULL)
+	/* one that an earlier launcher has started lives; or somebody needs the database for
+	 * himself, and others must not wait behind it */
+	if (slot != NULL && (slot->worker_latch != NULL || slot->holds > 0))
 		return false;
 	if (!db->probed)
 		return true;
-	return slot != NULL && slot->holds == 0 &&
+	return slot != NULL &&
 		(slot->wanted || slot->rescan || slot->ask_peers || slot->tail < slot->head ||
 		 pg_atomic_read_u64(&slot->garbage) >= GARBAGE_ROWS ||
 		 (slot->due_at != 0 && now >= slot->due_at) ||

@@ -160,14 +160,17 @@ item_failed(Channel *channel, SettleItem *item, const char *message)
 		item_drop(item);
 }
 
-/* Another channel as the same role to the same node, the next one after this; NULL: none. */
+/* Another channel as the same role to the same node, the next one after this; NULL: none.
+ * *count: how many there are, this one included. */
 static Channel *
-next_to_node(const Channel *channel)
+next_to_node(const Channel *channel, int *count)
 {
 	Channel    *first = NULL;
+	Channel    *next = NULL;
 	bool		passed = false;
 	dlist_iter	iter;
 
+	*count = 1;
 	dlist_foreach(iter, &worker.channels)
 	{
 		Channel    *other = dlist_container(Channel, link, iter.cur);
@@ -180,18 +183,20 @@ next_to_node(const Channel *channel)
 		if (other->role != channel->role || other->gone || channel->node[0] == '\0' ||
 			strcmp(other->node, channel->node) != 0)
 			continue;
-		if (passed)
-			return other;
+		(*count)++;
 		if (first == NULL)
 			first = other;
+		if (passed && next == NULL)
+			next = other;
 	}
-	return first;
+	return next != NULL ? next : first;
 }
 
 void
 item_denied(Channel *channel, SettleItem *item, const char *message)
 {
-	Channel    *other = item->shared ? next_to_node(channel) : NULL;
+	int			count = 1;
+	Channel    *other = item->shared ? next_to_node(channel, &count) : NULL;
 	Datum		values[Natts_branch] = {0};
 	bool		nulls[Natts_branch] = {0};
 	bool		replace[Natts_branch] = {0};
@@ -217,7 +222,9 @@ item_denied(Channel *channel, SettleItem *item, const char *message)
 		own_update(&scan, tuple, values, nulls, replace);
 	own_scan_end(&scan);
 	item->server = other->server;
-	item_requeue(other, item, item->attempts > 1 ? backoff_delay(item->attempts) : 0);
+	/* each of them at once, before any is asked again: an answer may be for a mapping that
+	 * has changed meanwhile */
+	item_requeue(other, item, item->attempts % count != 0 ? 0 : backoff_delay(item->attempts / count));
 }
 
 /* Queue what a row of dtx.branch says, if it is decided. */
