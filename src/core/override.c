@@ -111,7 +111,10 @@ settings_of_process(bool runs_user_code)
 		{"zero_damaged_pages", "off"},
 		{"DateStyle", "ISO"},
 		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "1"}
+		{"extra_float_digits", "1"},
+		/* its statements are short, and some are planned with seqscans made dear, which would
+		 * have each compiled: half a second at every start */
+		{"jit", "off"}
 	};
 
 	for (int i = 0; i < lengthof(always); i++)
