@@ -444,7 +444,8 @@ run_local(Local *local)
 		why = pstrdup(error->message);
 	}
 	PG_END_TRY();
-	if (why == NULL)
+	/* a turn that found nothing to do has committed nothing */
+	if (why == NULL && more)
 		DTX_FAULT_POINT("runner-after-commit");
 	out_of_sight(local, state, why);
 	if (why != NULL)
