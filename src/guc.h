@@ -1,6 +1,6 @@
 /*
  * guc.h
- *		Every setting of dtx, in alphabetical order. README.md has the reference.
+ *		Every setting of dtx, in alphabetical order. docs/reference.md explains them.
  */
 #ifndef DTX_GUC_H
 #define DTX_GUC_H
