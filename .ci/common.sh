@@ -68,7 +68,7 @@ needs_of()
 		cat <<-EON
 		pgbouncer                command -v pgbouncer
 		nodejs                   command -v node
-		npm                      command -v npm
+		npm                      test -n "\$DTX_NODE_MODULES" || command -v npm
 		openssl                  command -v openssl
 		EON
 	fi
