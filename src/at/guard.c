@@ -82,13 +82,12 @@ check_result_relation(Oid relid)
 void
 guard_executor_start(QueryDesc *query)
 {
-	PlannedStmt *statement = query->plannedstmt;
 	ListCell   *cell;
 
 	if (!participant_captures())
 		return;
-	foreach(cell, statement->resultRelations)
-		check_result_relation(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
+	foreach(cell, dtx_result_relations(query->plannedstmt))
+		check_result_relation(lfirst_oid(cell));
 }
 
 void

@@ -46,7 +46,7 @@ PG_FUNCTION_INFO_V1(dtx_image_decode);
 
 typedef struct Shown
 {
-	JsonbParseState *state;
+	DtxJsonb	state;
 	int64		left;			/* of SHOWN_ROW */
 	int			level;
 } Shown;
@@ -119,10 +119,10 @@ number_value(Datum value, Oid type)
 
 static void push_value(Shown *shown, JsonbIteratorToken token, Datum value, bool isnull, Oid type);
 
-static JsonbValue *
+static void
 push_row(Shown *shown, HeapTuple tuple, TupleDesc desc)
 {
-	(void) pushJsonbValue(&shown->state, WJB_BEGIN_OBJECT, NULL);
+	dtx_push_jsonb(&shown->state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -133,11 +133,11 @@ push_row(Shown *shown, HeapTuple tuple, TupleDesc desc)
 		if (att->attisdropped)
 			continue;
 		key = string_value(pstrdup(NameStr(att->attname)));
-		(void) pushJsonbValue(&shown->state, WJB_KEY, &key);
+		dtx_push_jsonb(&shown->state, WJB_KEY, &key);
 		value = heap_getattr(tuple, i + 1, desc, &isnull);
 		push_value(shown, WJB_VALUE, value, isnull, att->atttypid);
 	}
-	return pushJsonbValue(&shown->state, WJB_END_OBJECT, NULL);
+	dtx_push_jsonb(&shown->state, WJB_END_OBJECT, NULL);
 }
 
 static void
@@ -151,7 +151,7 @@ push_composite(Shown *shown, Datum value)
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = header;
-	(void) push_row(shown, &tuple, desc);
+	push_row(shown, &tuple, desc);
 	ReleaseTupleDesc(desc);
 }
 
@@ -160,7 +160,7 @@ static void
 push_dimension(Shown *shown, int dimension, int ndims, const int *dims, const Datum *items, const bool *nulls,
 			   int *next, Oid type)
 {
-	(void) pushJsonbValue(&shown->state, WJB_BEGIN_ARRAY, NULL);
+	dtx_push_jsonb(&shown->state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; dimension < ndims && i < dims[dimension]; i++)
 	{
 		if (dimension + 1 < ndims)
@@ -171,7 +171,7 @@ push_dimension(Shown *shown, int dimension, int ndims, const int *dims, const Da
 			(*next)++;
 		}
 	}
-	(void) pushJsonbValue(&shown->state, WJB_END_ARRAY, NULL);
+	dtx_push_jsonb(&shown->state, WJB_END_ARRAY, NULL);
 }
 
 static void
@@ -253,14 +253,14 @@ push_value(Shown *shown, JsonbIteratorToken token, Datum value, bool isnull, Oid
 	type = getBaseType(type);
 	if (isnull)
 	{
-		(void) pushJsonbValue(&shown->state, token, &v);
+		dtx_push_jsonb(&shown->state, token, &v);
 		return;
 	}
 	size = size_of(value, type);
 	if (size > Min(shown->left, SHOWN_VALUE) || shown->level >= SHOWN_LEVELS)
 	{
 		v = string_value(psprintf("(" INT64_FORMAT " bytes)", size));
-		(void) pushJsonbValue(&shown->state, token, &v);
+		dtx_push_jsonb(&shown->state, token, &v);
 		return;
 	}
 	shown->left -= size;
@@ -273,7 +273,7 @@ push_value(Shown *shown, JsonbIteratorToken token, Datum value, bool isnull, Oid
 	else
 	{
 		v = scalar_value(value, type);
-		(void) pushJsonbValue(&shown->state, token, &v);
+		dtx_push_jsonb(&shown->state, token, &v);
 	}
 	shown->level--;
 }
@@ -307,7 +307,8 @@ decode_image(Oid relid, int32 shape, bytea *bytes)
 		/* columns that were added later are not in the image */
 		for (int i = image_natts(image); i < desc->natts; i++)
 			TupleDescAttr(desc, i)->attisdropped = true;
-		result = JsonbValueToJsonb(push_row(&shown, image, desc));
+		push_row(&shown, image, desc);
+		result = JsonbValueToJsonb(shown.state.result);
 	}
 	relation_close(rel, AccessShareLock);
 	return result;

@@ -17,6 +17,7 @@
 #include "access/tableam.h"
 #include "at/undo_log.h"
 #include "common/hashfn.h"
+#include "core/compat.h"
 #include "core/participant.h"
 #include "core/locks.h"
 #include "core/relations.h"
@@ -241,9 +242,9 @@ undo_scan_begin(UndoScan *scan, const JoinedBranch *branch, bool whole)
 	scan->scan = NULL;
 	scan->done = false;
 	if (whole)
-		scan->scan = table_beginscan(scan->rel, scan->snapshot, 0, NULL);
+		scan->scan = dtx_table_beginscan(scan->rel, scan->snapshot);
 	else if (branch->changes > 1)
-		scan->scan = table_beginscan_tidrange(scan->rel, scan->snapshot, &first, &last);
+		scan->scan = dtx_table_beginscan_tidrange(scan->rel, scan->snapshot, &first, &last);
 	else if (branch->changes < 1)
 		scan->done = true;
 }

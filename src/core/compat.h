@@ -48,20 +48,28 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "commands/vacuum.h"
+#include "executor/execdesc.h"
 #include "executor/executor.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "parser/parse_relation.h"
+#include "parser/parsetree.h"
 #include "postmaster/interrupt.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/procarray.h"
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
 #endif
+#if PG_VERSION_NUM >= 190000
+#include "nodes/miscnodes.h"
+#endif
 #include "utils/acl.h"
+#include "utils/jsonb.h"
+#include "utils/pg_lsn.h"
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
@@ -110,6 +118,17 @@ typedef union DtxVacuumParams
 	char		room[2 * sizeof(VacuumParams)]; /* first: {0} clears it all */
 	VacuumParams params;
 } DtxVacuumParams;
+
+/* Such a vacuum is not in the log, however long it takes. */
+static inline void
+dtx_vacuum_is_not_logged(VacuumParams *params)
+{
+#if PG_VERSION_NUM >= 190000
+	params->log_vacuum_min_duration = params->log_analyze_min_duration = -1;
+#else
+	params->log_min_duration = -1;
+#endif
+}
 
 /* transaction_timeout, in ms: before version 17 there is none */
 #if PG_VERSION_NUM >= 170000
@@ -241,6 +260,18 @@ dtx_lock_held(const LOCKTAG *tag, LOCKMODE mode)
  * Replace a row by TID, with its index entries. No index is asked to be unique, or a
  * constraint to exclude: the OIDs of those that may not be are returned, to be asked later.
  */
+#if PG_VERSION_NUM >= 190000
+#define dtx_insert_index_tuples(rri, estate, slot, update, summarizing) \
+	ExecInsertIndexTuples(rri, estate, EIIT_NO_DUPE_ERROR | ((update) ? EIIT_IS_UPDATE : 0) | \
+						  ((summarizing) ? EIIT_ONLY_SUMMARIZING : 0), slot, NIL, NULL)
+#elif PG_VERSION_NUM >= 160000
+#define dtx_insert_index_tuples(rri, estate, slot, update, summarizing) \
+	ExecInsertIndexTuples(rri, slot, estate, update, true, NULL, NIL, summarizing)
+#else
+#define dtx_insert_index_tuples(rri, estate, slot, update, summarizing) \
+	ExecInsertIndexTuples(rri, slot, estate, update, true, NULL, NIL)
+#endif
+
 static inline List *
 dtx_table_tuple_update(ResultRelInfo *rri, EState *estate, Relation rel, ItemPointer tid,
 					   TupleTableSlot *slot)
@@ -250,14 +281,13 @@ dtx_table_tuple_update(ResultRelInfo *rri, EState *estate, Relation rel, ItemPoi
 
 	simple_table_tuple_update(rel, tid, slot, InvalidSnapshot, &which);
 	if (which != TU_None)
-		return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL,
-									 which == TU_Summarizing);
+		return dtx_insert_index_tuples(rri, estate, slot, false, which == TU_Summarizing);
 #else
 	bool		update_indexes;
 
 	simple_table_tuple_update(rel, tid, slot, InvalidSnapshot, &update_indexes);
 	if (update_indexes)
-		return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL);
+		return dtx_insert_index_tuples(rri, estate, slot, false, false);
 #endif
 	return NIL;
 }
@@ -268,11 +298,7 @@ dtx_table_tuple_insert(ResultRelInfo *rri, EState *estate, Relation rel,
 					   TupleTableSlot *slot)
 {
 	simple_table_tuple_insert(rel, slot);
-#if PG_VERSION_NUM >= 160000
-	return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL, false);
-#else
-	return ExecInsertIndexTuples(rri, slot, estate, false, true, NULL, NIL);
-#endif
+	return dtx_insert_index_tuples(rri, estate, slot, false, false);
 }
 
 /* Replace a row of a table without indexes. */
@@ -301,12 +327,25 @@ dtx_primary_key_index(Relation rel)
 static inline IndexScanDesc
 dtx_index_beginscan(Relation rel, Relation index, Snapshot snapshot, int nkeys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(rel, index, snapshot, NULL, nkeys, 0, SO_NONE);
+#elif PG_VERSION_NUM >= 180000
 	return index_beginscan(rel, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(rel, index, snapshot, nkeys, 0);
 #endif
 }
+
+/* Scans of a table: of all its rows, and of those between two places. */
+#if PG_VERSION_NUM >= 190000
+#define dtx_table_beginscan(rel, snapshot)	table_beginscan(rel, snapshot, 0, NULL, SO_NONE)
+#define dtx_table_beginscan_tidrange(rel, snapshot, first, last) \
+	table_beginscan_tidrange(rel, snapshot, first, last, SO_NONE)
+#else
+#define dtx_table_beginscan(rel, snapshot)	table_beginscan(rel, snapshot, 0, NULL)
+#define dtx_table_beginscan_tidrange(rel, snapshot, first, last) \
+	table_beginscan_tidrange(rel, snapshot, first, last)
+#endif
 
 /* A range table of one relation, for an executor state made by hand. */
 static inline void
@@ -335,6 +374,71 @@ dtx_vacuum(List *relations, VacuumParams *params, BufferAccessStrategy strategy,
 	vacuum(relations, params, strategy, context, true);
 #else
 	vacuum(relations, params, strategy, true);
+#endif
+}
+
+/* The oldest transaction that is still running, of any database. */
+static inline TransactionId
+dtx_oldest_active_transaction(void)
+{
+#if PG_VERSION_NUM >= 190000
+	return GetOldestActiveTransactionId(false, true);
+#else
+	return GetOldestActiveTransactionId();
+#endif
+}
+
+/* The relations that a planned statement changes, by OID. */
+static inline List *
+dtx_result_relations(const PlannedStmt *statement)
+{
+	List	   *relids = NIL;
+#if PG_VERSION_NUM >= 190000
+	int			index = -1;
+
+	while ((index = bms_next_member(statement->resultRelationRelids, index)) >= 0)
+		relids = lappend_oid(relids, rt_fetch(index, statement->rtable)->relid);
+#else
+	ListCell   *cell;
+
+	foreach(cell, statement->resultRelations)
+		relids = lappend_oid(relids, rt_fetch(lfirst_int(cell), statement->rtable)->relid);
+#endif
+	return relids;
+}
+
+/* A value of jsonb in the making: zeroes at first, and result is there when it is complete. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState DtxJsonb;
+#define dtx_push_jsonb(state, token, value)		pushJsonbValue(state, token, value)
+#else
+typedef struct DtxJsonb
+{
+	JsonbParseState *stack;
+	JsonbValue *result;
+} DtxJsonb;
+
+static inline void
+dtx_push_jsonb(DtxJsonb *state, JsonbIteratorToken token, JsonbValue *value)
+{
+	state->result = pushJsonbValue(&state->stack, token, value);
+}
+#endif
+
+/* Is this a position in the WAL? */
+static inline bool
+dtx_is_lsn(const char *text)
+{
+#if PG_VERSION_NUM >= 190000
+	ErrorSaveContext context = {T_ErrorSaveContext};
+
+	(void) pg_lsn_in_safe(text, (Node *) &context);
+	return !context.error_occurred;
+#else
+	bool		error = false;
+
+	(void) pg_lsn_in_internal(text, &error);
+	return !error;
 #endif
 }
 

@@ -26,6 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(dtx_peer_hello);
 PG_FUNCTION_INFO_V1(dtx_branch_join);

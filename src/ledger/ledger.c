@@ -398,29 +398,30 @@ json_text(const char *text)
 }
 
 static void
-push_member(JsonbParseState **state, const char *name, JsonbValue *value)
+push_member(DtxJsonb *state, const char *name, JsonbValue *value)
 {
 	JsonbValue	key = json_text(name);
 
-	(void) pushJsonbValue(state, WJB_KEY, &key);
-	(void) pushJsonbValue(state, WJB_VALUE, value);
+	dtx_push_jsonb(state, WJB_KEY, &key);
+	dtx_push_jsonb(state, WJB_VALUE, value);
 }
 
 /* {"from": text, "to": text, "amount": number} */
 static Jsonb *
 transfer_payload(const char *from, const char *to, Datum amount)
 {
-	JsonbParseState *state = NULL;
+	DtxJsonb	state = {0};
 	JsonbValue	from_value = json_text(from);
 	JsonbValue	to_value = json_text(to);
 	JsonbValue	amount_value = {.type = jbvNumeric};
 
 	amount_value.val.numeric = DatumGetNumeric(amount);
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	dtx_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	push_member(&state, "from", &from_value);
 	push_member(&state, "to", &to_value);
 	push_member(&state, "amount", &amount_value);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	dtx_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /*

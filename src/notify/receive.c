@@ -28,6 +28,7 @@
 #include "utils/regproc.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(dtx_on_notification);
 PG_FUNCTION_INFO_V1(dtx_receive_notifications);

@@ -4,17 +4,8 @@
  */
 #include "postgres.h"
 
-#include "utils/pg_lsn.h"
+#include "core/compat.h"
 #include "worker/worker.h"
-
-static bool
-is_position(const char *text)
-{
-	bool		error = false;
-
-	(void) pg_lsn_in_internal(text, &error);
-	return !error;
-}
 
 bool
 answer_is_sane(Channel *channel)
@@ -28,8 +19,8 @@ answer_is_sane(Channel *channel)
 			return remote_has_rows(call, 1, 0, 4);
 		case CALL_SETTLE:
 			return remote_has_rows(call, 1, 1, 4) &&
-				is_position(PQgetvalue(result, PQntuples(result) - 1, 2)) &&
-				is_position(PQgetvalue(result, PQntuples(result) - 1, 3));
+				dtx_is_lsn(PQgetvalue(result, PQntuples(result) - 1, 2)) &&
+				dtx_is_lsn(PQgetvalue(result, PQntuples(result) - 1, 3));
 		default:
 			return true;
 	}

@@ -10,6 +10,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "core/branch_row.h"
+#include "core/compat.h"
 #include "core/fault.h"
 #include "core/history.h"
 #include "core/node.h"
@@ -581,7 +582,7 @@ void
 outcomes_advance_horizon(void)
 {
 	/* in this order: next is not before oldest */
-	TransactionId oldest = GetOldestActiveTransactionId();
+	TransactionId oldest = dtx_oldest_active_transaction();
 	FullTransactionId next = ReadNextFullTransactionId();
 	uint64		least;
 

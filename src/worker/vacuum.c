@@ -44,7 +44,7 @@ vacuum_table(OwnRelation which, MemoryContext context)
 	params->options = VACOPT_VACUUM | VACOPT_SKIP_LOCKED | DTX_VACUUM_ALL;
 	params->freeze_min_age = params->freeze_table_age = -1;
 	params->multixact_freeze_min_age = params->multixact_freeze_table_age = -1;
-	params->log_min_duration = -1;
+	dtx_vacuum_is_not_logged(params);
 	params->index_cleanup = VACOPTVALUE_ENABLED;
 	params->truncate = VACOPTVALUE_DISABLED;
 	params->nworkers = -1;
