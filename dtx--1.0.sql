@@ -303,7 +303,7 @@ COMMENT ON FUNCTION dtx_exec(name, text) IS
 CREATE FUNCTION dtx_exec(server name, sql text, VARIADIC args "any") RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_exec' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_exec(name, text, VARIADIC "any") IS
-    'the same, with the values of the parameters $1, $2, ...';
+    'the same, with the values of the parameters $1, $2, ...; the peer infers the types of those that are strings or have none';
 
 CREATE FUNCTION dtx_query(server name, sql text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_query' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -312,7 +312,7 @@ COMMENT ON FUNCTION dtx_query(name, text) IS
 CREATE FUNCTION dtx_query(server name, sql text, VARIADIC args "any") RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_query' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_query(name, text, VARIADIC "any") IS
-    'the same, with the values of the parameters $1, $2, ...';
+    'the same, with the values of the parameters $1, $2, ...; the peer infers the types of those that are strings or have none';
 
 CREATE FUNCTION dtx_status(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

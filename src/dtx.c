@@ -13,17 +13,20 @@
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_trigger.h"
 #include "core/callbacks.h"
+#include "core/compat.h"
 #include "core/escape.h"
 #include "core/leftover.h"
 #include "core/participant.h"
 #include "core/relations.h"
 #include "core/shmem.h"
+#include "core/untyped.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "msg/message.h"
 #include "notify/notification.h"
+#include "parser/analyze.h"
 #include "storage/ipc.h"
 #include "tcc/tcc.h"
 #include "tcop/utility.h"
@@ -37,6 +40,7 @@ void		_PG_init(void);
 
 static shmem_request_hook_type next_shmem_request = NULL;
 static shmem_startup_hook_type next_shmem_startup = NULL;
+static post_parse_analyze_hook_type next_post_parse_analyze = NULL;
 static ExecutorStart_hook_type next_executor_start = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 static object_access_hook_type next_object_access = NULL;
@@ -58,6 +62,14 @@ on_shmem_startup(void)
 	if (next_shmem_startup)
 		next_shmem_startup();
 	shmem_startup();
+}
+
+static void
+on_post_parse_analyze(ParseState *pstate, Query *query, DtxJumbleState *jumble)
+{
+	untyped_resolve(pstate, query);
+	if (next_post_parse_analyze)
+		next_post_parse_analyze(pstate, query, jumble);
 }
 
 static void
@@ -185,6 +197,8 @@ _PG_init(void)
 	shmem_request_hook = on_shmem_request;
 	next_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = on_shmem_startup;
+	next_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = on_post_parse_analyze;
 	next_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = on_executor_start;
 	next_process_utility = ProcessUtility_hook;

@@ -87,8 +87,10 @@ dtx_xid(PG_FUNCTION_ARGS)
 }
 
 /*
- * The arguments after the statement, as parameters in text. A literal without
- * a type, and types that only this database knows, are the peer's to infer.
+ * The arguments after the statement, as parameters in text. The peer infers the
+ * types of strings, as clients have it do, and of what is of a type that only this database
+ * knows. text is what a parameter without a type is here (core/untyped.c), and stays
+ * when a plan is analysed again; varchar is what JDBC makes of every string.
  */
 static void
 get_parameters(FunctionCallInfo fcinfo, RemoteStatement *statement)
@@ -116,9 +118,9 @@ get_parameters(FunctionCallInfo fcinfo, RemoteStatement *statement)
 		Oid			output;
 		bool		is_varlena;
 
+		/* convert_unknown has made a literal without a type text */
 		if (types[i] < FirstGenbkiObjectId && get_typtype(types[i]) != TYPTYPE_PSEUDO &&
-			(get_fn_expr_variadic(fcinfo->flinfo) ||
-			 get_fn_expr_argtype(fcinfo->flinfo, i + 2) != UNKNOWNOID))
+			types[i] != TEXTOID && types[i] != VARCHAROID)
 			sent[i] = types[i];
 		if (nulls[i])
 			continue;

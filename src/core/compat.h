@@ -73,6 +73,13 @@
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
+/* what a hook after the analysis of a query is given besides; nothing is made of it here */
+#if PG_VERSION_NUM >= 190000
+typedef const struct JumbleState DtxJumbleState;
+#else
+typedef struct JumbleState DtxJumbleState;
+#endif
+
 /* before a function's declaration, as since version 18 */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

@@ -412,6 +412,9 @@ remote_throw(RemoteCall *call)
 	const char *context = call->error ? diagnostic(call->error, PG_DIAG_CONTEXT) : NULL;
 	char	   *lost = connection_message(call->pc->conn);
 
+	/* strings go without a type: what to write is the user's statement, not this call */
+	if (hint == NULL && state != NULL && strcmp(state, "42P18") == 0)
+		hint = "Write a cast of the parameter in the statement for the server, such as $1::text.";
 	if (call->too_large)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
