@@ -93,7 +93,7 @@ COMMIT;
 
 -- no user mapping
 CREATE SERVER unmapped FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host :'HOST', port :'PORT', dbname 'dtx_regression_peer');
-SELECT regexp_replace(api.try($$ SELECT dtx_exec('unmapped', 'SELECT 1') $$), '"[^"]*"', '"..."', 'g');
+SELECT split_part(api.try($$ SELECT dtx_exec('unmapped', 'SELECT 1') $$), ':', 1);
 SELECT split_part(api.try($$ SELECT dtx_ping('unmapped') $$), ':', 1);
 
 -- a database that is not there

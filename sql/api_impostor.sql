@@ -55,7 +55,9 @@ DROP SERVER impostor;
 DROP FOREIGN DATA WRAPPER impostor;
 DROP ROLE dtx_impostor_other;
 -- and it is no place for the extension
+\set SHOW_CONTEXT never
 CREATE EXTENSION dtx;
+\set SHOW_CONTEXT errors
 DROP SCHEMA dtx CASCADE;
 -- one with the name of the extension's schema, that is another extension's
 CREATE SCHEMA dtx;

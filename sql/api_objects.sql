@@ -178,6 +178,8 @@ CREATE FUNCTION api.objects(OUT class oid, OUT id oid, OUT object text) RETURNS 
       AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'dtx')
       -- segments of the log are as dtx.message
       AND NOT (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'dtx.message'::regclass))
+      -- later versions count the row types of tables, and arrays of them
+      AND NOT (d.classid = 'pg_type'::regclass AND d.objid IN (SELECT oid FROM pg_type WHERE typrelid <> 0 UNION SELECT typarray FROM pg_type WHERE typrelid <> 0))
 $$;
 CREATE FUNCTION api.rights(role name, class oid, id oid) RETURNS text LANGUAGE sql SET search_path = pg_catalog AS $$
     SELECT coalesce(nullif(CASE class

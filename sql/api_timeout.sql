@@ -163,9 +163,9 @@ SELECT api.peer_accounts();
 SELECT dblink_disconnect('holder') AS ok \gset
 
 -- settings: what they take
-SET dtx.call_timeout = -1;
-SET dtx.connect_timeout = 0;
-SET dtx.lock_timeout = '-1';
+SELECT split_part(api.try($$ SET dtx.call_timeout = -1 $$), ':', 1);
+SELECT split_part(api.try($$ SET dtx.connect_timeout = 0 $$), ':', 1);
+SELECT split_part(api.try($$ SET dtx.lock_timeout = '-1' $$), ':', 1);
 SET dtx.unattached = 'perhaps';
 SET dtx.recovery_interval = 1;
 SET dtx.history_retention = 1;

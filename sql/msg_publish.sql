@@ -75,7 +75,7 @@ WITH RECURSIVE search(fits, fails) AS (
   WHERE fails - fits > 1)
 SELECT m.try(format('SELECT dtx_publish(''large'', ''1'', %L) > 0', repeat('x', min(fails)))) FROM search;
 RESET dtx.max_message_size;
-SELECT m.try($$SET dtx.max_message_size = 0$$);
+SELECT left(m.try($$SET dtx.max_message_size = 0$$), 5);
 -- a message of one megabyte goes through, with one beside it
 SELECT dtx_publish('orders', jsonb_build_object('n', 'large', 'x', repeat('é"', 300000))) > 0;
 SELECT msg.publish('orders', 'small') > 0;

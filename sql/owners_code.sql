@@ -61,18 +61,18 @@ CREATE TABLE mal.parted (id integer, v integer) PARTITION BY RANGE ((mal.f('part
 CREATE TABLE mal.part PARTITION OF mal.parted FOR VALUES FROM (0) TO (100);
 ALTER TABLE mal.part ADD PRIMARY KEY (id);
 CREATE TYPE mal.letter AS ENUM ('a', 'b', 'c');
-CREATE FUNCTION mal.letter_text(x mal.letter) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION mal.letter_number(x mal.letter) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
   PERFORM mal.strike('cast of a foreign key');
-  RETURN pg_catalog.textin(pg_catalog.enum_out(x));
+  RETURN pg_catalog.ascii(pg_catalog.textin(pg_catalog.enum_out(x))) - 96;
 END $$;
-CREATE CAST (mal.letter AS text) WITH FUNCTION mal.letter_text(mal.letter) AS IMPLICIT;
-CREATE TABLE mal.referenced (k text PRIMARY KEY, v integer);
+CREATE CAST (mal.letter AS integer) WITH FUNCTION mal.letter_number(mal.letter) AS IMPLICIT;
+CREATE TABLE mal.referenced (k integer PRIMARY KEY, v integer);
 CREATE TABLE mal.referencing (id integer PRIMARY KEY, k mal.letter REFERENCES mal.referenced);
 INSERT INTO mal.excluded VALUES (1, 1), (2, 2);
 INSERT INTO mal.indexed VALUES (1, 1), (2, 2);
 INSERT INTO mal.parted VALUES (1, 1), (2, 2);
-INSERT INTO mal.referenced VALUES ('a', 1), ('b', 2), ('c', 3);
+INSERT INTO mal.referenced VALUES (1, 1), (2, 2), (3, 3);
 INSERT INTO mal.referencing VALUES (1, 'a'), (2, 'b');
 GRANT SELECT, INSERT, UPDATE, DELETE ON mal.excluded, mal.indexed, mal.parted, mal.part, mal.referenced, mal.referencing TO owners_bob;
 RESET ROLE;
@@ -122,7 +122,7 @@ CREATE FUNCTION m.join(session text, xid text, statements text[]) RETURNS SETOF 
 CREATE FUNCTION m.work() RETURNS text[] LANGUAGE sql AS $$
   SELECT '{UPDATE mal.excluded SET v = v + 10,DELETE FROM mal.indexed WHERE id = 2,UPDATE mal.indexed SET v = v + 10,
            INSERT INTO mal.indexed VALUES (3\, 3),UPDATE mal.part SET v = v + 10,DELETE FROM mal.part WHERE id = 1,
-           UPDATE mal.referencing SET k = ''c'',DELETE FROM mal.referenced WHERE k = ''b''}'::text[] $$;
+           UPDATE mal.referencing SET k = ''c'',DELETE FROM mal.referenced WHERE k = 2}'::text[] $$;
 CREATE FUNCTION m.never(id bigint) RETURNS text LANGUAGE sql AS $$ SELECT 'unknown' $$;
 CREATE FUNCTION m.arm(number integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -132,7 +132,7 @@ BEGIN
 END $$;
 CREATE FUNCTION m.rows() RETURNS SETOF text LANGUAGE sql AS $$
   SELECT concat_ws(' ', (SELECT string_agg(v::text, ',' ORDER BY id) FROM mal.excluded), (SELECT string_agg(v::text, ',' ORDER BY id) FROM mal.indexed),
-                   (SELECT string_agg(v::text, ',' ORDER BY id) FROM mal.part), (SELECT string_agg(k, ',' ORDER BY k) FROM mal.referenced),
+                   (SELECT string_agg(v::text, ',' ORDER BY id) FROM mal.part), (SELECT string_agg(chr(96 + k), ',' ORDER BY k) FROM mal.referenced),
                    (SELECT string_agg(textin(enum_out(k)), ',' ORDER BY id) FROM mal.referencing)) $$;
 SELECT m.rows();
 -- a shared transaction of a superuser's, rolled back by dtx_rollback
