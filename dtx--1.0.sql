@@ -769,12 +769,12 @@ COMMENT ON FUNCTION dtx_seek(text, timestamptz) IS
 CREATE FUNCTION dtx_seek(name text, to_message bigint) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it; an id to come skips all there is';
--- a literal is neither a time nor a number to the parser
-CREATE FUNCTION dtx_seek(name text, to_time text) RETURNS void
-    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$ SELECT @extschema@.dtx_seek($1, $2::timestamptz) $$;
-COMMENT ON FUNCTION dtx_seek(text, text) IS 'the same, with a time that is written as a literal';
+-- what has no type is neither a time nor a number to the parser
+CREATE FUNCTION dtx_seek(name text, "to" text) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_seek_text' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_seek(text, text) IS
+    'the same for what has no type: digits alone are the id of a message. ERROR 22023 for an id to come, which could be meant as a day.';
+
 CREATE FUNCTION dtx_redeliver(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_redeliver_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_redeliver(bigint[], text) IS
@@ -782,7 +782,7 @@ COMMENT ON FUNCTION dtx_redeliver(bigint[], text) IS
 CREATE FUNCTION dtx_redeliver(subscription text, topic text DEFAULT NULL, since timestamptz DEFAULT NULL, error text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'dtx_redeliver_where' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_redeliver(text, text, timestamptz, text) IS
-    'the same for all dead letters of a subscription, or those of a topic or pattern, that died since a time, whose last error is like a pattern of LIKE';
+    'the same for all dead letters of a subscription, or those of a topic or pattern, that died since a time, whose last error is like a pattern of LIKE; ids as the text of an array, from a client that sends no types, are ids';
 CREATE FUNCTION dtx_discard(ids bigint[], subscription text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_discard(bigint[], text) IS

@@ -113,6 +113,24 @@ BEGIN;
 SELECT dtx_discard(array_agg(id)) FROM dtx_dead_letters;
 ROLLBACK;
 SELECT msg.dead('work');
+-- for a client that sends no types: ids as the text of an array, and a name
+PREPARE redeliver AS SELECT dtx_redeliver($1);
+PREPARE redeliver_of AS SELECT dtx_redeliver($1, $2);
+SELECT array_agg(id) AS ids FROM dtx_dead_letters \gset
+BEGIN;
+EXECUTE redeliver(:'ids');
+EXECUTE redeliver('work');
+ROLLBACK;
+BEGIN;
+EXECUTE redeliver_of(:'ids', 'work');
+ROLLBACK;
+BEGIN;
+EXECUTE redeliver_of('work', 'w*');
+ROLLBACK;
+SELECT m.try($$ EXECUTE redeliver('{none') $$);
+DEALLOCATE redeliver;
+DEALLOCATE redeliver_of;
+SELECT msg.dead('work');
 -- one that dies again
 SELECT dtx_redeliver('work');
 CALL api.wait_until($$ (SELECT dead = 1 AND retrying = 0 FROM dtx_subscriptions WHERE name = 'work') $$);

@@ -87,6 +87,18 @@ CALL msg.delivered();
 SELECT dtx_seek('two', :id + 1);
 CALL msg.delivered();
 SELECT msg.sorted();
+-- for a client that sends no types: digits are an id, the rest is a time; a day without anything
+-- between its numbers would be an id to come
+PREPARE seek AS SELECT dtx_seek($1, $2);
+EXECUTE seek('two', :'id');
+CALL msg.delivered();
+SELECT msg.sorted();
+EXECUTE seek('two', '-infinity');
+CALL msg.delivered();
+SELECT min(what COLLATE "C") FROM msg.sorted() AS what;
+EXECUTE seek('two', '29991231');
+EXECUTE seek('nobody', '29991231');
+DEALLOCATE seek;
 -- from one that there is not, yet; and before all
 SELECT dtx_seek('two', 9223372036854775807);
 SELECT msg.publish('shop.orders', 'skipped') > 0;

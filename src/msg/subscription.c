@@ -47,6 +47,7 @@ PG_FUNCTION_INFO_V1(dtx_pause);
 PG_FUNCTION_INFO_V1(dtx_resume);
 PG_FUNCTION_INFO_V1(dtx_seek_time);
 PG_FUNCTION_INFO_V1(dtx_seek_message);
+PG_FUNCTION_INFO_V1(dtx_seek_text);
 PG_FUNCTION_INFO_V1(dtx_redeliver_ids);
 PG_FUNCTION_INFO_V1(dtx_redeliver_where);
 PG_FUNCTION_INFO_V1(dtx_discard);
@@ -539,6 +540,32 @@ dtx_seek_message(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * dtx_seek(name text, to text): a time or a message's id from a client that says of neither
+ * which it is. Digits alone are an id; a day can be written so too, and would be
+ * an id to come, at which all would be skipped: that is refused.
+ */
+Datum
+dtx_seek_text(PG_FUNCTION_ARGS)
+{
+	char	   *to = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const char *digits = to + strspn(to, " +-");
+	int64		id;
+
+	(void) subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (digits[0] == '\0' || strspn(digits, "0123456789 ") != strlen(digits))
+		return DirectFunctionCall2(dtx_seek_time, PG_GETARG_DATUM(0),
+								   DirectFunctionCall3(timestamptz_in, CStringGetDatum(to),
+													   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	id = DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(to)));
+	if (id > last_id())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no message " INT64_FORMAT " yet", id),
+				 errhint("For a time write to_time => ..., for an id to come to_message => ... .")));
+	return DirectFunctionCall2(dtx_seek_message, PG_GETARG_DATUM(0), Int64GetDatum(id));
+}
+
 /* --- dead letters --- */
 
 /* Dead letters become due, or go; those that the caller may see. A key's next one
@@ -551,36 +578,49 @@ dtx_seek_message(PG_FUNCTION_ARGS)
 	"UPDATE dtx.undelivered u SET state = 'r', attempts = 0, next_attempt = clock_timestamp()," \
 	" changed_at = clock_timestamp()"
 
-/* dtx_redeliver(ids int8[], subscription text) */
-Datum
-dtx_redeliver_ids(PG_FUNCTION_ARGS)
+/* ids: int8[]; subscription: a name, or 0 for all and for notifications too */
+static int64
+redeliver_ids(Datum ids, Datum subscription)
 {
 	Oid			types[] = {OIDOID, TEXTOID, INT8ARRAYOID};
-	Datum		values[] = {ObjectIdGetDatum(GetUserId()), 0, 0};
+	Datum		values[] = {ObjectIdGetDatum(GetUserId()), subscription, ids};
 	char		nulls[] = "   ";
 	uint64		count;
 	OwnSql		sql;
 
-	shmem_require();
-	refuse_in_branch();
-	if (PG_ARGISNULL(0))
-		PG_RETURN_INT64(0);
-	if (PG_ARGISNULL(1))
+	if (subscription == (Datum) 0)
 		nulls[1] = 'n';
 	else
-	{
-		values[1] = PG_GETARG_DATUM(1);
-		(void) subscription_get(TextDatumGetCString(values[1]));
-	}
-	values[2] = PG_GETARG_DATUM(0);
+		(void) subscription_get(TextDatumGetCString(subscription));
 	own_sql_begin(&sql);
 	count = own_sql(REVIVE DEAD_LETTERS " AND u.id = ANY ($3)", lengthof(types), types, values, nulls);
 	own_sql_end(&sql);
 	subscriptions_changed();
 	/* notifications have ids of the same sequence */
-	if (PG_ARGISNULL(1))
-		count += notifications_redeliver(PG_GETARG_DATUM(0));
-	PG_RETURN_INT64((int64) count);
+	if (subscription == (Datum) 0)
+		count += notifications_redeliver(ids);
+	return (int64) count;
+}
+
+/* dtx_redeliver(ids int8[], subscription text) */
+Datum
+dtx_redeliver_ids(PG_FUNCTION_ARGS)
+{
+	shmem_require();
+	refuse_in_branch();
+	if (PG_ARGISNULL(0))
+		PG_RETURN_INT64(0);
+	PG_RETURN_INT64(redeliver_ids(PG_GETARG_DATUM(0), PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1)));
+}
+
+/* Does a client that says nothing of types mean ids, as an array's text? No subscription
+ * is called that. */
+static bool
+means_ids(FunctionCallInfo fcinfo)
+{
+	const char *given = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	return given[0] == '{' && PG_ARGISNULL(2) && PG_ARGISNULL(3) && find_subscription(given) == NULL;
 }
 
 /* dtx_redeliver(subscription text, topic text, since timestamptz, error text) */
@@ -597,6 +637,17 @@ dtx_redeliver_where(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("subscription must not be null")));
+	if (means_ids(fcinfo))
+	{
+		FmgrInfo	input;
+		Datum		ids;
+
+		shmem_require();
+		refuse_in_branch();
+		fmgr_info(F_ARRAY_IN, &input);
+		ids = InputFunctionCall(&input, text_to_cstring(PG_GETARG_TEXT_PP(0)), INT8OID, -1);
+		PG_RETURN_INT64(redeliver_ids(ids, PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1)));
+	}
 	(void) subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	refuse_in_branch();
 	for (int i = 0; i < 4; i++)
