@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "at/image.h"
 #include "catalog/pg_type.h"
+#include "core/compat.h"
 #include "core/relations.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -277,5 +278,6 @@ shape_descriptor(Relation rel, AttachedRelation *ar, int32 shape)
 			there |= row.attnums[j] == i + 1;
 		TupleDescAttr(desc, i)->attisdropped |= !there;
 	}
+	dtx_descriptor_changed(desc);
 	return desc;
 }

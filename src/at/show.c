@@ -307,6 +307,7 @@ decode_image(Oid relid, int32 shape, bytea *bytes)
 		/* columns that were added later are not in the image */
 		for (int i = image_natts(image); i < desc->natts; i++)
 			TupleDescAttr(desc, i)->attisdropped = true;
+		dtx_descriptor_changed(desc);
 		push_row(&shown, image, desc);
 		result = JsonbValueToJsonb(shown.state.result);
 	}

@@ -343,6 +343,22 @@ dtx_index_beginscan(Relation rel, Relation index, Snapshot snapshot, int nkeys)
 #endif
 }
 
+/*
+ * What is said of a row's columns was changed by hand: bring what is derived from it in line.
+ * Without this, later versions read values at the places of other columns.
+ */
+static inline void
+dtx_descriptor_changed(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 180000
+	for (int i = 0; i < desc->natts; i++)
+		populate_compact_attribute(desc, i);
+#endif
+#if PG_VERSION_NUM >= 190000
+	TupleDescFinalize(desc);
+#endif
+}
+
 /* Scans of a table: of all its rows, and of those between two places. */
 #if PG_VERSION_NUM >= 190000
 #define dtx_table_beginscan(rel, snapshot)	table_beginscan(rel, snapshot, 0, NULL, SO_NONE)
