@@ -48,19 +48,25 @@ override ISOLATION_TESTDB = dtx_isolation
 # The extension gains nothing from inlining by the JIT compiler.
 override with_llvm = no
 
-PG_CONFIG ?= pg_config
-
 # The targets that do all the set-up themselves must work before PGXS is there.
 SELF_CONTAINED = demo check chaos bench lint minors fresh asan
 ifneq ($(filter $(SELF_CONTAINED),$(MAKECMDGOALS)),)
 
+# without PG_CONFIG they find a PostgreSQL, or install one
 .PHONY: $(SELF_CONTAINED)
 $(SELF_CONTAINED):
-	@SEED='$(SEED)' DURATION='$(DURATION)' PG_CONFIG='$(PG_CONFIG)' .ci/$@
+	@command -v bash >/dev/null || { echo "make $@ is a script for bash, which is not there: install it" >&2; exit 1; }
+	@SEED='$(SEED)' DURATION='$(DURATION)' PG_CONFIG='$(PG_CONFIG)' bash .ci/$@
 
 else
 
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(wildcard $(PGXS)),)
+$(error $(PG_CONFIG) is not there, or is of a client alone. Install the headers of the server (Debian: postgresql-server-dev-N, Fedora: \
+postgresql-server-devel and PG_CONFIG=pg_server_config, others: README.md), or say which PostgreSQL: make PG_CONFIG=/path/of/pg_config. \
+"make demo" finds or installs what it needs)
+endif
 include $(PGXS)
 
 # Every object depends on every header: the tree is small.

@@ -15,6 +15,7 @@
 
 set -u -o pipefail
 
+unset CDPATH
 TARGET=$(basename "$0")
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -26,107 +27,50 @@ die()
 	exit 1
 }
 
-# ---------------------------------------------------------------- packages
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+	die "this bash is $BASH_VERSION: version 4.4 or newer is needed"
+fi
+[ "$(uname -s)" = Linux ] ||
+	die "this runs on Linux only. With PostgreSQL's server headers and libcurl (brew install postgresql@17 curl) dtx is built by
+make PG_CONFIG=/path/of/pg_config && make install PG_CONFIG=/path/of/pg_config"
 
-# Each package, with a command that succeeds where it is not needed any more;
-# with WISHES=1 those that a run does without where they cannot be had.
-needs_of()
-{
-	local pg_config=${PG_CONFIG:-pg_config}
+# what is installed is for everybody, whatever the caller's umask; and what programs say is read here
+umask 022
+export LC_ALL=C.UTF-8
 
-	if [ -n "${WISHES:-}" ]; then
-		if [ "$TARGET" = bench ]; then
-			cat <<-EON
-			postgresql-15-pgq3 test -f "\$($pg_config --sharedir)/extension/pgq.control"
-			pgqd               command -v pgqd
-			nginx-light        command -v nginx
-			EON
-		fi
-		return
-	fi
-	cat <<-EON
-	gcc                      command -v gcc
-	make                     command -v make
-	postgresql-15            test -x "\$($pg_config --bindir)/initdb"
-	postgresql-server-dev-15 test -f "\$($pg_config --pgxs)" -a -f "\$($pg_config --includedir-server)/postgres.h"
-	libcurl4-openssl-dev     echo '#include <curl/curl.h>' | gcc -E -o /dev/null -
-	libipc-run-perl          perl -MIPC::Run -MTest::More -MTAP::Harness -e 1
-	EON
-	if [ "$TARGET" = asan ]; then
-		cat <<-EON
-		bison                    command -v bison
-		flex                     command -v flex
-		libicu-dev               test -f /usr/include/unicode/ucol.h
-		libssl-dev               test -f /usr/include/openssl/ssl.h
-		libreadline-dev          test -f /usr/include/readline/readline.h
-		zlib1g-dev               test -f /usr/include/zlib.h
-		pkg-config               command -v pkg-config
-		dpkg-dev                 command -v dpkg-source
-		EON
-	fi
-	if [ "$TARGET" = check ] || [ "$TARGET" = asan ]; then
-		cat <<-EON
-		pgbouncer                command -v pgbouncer
-		nodejs                   command -v node
-		npm                      test -n "\$DTX_NODE_MODULES" || command -v npm
-		openssl                  command -v openssl
-		EON
-	fi
-	if [ "$TARGET" = minors ]; then
-		cat <<-EON
-		nodejs                   command -v node
-		npm                      command -v npm
-		python3-pip              python3 -m pip --version
-		EON
-	fi
-	if [ "$TARGET" = lint ]; then
-		cat <<-EON
-		shellcheck               command -v shellcheck
-		cppcheck                 command -v cppcheck
-		EON
-	fi
-}
-
-missing_packages()
-{
-	local package test
-
-	while read -r package test; do
-		bash -c "$test" >/dev/null 2>&1 || printf '%s ' "$package"
-	done < <(needs_of)
-}
-
-install_packages()
-{
-	local missing sudo=''
-
-	missing=$(missing_packages)
-	[ -n "$missing" ] || return 0
-	command -v apt-get >/dev/null ||
-		die "missing: $missing- this machine has no apt-get to install them with"
-	if [ "$(id -u)" != 0 ]; then
-		sudo -n true 2>/dev/null ||
-			die "missing: $missing- install them (apt-get install $missing), or run this as root"
-		sudo='sudo -n'
-	fi
-	say "Installing $missing"
-	# one at a time; another run may just have done it
-	# shellcheck disable=SC2086,SC2016
-	$sudo env DEBIAN_FRONTEND=noninteractive flock "$(command -v apt-get)" sh -c '
-		log=$(mktemp)
-		apt-get -q update >"$log" 2>&1 &&
-		apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" >>"$log" 2>&1
-		status=$?
-		[ $status -eq 0 ] || tail -n 30 "$log"
-		rm "$log"
-		exit $status' \
-		install $missing </dev/null >&2 ||
-		die "could not install: $missing"
-	missing=$(missing_packages)
-	[ -z "$missing" ] || die "still missing: $missing(is PG_CONFIG=${PG_CONFIG:-pg_config} the right one?)"
-}
+# shellcheck source=.ci/needs.sh
+. "$REPO/.ci/needs.sh"
 
 # --------------------------------------------------------------- workspace
+
+# perl -e "$BECOME" UID GID COMMAND...: run it as that account. Every machine that has PostgreSQL's
+# tests has perl; programs that change accounts differ.
+# shellcheck disable=SC2016
+BECOME='
+	my ($uid, $gid) = splice @ARGV, 0, 2;
+	($(, $)) = ($gid, "$gid $gid");
+	($<, $>) = ($uid, $uid);
+	exit 126 unless $< == $uid && $> == $uid && $( == $gid && $) == $gid;
+	exec { $ARGV[0] } @ARGV or exit 127;'
+
+# work_base [COMMAND...]: a directory where the account of the command may write programs, and run
+# them. A path of a socket in it has at most 107 characters, and make cannot do with blanks.
+work_base()
+{
+	local base
+
+	for base in "${TMPDIR:-/tmp}" /tmp /var/tmp ~; do
+		[[ $base =~ ^/[A-Za-z0-9._/+-]{1,40}$ ]] || continue
+		# shellcheck disable=SC2016
+		"$@" bash -c '
+			directory=$(mktemp -d "$1/dtx.XXXXXX") || exit
+			printf "#!/bin/sh\n" >"$directory/program" && chmod +x "$directory/program" && "$directory/program"
+			status=$?
+			rm -rf "$directory"
+			exit $status' bash "${base%/}" 2>/dev/null && echo "${base%/}" && return
+	done
+	return 1
+}
 
 # Copy the tree to a new directory, and go on there as an ordinary user.
 # Called first; returns in the copy. When RESULTS names a directory of the tree,
@@ -142,7 +86,7 @@ enter_workspace()
 		return
 	fi
 
-	local user='' base=${TMPDIR:-/tmp} as=() variable
+	local user='' base as=() variable
 
 	export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 	install_packages
@@ -150,12 +94,12 @@ enter_workspace()
 	if [ "$(id -u)" = 0 ]; then
 		user=postgres
 		id -u "$user" >/dev/null 2>&1 || user=nobody
-		as=(setpriv "--reuid=$user" "--regid=$(id -g "$user")" --init-groups)
+		as=(perl -e "$BECOME" "$(id -u "$user")" "$(id -g "$user")")
+		"${as[@]}" true || die "could not become $user, as who servers run: root may not do so here. Run this as an ordinary user"
+		"${as[@]}" test -r "$("$PG_CONFIG" --pgxs)" || die "$user, as who servers run, may not read what PG_CONFIG=$PG_CONFIG is of"
 	fi
-	# a socket's path has at most 107 characters, and others must get in
-	if [ ${#base} -gt 40 ] || ! "${as[@]}" test -w "$base" -a -x "$base"; then
-		base=/tmp
-	fi
+	base=$(work_base "${as[@]}") || die "there is no directory to work in: neither ${TMPDIR:-/tmp} nor /tmp nor /var/tmp is one where programs can be written \
+and run, and whose name is short and without blanks. Let TMPDIR name one"
 
 	DTX_WORK=$(mktemp -d "$base/dtx.XXXXXX") || die "could not make a temporary directory"
 	trap 'rm -rf "$DTX_WORK"' EXIT

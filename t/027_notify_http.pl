@@ -30,6 +30,10 @@ my $secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 my $other_secret = 'whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD';
 my $endpoints = 0;
 
+# signatures are looked at where somebody else's code for that is to be had
+my $verifies = $http->can_verify;
+my $unverified = 'the package standardwebhooks of npm is not there';
+
 # A new endpoint at a path; its name. Options as for make_endpoint, and for url.
 sub endpoint
 {
@@ -126,13 +130,21 @@ is(join(' ', map { $_->{headers}{'webhook-id'} } @requests), join(' ', ("$origin
 	'with the same webhook-id, which says who sends and which transaction');
 my %times = map { $_->{headers}{'webhook-timestamp'} => 1 } @requests;
 cmp_ok(scalar keys %times, '>', 1, 'and the time of the attempt');
-is_deeply([ $http->verify($secret, @requests) ], [ ('ok') x 3 ], 'signed, as the reference implementation finds');
+SKIP:
+{
+	skip $unverified, 1 unless $verifies;
+	is_deeply([ $http->verify($secret, @requests) ], [ ('ok') x 3 ], 'signed, as the reference implementation finds');
+}
 is(join(' ', map { "$_->{method} $_->{headers}{'content-type'} $_->{version}" } @requests), join(' ', ('POST application/json 1.1') x 3),
 	'a POST of JSON');
 is_deeply(decode_json(encode_utf8_once($requests[0]{body})), { text => "\x{e4}\\\"\x{20ac}", number => 1.5, none => undef }, 'the body is the payload');
 like($requests[0]{body}, qr/"number": 1\.50/, 'to the digit');
-isnt($http->verify($other_secret, $requests[0]), 'ok', 'another secret does not fit');
-isnt($http->verify($secret, { %{ $requests[0] }, body => "$requests[0]{body} " }), 'ok', 'nor does another body');
+SKIP:
+{
+	skip $unverified, 2 unless $verifies;
+	isnt($http->verify($other_secret, $requests[0]), 'ok', 'another secret does not fit');
+	isnt($http->verify($secret, { %{ $requests[0] }, body => "$requests[0]{body} " }), 'ok', 'nor does another body');
+}
 
 # What decode_json makes of a line are characters.
 sub encode_utf8_once
@@ -149,13 +161,21 @@ notify($rotating, 'rotated', '');
 outcome('rotated');
 my ($rotated) = $http->requests(qr/:rotated$/);
 is(scalar(split / /, $rotated->{headers}{'webhook-signature'}), 2, 'two secrets, two signatures');
-is_deeply([ map { $http->verify($_, $rotated) } $secret, $other_secret ], [ 'ok', 'ok' ], 'each of its own');
+SKIP:
+{
+	skip $unverified, 1 unless $verifies;
+	is_deeply([ map { $http->verify($_, $rotated) } $secret, $other_secret ], [ 'ok', 'ok' ], 'each of its own');
+}
 is(join(', ', map { $_ // 'none' } @{ $rotated->{headers} }{qw(authorization x-key x-empty)}), 'Bearer no-one-knows, my-own-key, ', 'token and headers');
 $bank1->safe_psql('bank1', "ALTER USER MAPPING FOR CURRENT_USER SERVER $rotating OPTIONS (SET secret '$other_secret', DROP token)");
 notify($rotating, 'rotated again', '');
 outcome('rotated again');
 ($rotated) = $http->requests(qr/:rotated%20again$/);
-is_deeply([ map { $_ eq 'ok' ? 1 : 0 } map { $http->verify($_, $rotated) } $secret, $other_secret ], [ 0, 1 ], 'the mapping that counts is the present one');
+SKIP:
+{
+	skip $unverified, 1 unless $verifies;
+	is_deeply([ map { $_ eq 'ok' ? 1 : 0 } map { $http->verify($_, $rotated) } $secret, $other_secret ], [ 0, 1 ], 'the mapping that counts is the present one');
+}
 ok(!defined $rotated->{headers}{authorization}, 'without the token');
 
 my $unsigned = endpoint('status/204', mapping => "unsigned 'true'");

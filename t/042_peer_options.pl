@@ -13,6 +13,8 @@ use Test::More;
 
 use DtxTest;
 
+needs_programs('openssl');
+
 # names that the test has a say in
 my $resolve = PostgreSQL::Test::Utils::tempdir() . '/resolve.so';
 system_or_bail('gcc', '-shared', '-fPIC', '-O', '-o', $resolve, dirname(__FILE__) . '/http/resolve.c', '-ldl');

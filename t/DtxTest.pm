@@ -51,6 +51,7 @@ our @EXPORT = qw(
   revive
   crash
   workers
+  needs_programs
 );
 
 my $deadline = 60;
@@ -69,6 +70,16 @@ sub wait_until
 	}
 	diag "waited in vain: $what";
 	return 0;
+}
+
+# A test file that cannot do without these programs of others is left out where they are not.
+sub needs_programs
+{
+	foreach my $program (@_)
+	{
+		plan skip_all => "the program $program is not there" unless grep { -x "$_/$program" } split /:/, $ENV{PATH};
+	}
+	return;
 }
 
 # A cluster with a bank in it. Options: conf, more lines for postgresql.conf;

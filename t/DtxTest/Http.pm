@@ -11,8 +11,9 @@ t/http/server.js, which says what it does at which path, in a process of its own
 TLS certificates are made for the run: one of an authority that is in $http->ca, and
 one of an authority that nobody has heard of.
 
-Node.js runs it. Where the package standardwebhooks of the npm registry is, the
-environment says in DTX_NODE_MODULES: .ci/check has it installed.
+Node.js runs it, and without that the test file is left out. Where the package
+standardwebhooks of the npm registry is, the environment says in DTX_NODE_MODULES:
+.ci/check has it installed, if the registry gives it.
 
 =cut
 
@@ -34,6 +35,7 @@ my @running;
 sub new
 {
 	my ($class) = @_;
+	needs_programs('node', 'openssl');
 	my $dir = PostgreSQL::Test::Utils::tempdir_short();
 	my $self = bless { dir => $dir, from => dirname(__FILE__) . '/../http' }, $class;
 	$self->certificate('', 'localhost');
@@ -119,6 +121,14 @@ sub requests
 }
 
 sub connections { return scalar $_[0]->lines('connections') }
+
+# Whether the reference implementation of Standard Webhooks is there.
+sub can_verify
+{
+	my ($self) = @_;
+	local $ENV{NODE_PATH} = $ENV{DTX_NODE_MODULES} // '';
+	return IPC::Run::run([ 'node', "$self->{from}/verify.js", 'whsec_bm9uZQ==' ], '<', \'', '>', \my $out, '2>', \my $err);
+}
 
 # What the reference implementation of Standard Webhooks says to requests: one "ok", or
 # reason, each.
