@@ -72,7 +72,7 @@ SELECT test.undone(:'xid', 'fit');
 SELECT test.hold('UPDATE fit SET w = 1');
 SELECT test.at_peer('ALTER TABLE fit DISABLE TRIGGER ALL');
 SELECT test.at_peer('ALTER TABLE fit ENABLE TRIGGER ALL');
-SELECT test.at_peer('ALTER TABLE fit SET UNLOGGED');
+SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE fit SET UNLOGGED');
 SELECT test.at_peer('DROP TRIGGER dtx_capture ON fit');
 SELECT test.let_go('ROLLBACK') AS xid \gset
 SELECT test.undone(:'xid', 'fit');
@@ -97,11 +97,45 @@ ALTER TABLE part_2 REPLICA IDENTITY DEFAULT;
 CREATE UNLOGGED TABLE part_3 (id integer PRIMARY KEY, code integer NOT NULL, v text);
 ALTER TABLE part ATTACH PARTITION part_3 FOR VALUES FROM (20) TO (30);
 ALTER TABLE part_3 SET LOGGED;
+-- one that is attached by itself goes on with its parent; not if the command fails
+SELECT dtx_attach('part_3');
+\set VERBOSITY sqlstate
+ALTER TABLE part ATTACH PARTITION part_3 FOR VALUES FROM (10) TO (30);
+\set VERBOSITY default
+SELECT dtx_detach('part_3');
 SELECT dtx_attach('part_3');
 ALTER TABLE part ATTACH PARTITION part_3 FOR VALUES FROM (20) TO (30);
 SELECT dtx_detach('part_3');
-ALTER TABLE part ATTACH PARTITION part_3 FOR VALUES FROM (20) TO (30);
 ALTER TABLE part_3 SET UNLOGGED;
+-- with partitions of its own, one of which is attached by itself, and rows in doubt
+CREATE TABLE part_5 (id integer NOT NULL, code integer NOT NULL, v text, PRIMARY KEY (id, code)) PARTITION BY RANGE (id);
+CREATE TABLE part_5_1 PARTITION OF part_5 FOR VALUES FROM (40) TO (45);
+CREATE TABLE part_5_2 PARTITION OF part_5 FOR VALUES FROM (45) TO (50);
+INSERT INTO part_5 VALUES (40, 1, 'old'), (45, 1, 'old');
+SELECT dtx_attach('part_5_1');
+SELECT dtx_attach('part_5');
+SELECT dtx_attach('part_5');
+SELECT dtx_detach('part_5_1');
+-- who does not own both may not even wait for a lock
+CREATE ROLE dtx_regress_part;
+SET ROLE dtx_regress_part;
+\set VERBOSITY sqlstate
+ALTER TABLE part ATTACH PARTITION part_5 FOR VALUES FROM (40) TO (50);
+\set VERBOSITY default
+RESET ROLE;
+DROP ROLE dtx_regress_part;
+\c dtx_regression
+SELECT test.hold('UPDATE part_5 SET v = ''new''');
+SELECT test.at_peer('ALTER TABLE part ATTACH PARTITION part_5 FOR VALUES FROM (40) TO (50)');
+SELECT test.at_peer('SELECT tgrelid::regclass || '' '' || (tgparentid <> 0) FROM pg_trigger WHERE tgname = ''dtx_capture'' AND tgrelid::regclass::text LIKE ''part_5%'' ORDER BY 1');
+SELECT test.at_peer('SELECT relation::text FROM dtx_locks ORDER BY 1');
+SELECT test.let_go('ROLLBACK') AS xid \gset
+SELECT dtx_wait(:'xid');
+SELECT test.at_peer('SELECT id || '' '' || v FROM part WHERE id >= 40 ORDER BY 1');
+\c dtx_regression_peer
+DELETE FROM part WHERE id >= 40;
+ALTER TABLE part DETACH PARTITION part_5;
+DROP TABLE part_5;
 CREATE EXTENSION postgres_fdw;
 CREATE SERVER nowhere FOREIGN DATA WRAPPER postgres_fdw;
 CREATE FOREIGN TABLE part_4 PARTITION OF part FOR VALUES FROM (30) TO (40) SERVER nowhere;

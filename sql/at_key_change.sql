@@ -7,7 +7,7 @@ SELECT * FROM test.at_peer('CREATE UNIQUE INDEX keyed_b ON keyed (b)');
 SELECT * FROM test.at_peer('INSERT INTO keyed VALUES (1, 10, 0), (2, 20, 0)');
 SELECT * FROM test.at_peer('SELECT dtx_attach(''keyed'')::text');
 SELECT test.hold('UPDATE keyed SET n = n + 1 WHERE a = 1');
-SELECT * FROM test.at_peer('ALTER TABLE keyed REPLICA IDENTITY USING INDEX keyed_b');
+SELECT * FROM test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE keyed REPLICA IDENTITY USING INDEX keyed_b');
 SELECT * FROM test.at_peer('ALTER TABLE keyed DROP CONSTRAINT keyed_pkey');
 -- an index that is no key may go
 SELECT * FROM test.at_peer('DROP INDEX keyed_b');

@@ -92,11 +92,11 @@ SELECT test.at_peer('ALTER TABLE altered RENAME d TO c');
 SELECT test.at_peer('SELECT test.differences(''altered'')');
 -- a generated column added is computed; this needs a rewrite, and so waits for the branch
 SELECT test.hold('UPDATE altered SET a = 100 WHERE id = 1', 'DELETE FROM altered WHERE id = 2');
-SELECT test.at_peer('ALTER TABLE altered ADD thrice integer GENERATED ALWAYS AS (a * 3) STORED');
+SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE altered ADD thrice integer GENERATED ALWAYS AS (a * 3) STORED');
 -- so does a new type, a default that differs from row to row, and leaving the WAL
-SELECT test.at_peer('ALTER TABLE altered ALTER c TYPE text USING c || ''x''');
-SELECT test.at_peer('ALTER TABLE altered ADD stamped timestamptz DEFAULT clock_timestamp()');
-SELECT test.at_peer('ALTER TABLE altered SET UNLOGGED');
+SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE altered ALTER c TYPE text USING c || ''x''');
+SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE altered ADD stamped timestamptz DEFAULT clock_timestamp()');
+SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE altered SET UNLOGGED');
 SELECT test.at_peer('TRUNCATE altered');
 SELECT test.at_peer('DROP TABLE altered');
 SELECT dtx_wait(test.let_go('ROLLBACK'));

@@ -7,6 +7,7 @@
 #include "access/xact.h"
 #include "at/at.h"
 #include "at/fit.h"
+#include "at/alter.h"
 #include "at/guard.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
@@ -122,6 +123,27 @@ next_utility(PlannedStmt *statement, const char *text, bool read_only,
 	PG_END_TRY();
 }
 
+/* A utility command that waits to be run. */
+typedef struct UtilityCall
+{
+	PlannedStmt *statement;
+	const char *text;
+	ProcessUtilityContext context;
+	ParamListInfo params;
+	QueryEnvironment *environment;
+	DestReceiver *dest;
+	QueryCompletion *completion;
+} UtilityCall;
+
+static void
+run_again(void *arg)
+{
+	UtilityCall *call = arg;
+
+	next_utility(call->statement, call->text, true, call->context, call->params, call->environment,
+				 call->dest, call->completion);
+}
+
 static void
 on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 				   ProcessUtilityContext context, ParamListInfo params,
@@ -136,7 +158,13 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 	}
 	else if (session_is_lent())
 		escape_session(statement->utilityStmt);
-	guard_alter_table(statement);
+	if (alter_is_of_attached(statement))
+	{
+		UtilityCall call = {statement, text, context, params, environment, dest, completion};
+
+		alter_run(statement, run_again, &call);
+		return;
+	}
 	worker_make_way(statement);
 	held = worker_hold_for(statement);
 	if (!OidIsValid(held))

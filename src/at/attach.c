@@ -6,6 +6,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "at/attach.h"
 #include "at/fit.h"
 #include "at/key.h"
 #include "at/undo_log.h"
@@ -103,6 +104,42 @@ drop_capture_trigger(Relation rel)
 	performDeletion(&object, DROP_RESTRICT, 0);
 }
 
+static bool merging = false;
+
+bool
+attach_is_merging(void)
+{
+	return merging;
+}
+
+void
+attach_merge(Oid relid)
+{
+	ListCell   *cell;
+
+	merging = true;
+	PG_TRY();
+	{
+		/* a partitioned table comes before its partitions, and takes their triggers along */
+		foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+		{
+			Relation	part = table_open(lfirst_oid(cell), NoLock);
+
+			if (has_capture_trigger(part) && !capture_trigger(part)->tgisclone)
+			{
+				drop_capture_trigger(part);
+				CommandCounterIncrement();
+			}
+			table_close(part, NoLock);
+		}
+	}
+	PG_FINALLY();
+	{
+		merging = false;
+	}
+	PG_END_TRY();
+}
+
 /* A cascading foreign key changes rows of the referencing table too. */
 static void
 warn_of_cascades(Oid relid)
@@ -154,6 +191,8 @@ dtx_attach(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" is already attached", RelationGetRelationName(rel))));
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		attach_merge(relid);
 	create_capture_trigger(rel);
 	table_close(rel, NoLock);
 	SPI_connect();

@@ -7,6 +7,8 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "at/alter.h"
+#include "at/attach.h"
 #include "at/guard.h"
 #include "at/key.h"
 #include "at/undo_log.h"
@@ -14,7 +16,6 @@
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_trigger.h"
 #include "commands/event_trigger.h"
@@ -170,76 +171,6 @@ refuse_in_doubt(Oid relid, const char *what)
 			 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
 }
 
-/*
- * DETACH PARTITION ... CONCURRENTLY commits before it drops the partition's trigger:
- * what that refuses would leave the partition half detached, its rows out of sight.
- */
-static void
-guard_detach_partition(RangeVar *partition)
-{
-	Oid			relid = RangeVarGetRelid(partition, NoLock, true);
-	ListCell   *cell;
-
-	if (!OidIsValid(relid))
-		return;
-	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
-		refuse_in_doubt(lfirst_oid(cell), "detach");
-}
-
-/* A partition that is attached to dtx by itself cannot be with its parent, too. */
-static void
-guard_attach_partition(Oid parent, RangeVar *partition)
-{
-	Oid			relid = RangeVarGetRelid(partition, NoLock, true);
-	Relation	rel;
-	bool		twice;
-
-	if (!OidIsValid(relid) || (rel = RelationIdGetRelation(parent)) == NULL)
-		return;
-	twice = has_capture_trigger(rel);
-	RelationClose(rel);
-	if (!twice || (rel = RelationIdGetRelation(relid)) == NULL)
-		return;
-	twice = has_capture_trigger(rel) && !capture_trigger(rel)->tgisclone;
-	RelationClose(rel);
-	if (twice)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot make table \"%s\" a partition of \"%s\": each is attached to dtx by itself",
-						get_rel_name(relid), get_rel_name(parent)),
-				 errhint("Use dtx_detach for \"%s\" first; as a partition it is attached with \"%s\".",
-						 get_rel_name(relid), get_rel_name(parent))));
-}
-
-void
-guard_alter_table(PlannedStmt *statement)
-{
-	AlterTableStmt *alter = (AlterTableStmt *) statement->utilityStmt;
-	Oid			relid = InvalidOid;
-	ListCell   *cell;
-
-	if (!IsA(alter, AlterTableStmt))
-		return;
-	foreach(cell, alter->cmds)
-	{
-		AlterTableCmd *command = lfirst_node(AlterTableCmd, cell);
-
-		if (command->subtype != AT_ReplicaIdentity && command->subtype != AT_DetachPartition &&
-			command->subtype != AT_AttachPartition)
-			continue;
-		if (!OidIsValid(relid))
-			relid = RangeVarGetRelid(alter->relation, NoLock, true);
-		if (!OidIsValid(relid))
-			return;
-		if (command->subtype == AT_ReplicaIdentity)
-			refuse_in_doubt(relid, "change the key of");
-		else if (command->subtype == AT_AttachPartition)
-			guard_attach_partition(relid, ((PartitionCmd *) command->def)->name);
-		else
-			guard_detach_partition(((PartitionCmd *) command->def)->name);
-	}
-}
-
 /* The key goes with its index. */
 static void
 guard_index_drop(Oid index, int flags)
@@ -298,7 +229,7 @@ guard_trigger_drop(Oid trigger, const char *what)
 		relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	if (OidIsValid(relid))
+	if (OidIsValid(relid) && !attach_is_merging())
 		refuse_in_doubt(relid, what);
 }
 
@@ -312,7 +243,7 @@ dtx_guard_rewrite(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"dtx.guard_rewrite\" must be called as a trigger of event table_rewrite")));
-	refuse_in_doubt(DatumGetObjectId(DirectFunctionCall1(pg_event_trigger_table_rewrite_oid, (Datum) 0)),
-					"rewrite");
+	alter_require_settled(DatumGetObjectId(DirectFunctionCall1(pg_event_trigger_table_rewrite_oid, (Datum) 0)),
+						  "rewrite");
 	PG_RETURN_NULL();
 }

@@ -28,9 +28,6 @@ extern void guard_large_object(void);
 extern void guard_relation_drop(Oid relid, int flags);
 extern void guard_relation_truncate(Oid relid);
 
-/* Nor does their key change, by ALTER TABLE ... REPLICA IDENTITY, or their partition go. */
-extern void guard_alter_table(PlannedStmt *statement);
-
 /* Nor does the trigger that locks them go. what: of the table, for the message. */
 extern void guard_trigger_drop(Oid trigger, const char *what);
 

@@ -23,6 +23,7 @@
 #include "core/shmem.h"
 #include "guc.h"
 #include "net/connection.h"
+#include "nodes/pg_list.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -261,6 +262,161 @@ row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple row, int64 hash)
 		stop_waiting(slot);
 	}
 	PG_END_TRY();
+}
+
+/* A branch in doubt that has changed a table. */
+typedef struct ChangedBy
+{
+	int64		branch;
+	uint64		xid_hash;
+} ChangedBy;
+
+/* The branches in doubt that have changed the table, as of now: ChangedBy *. */
+static List *
+branches_on(Oid relid)
+{
+	List	   *branches = NIL;
+	OwnScan		scan;
+	HeapTuple	tuple;
+	int64		last = 0;
+
+	if (!own_table_exists(OWN_UNDO_LOG))
+		return NIL;
+	own_scan_all(&scan, OWN_UNDO_LOG, AccessShareLock);
+	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
+	{
+		int64		branch = DatumGetInt64(own_column(&scan, tuple, Anum_undo_log_branch, NULL));
+		LockHolder	holder;
+
+		/* a branch's entries lie side by side */
+		if (DatumGetObjectId(own_column(&scan, tuple, Anum_undo_log_relation, NULL)) != relid ||
+			branch == last)
+			continue;
+		last = branch;
+		if (read_holder(branch, &holder))
+		{
+			ChangedBy  *changed = palloc(sizeof(ChangedBy));
+
+			changed->branch = branch;
+			changed->xid_hash = holder.xid_hash;
+			branches = lappend(branches, changed);
+		}
+	}
+	own_scan_end(&scan);
+	return branches;
+}
+
+static bool
+are_of(List *branches, uint64 xid)
+{
+	ListCell   *cell;
+
+	foreach(cell, branches)
+		if (((ChangedBy *) lfirst(cell))->xid_hash == xid)
+			return true;
+	return false;
+}
+
+/* Is one of the branches being rolled back by that process? */
+static bool
+is_rolling_back_one(ProcessSlot *slot, List *branches)
+{
+	bool		rolling = false;
+
+	SpinLockAcquire(&slot->mutex);
+	for (int i = 0; i < slot->nrolling; i++)
+		rolling |= are_of(branches, slot->rolling[i]);
+	SpinLockRelease(&slot->mutex);
+	return rolling;
+}
+
+/*
+ * Does a process wait for this one without which the branches will not be settled? One that
+ * compensates: what is to be settled after that, maybe by the same process, waits with it;
+ * who has locked the table need not wait to see it wait. Or one that runs another
+ * branch of the same global transaction, without which that does not come to its end.
+ * *others: is there a process that may come to that?
+ */
+static bool
+settling_needs_me(List *branches, bool locked, bool *others)
+{
+	*others = false;
+	for (int i = 0; i < shared->nprocesses; i++)
+	{
+		ProcessSlot *slot = process_slot(i);
+		uint64		branch_of = pg_atomic_read_u64(&slot->in_branch_of);
+		bool		rolling = slot->nrolling > 0;
+
+		if (slot->pid == MyProcPid || !(rolling || (branch_of != 0 && are_of(branches, branch_of))))
+			continue;
+		*others = true;
+		if ((rolling && locked && is_rolling_back_one(slot, branches)) || waits_behind_me(slot->pid))
+			return true;
+	}
+	return false;
+}
+
+/* One round: true when *result says how it ended. */
+static bool
+wait_once_for_branch(List *branches, bool locked, TimestampTz deadline, char *holder_gid,
+					 RelationWait *result)
+{
+	LockHolder	holder;
+	bool		others;
+	long		timeout = deadline_remaining(deadline);
+	long		most;
+
+	*result = RELATION_SETTLED;
+	if (!read_holder(((ChangedBy *) linitial(branches))->branch, &holder))
+		return true;
+	strlcpy(holder_gid, holder.gid_text, DTX_GID_SIZE);
+	*result = RELATION_NEEDED;
+	if (settling_needs_me(branches, locked, &others))
+		return true;
+	*result = RELATION_TIMEOUT;
+	if (timeout == 0)
+		return true;
+	/* nobody tells when a branch comes to wait for the lock */
+	most = others || locked ? 20 : 1000;
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout < 0 ? most : Min(timeout, most), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return false;
+}
+
+static RelationWait
+wait_for_branches(List *branches, bool locked, TimestampTz deadline, char *holder_gid)
+{
+	RelationWait result = RELATION_SETTLED;
+
+	for (; branches != NIL && result == RELATION_SETTLED; branches = list_delete_first(branches))
+		while (!wait_once_for_branch(branches, locked, deadline, holder_gid, &result))
+			;
+	return result;
+}
+
+RelationWait
+row_lock_wait_relation(Oid relid, bool locked, TimestampTz deadline, char *holder_gid)
+{
+	volatile RelationWait result = RELATION_SETTLED;
+	ProcessSlot *slot = my_process_slot();
+
+	waiting = true;
+	PG_TRY();
+	{
+		/* those who settle see this process, or it sees them */
+		pg_atomic_write_u64(&slot->waits_for, DTX_WAITS_FOR_ANY);
+		pg_atomic_fetch_add_u32(&shared->waiters, 1);
+		pg_memory_barrier();
+		result = wait_for_branches(branches_on(relid), locked, deadline, holder_gid);
+	}
+	PG_FINALLY();
+	{
+		stop_waiting(slot);
+	}
+	PG_END_TRY();
+	return result;
 }
 
 void

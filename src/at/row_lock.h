@@ -9,6 +9,7 @@
 
 #include "access/htup.h"
 #include "at/key.h"
+#include "datatype/timestamp.h"
 #include "utils/rel.h"
 
 /*
@@ -21,6 +22,21 @@
  */
 extern void row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple tuple,
 						  int64 hash);
+
+typedef enum RelationWait
+{
+	RELATION_SETTLED,
+	RELATION_NEEDED,			/* settling waits for a lock of this transaction */
+	RELATION_TIMEOUT
+} RelationWait;
+
+/*
+ * Wait until the branches in doubt that have changed the table by now are settled. deadline:
+ * by clock_now(), 0: none. holder_gid: DTX_GID_SIZE bytes; one of them, unless all are settled.
+ * locked: this transaction has a lock on the table that its writers wait for. Then it waits in
+ * vain for a branch that is rolled back, or goes on with the table: RELATION_NEEDED.
+ */
+extern RelationWait row_lock_wait_relation(Oid relid, bool locked, TimestampTz deadline, char *holder_gid);
 
 /* The transaction ended, maybe in the midst of a wait. Never throws. */
 extern void row_lock_xact_end(void);

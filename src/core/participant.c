@@ -159,8 +159,9 @@ wake_waiters_for(uint64 xid_hash)
 	for (int i = 0; i < shared->nprocesses; i++)
 	{
 		ProcessSlot *slot = process_slot(i);
+		uint64		waits_for = pg_atomic_read_u64(&slot->waits_for);
 
-		if (pg_atomic_read_u64(&slot->waits_for) == xid_hash && slot->latch != NULL)
+		if ((waits_for == xid_hash || waits_for == DTX_WAITS_FOR_ANY) && slot->latch != NULL)
 			SetLatch(slot->latch);
 	}
 }

@@ -128,7 +128,7 @@ settle_xact_end(bool commit)
 			uint64		waits_for = pg_atomic_read_u64(&slot->waits_for);
 
 			for (int j = 0; waits_for != 0 && slot->latch != NULL && j < nwoken; j++)
-				if (woken[j] == waits_for)
+				if (woken[j] == waits_for || waits_for == DTX_WAITS_FOR_ANY)
 					SetLatch(slot->latch);
 		}
 	}
@@ -156,7 +156,11 @@ announce_rollback(uint64 xid)
 	{
 		ProcessSlot *slot = process_slot(i);
 
-		if (pg_atomic_read_u64(&slot->waits_for) != xid || slot->latch == NULL)
+		if (slot->latch == NULL)
+			continue;
+		if (pg_atomic_read_u64(&slot->waits_for) == DTX_WAITS_FOR_ANY)
+			SetLatch(slot->latch);
+		if (pg_atomic_read_u64(&slot->waits_for) != xid)
 			continue;
 		/* the decision is final: it holds even if this attempt is over before
 		 * the waiter gets to run */

@@ -26,6 +26,7 @@
 #define DTX_NESTED_ROLLBACKS	64
 #define DTX_CONTACT_REQUESTS	16
 #define DTX_ROLLING_BACK		64
+#define DTX_WAITS_FOR_ANY		PG_UINT64_MAX	/* until branches of several are settled */
 #define DTX_USED_PEERS			8
 #define DTX_RETRY_REQUESTS		8
 #define DTX_RUNNERS				64
@@ -220,7 +221,7 @@ typedef struct ProcessSlot
 	Oid			database;
 	int			pid;
 	Latch	   *latch;
-	pg_atomic_uint64 waits_for;		/* hash of the xid whose row it waits for, or 0 */
+	pg_atomic_uint64 waits_for;		/* hash of the xid whose row it waits for, or 0, or DTX_WAITS_FOR_ANY */
 	pg_atomic_uint64 give_up_for;	/* hash of the xid for whose rollback it has to give way */
 	pg_atomic_uint64 in_branch_of;	/* hash of the xid of its branch, or 0 */
 	int			nrolling;			/* xids that it is compensating */
