@@ -41,10 +41,10 @@ CREATE FUNCTION api.at_peer(statement text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(answer, ', ') FROM dblink(api.dsn('dtx_regression_peer'), $1) AS d(answer text)
 $$;
 
--- Waits until a condition, evaluated anew each time, holds; ERROR after 20 seconds.
+-- Waits until a condition, evaluated anew each time, holds; ERROR after three minutes.
 CREATE PROCEDURE api.wait_until(condition text) LANGUAGE plpgsql AS $$
 DECLARE
-  deadline timestamptz := clock_timestamp() + interval '20 seconds';
+  deadline timestamptz := clock_timestamp() + interval '3 minutes';
   fulfilled boolean;
 BEGIN
   LOOP

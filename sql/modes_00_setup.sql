@@ -81,7 +81,7 @@ END $$;
 -- Waits in this very session and transaction until a condition holds.
 CREATE PROCEDURE m.until(condition text) LANGUAGE plpgsql AS $$
 DECLARE
-  deadline timestamptz := clock_timestamp() + interval '20 seconds';
+  deadline timestamptz := clock_timestamp() + interval '3 minutes';
   fulfilled boolean := false;
 BEGIN
   WHILE fulfilled IS NOT TRUE LOOP
@@ -93,10 +93,10 @@ BEGIN
   END LOOP;
 END $$;
 
--- Waits until a query at a node says true; says so, or "in vain" after 20 seconds.
+-- Waits until a query at a node says true; says so, or "in vain" after three minutes.
 CREATE FUNCTION m.wait(node text, condition text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-  deadline timestamptz := clock_timestamp() + interval '20 seconds';
+  deadline timestamptz := clock_timestamp() + interval '3 minutes';
   fulfilled text;
   why text := 'in vain';
 BEGIN
@@ -139,7 +139,7 @@ $$;
 -- Waits until nothing is left over anywhere, and says what the accounts have in all.
 CREATE FUNCTION m.settled() RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
-  deadline timestamptz := clock_timestamp() + interval '20 seconds';
+  deadline timestamptz := clock_timestamp() + interval '3 minutes';
   found text;
 BEGIN
   PERFORM m.connect('m.' || node, node) FROM unnest('{a,b,c}'::text[]) AS node;

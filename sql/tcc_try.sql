@@ -374,7 +374,7 @@ BEGIN
 END $$;
 CREATE PROCEDURE m.prune() LANGUAGE plpgsql AS $$
 DECLARE
-  deadline timestamptz := clock_timestamp() + interval '20 seconds';
+  deadline timestamptz := clock_timestamp() + interval '3 minutes';
   rows text;
 BEGIN
   LOOP

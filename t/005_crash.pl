@@ -210,7 +210,7 @@ sub run_scenario
 	my $seen = transfer($kind, $end, $arm, $branch);
 
 	my $reached = $silent
-	  || wait_until(sub { was_reached($name, $victim, $mark) }, "$what is reached", 20);
+	  || wait_until(sub { was_reached($name, $victim, $mark) }, "$what is reached");
 	push @problems, 'the point was not reached' unless $reached;
 
 	# disarm first: who comes back runs into the point again

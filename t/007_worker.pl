@@ -106,7 +106,7 @@ wait_for_value($bank1, 'SHOW dtx.recovery_interval', '1h');
 my $passes = recovery_passes();
 $bank1->append_conf('test.conf', "dtx.recovery_interval = '200ms'");
 $bank1->reload;
-ok(wait_until(sub { recovery_passes() > $passes + 3 }, 'more passes', 10),
+ok(wait_until(sub { recovery_passes() > $passes + 3 }, 'more passes'),
 	'a shorter interval is in force when the settings are reloaded');
 
 $bank1->append_conf('test.conf', "dtx.recovery_interval = '1h'\ndtx.worker_idle_timeout = '300ms'");
@@ -204,7 +204,7 @@ $bank1->reload;
 ok(wait_for_worker('bank3'), 'a worker is there');
 my $begun = time();
 is($bank1->psql('bank3', 'DROP EXTENSION dtx CASCADE'), 0, 'DROP EXTENSION with a worker in it');
-cmp_ok(time() - $begun, '<', 5, 'it does not wait for the worker');
+cmp_ok(time() - $begun, '<', 60, 'it does not wait for the worker');
 ok(wait_until(sub { workers($bank1, 'bank3') eq '' }, 'the worker ends'), 'the worker leaves the database');
 $bank1->safe_psql('bank3', <<'SQL');
 CREATE EXTENSION dtx;
@@ -243,7 +243,7 @@ $s = session($bank1);
 $s->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 1)");
 $begun = time();
 $bank1->stop('fast');
-cmp_ok(time() - $begun, '<', 5, 'a fast shutdown is fast');
+cmp_ok(time() - $begun, '<', 60, 'a fast shutdown is fast');
 $s->close;
 $bank1->start;
 ok(settled($bank1, $bank2), 'what the shutdown interrupted is settled');
@@ -254,7 +254,7 @@ transfer($bank1, 1, 2);
 forget_sessions();
 $begun = time();
 $bank2->stop('smart');
-cmp_ok(time() - $begun, '<', 30, 'a smart shutdown comes to its end');
+cmp_ok(time() - $begun, '<', 150, 'a smart shutdown comes to its end');
 $bank2->start;
 ok(settled($bank1, $bank2), 'everything is settled');
 

@@ -194,9 +194,9 @@ SKIP:
 		$hostile->distort(decision => $distortion);
 		my $r = $s->run('COMMIT');
 		ok($r->{ok}, "$what: the transaction is committed") or diag $r->{err};
-		wait_until(sub { my @asked = $hostile->journal('decision'); @asked }, 'the decision is sent', 10);
+		wait_until(sub { my @asked = $hostile->journal('decision'); @asked }, 'the decision is sent');
 		$hostile->distort;
-		$r = eval { $s->run($call, 10) } // { state => 'none' };
+		$r = eval { $s->run($call) } // { state => 'none' };
 		like($r->{state}, qr/^(00000|080..|$unexpected)$/, "$what: the next call ends");
 		$s = patient_session() if $r->{state} eq 'none';
 		session_goes_on("decision: $distortion");
@@ -243,12 +243,12 @@ sub worker_meets
 	my $xid = $s->must('SELECT dtx_xid()');
 	$hostile->distort($step => $distortion, %more);
 	$s->must('COMMIT');
-	ok(wait_until(sub { my @asked = $hostile->journal($step); @asked >= $attempts }, 'attempts', 10), "$what: tried");
-	ok(wait_for_value($bank1, "SELECT count(*) > 0 FROM $view server = 'hostile' AND last_error ~ '$error'", 't', 10),
+	ok(wait_until(sub { my @asked = $hostile->journal($step); @asked >= $attempts }, 'attempts'), "$what: tried");
+	ok(wait_for_value($bank1, "SELECT count(*) > 0 FROM $view server = 'hostile' AND last_error ~ '$error'", 't'),
 		"$what: the error is shown") if defined $error;
 	healthy_peer_is_served($what);
 	$hostile->distort;
-	is($s->must("SELECT dtx_wait('$xid', '20s')"), 'committed', "$what: settled when the peer is honest again");
+	is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', "$what: settled when the peer is honest again");
 	the_worker();
 	return;
 }
@@ -278,9 +278,9 @@ $s->must('BEGIN', $call);
 my $xid = $s->must('SELECT dtx_xid()');
 $hostile->distort(settle => 'no rows');
 $s->must('COMMIT');
-ok(wait_for_value($bank1, q{SELECT attempts > 3 FROM dtx_peers WHERE server = 'hostile'}, 't', 5), 'failures are counted up');
+ok(wait_for_value($bank1, q{SELECT attempts > 3 FROM dtx_peers WHERE server = 'hostile'}, 't'), 'failures are counted up');
 $hostile->distort;
-is($s->must("SELECT dtx_wait('$xid', '20s')"), 'committed', 'and forgotten');
+is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', 'and forgotten');
 
 # What is stored is text, whatever the peer's error was.
 sub texts_are_valid
@@ -306,10 +306,10 @@ foreach ([ { settle => 'a long error in a row' }, 'a long error' ],
 	{
 		$xid = $s->must('SELECT dtx_xid()');
 		$s->must('COMMIT');
-		wait_until(sub { my @asked = $hostile->journal($orders->{pending} ? 'hello' : 'settle'); @asked > 2 }, 'another attempt', 10);
+		wait_until(sub { my @asked = $hostile->journal($orders->{pending} ? 'hello' : 'settle'); @asked > 2 }, 'another attempt');
 		texts_are_valid($what);
 		$hostile->distort;
-		is($s->must("SELECT dtx_wait('$xid', '20s')"), 'committed', "$what: settled at last");
+		is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', "$what: settled at last");
 	}
 	$s->close;
 }
@@ -341,7 +341,7 @@ $s->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 1)");
 crash($bank1);
 $s->close;
 $bank1->start;
-ok(wait_for_value($bank2, q{SELECT count(*) FROM dtx_branches}, '0', 10), 'a branch that a crash left is rolled back');
+ok(wait_for_value($bank2, q{SELECT count(*) FROM dtx_branches}, '0'), 'a branch that a crash left is rolled back');
 is(money($bank1, $bank2), $total, 'the sum of money is what it was');
 
 unlike(log_since($bank1) . log_since($bank2), qr/PANIC|TRAP:|terminated by signal/, 'no process crashed');

@@ -112,7 +112,7 @@ replace_launcher('launcher, worker being started');
 $renaming->must('ROLLBACK');
 $renaming->close;
 wait_for_value($bank1, $starting, '0', 60, 'postgres');
-ok(wait_until(sub { workers($bank1) =~ /^\d+$/ }, 'one worker', 10), 'one worker comes up');
+ok(wait_until(sub { workers($bank1) =~ /^\d+$/ }, 'one worker'), 'one worker comes up');
 $s = session($bank1);
 $s->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 1)", 'ROLLBACK');
 is_settled($total, 'launcher replaced while a worker was being started', $bank1, $bank2);
@@ -152,7 +152,7 @@ foreach my $subtransaction (0, 1)
 		$waiter->send('UPDATE account_info SET account_name = account_name');
 		ok(wait_for_value($bank2, $awaited, 'awaited'), "$what: a session waits");
 		$ends{$end}->($waiter, $waiter->backend);
-		ok(wait_for_value($bank2, $awaited, 'nobody waits', 10), "$what: it is not counted any more");
+		ok(wait_for_value($bank2, $awaited, 'nobody waits'), "$what: it is not counted any more");
 		$waiter->close;
 	}
 }
@@ -161,7 +161,7 @@ $s->send(q{SELECT dtx_exec('bank2', 'UPDATE account_info SET account_name = acco
 ok(wait_for_value($bank2, $awaited, 'awaited'), 'a branch waits');
 value($bank2, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query ~ '^UPDATE'});
 ok(!$s->wait->{ok}, 'its call fails');
-ok(wait_for_value($bank2, $awaited, 'nobody waits', 10), 'it is not counted any more');
+ok(wait_for_value($bank2, $awaited, 'nobody waits'), 'it is not counted any more');
 $holder->must('ROLLBACK');
 is_settled($total, 'waiters terminated', $bank1, $bank2);
 
@@ -219,7 +219,7 @@ $s->must('COMMIT');
 SKIP:
 {
 	skip 'no epoll to look at', 1 unless $^O eq 'linux';
-	ok(wait_until(sub { waits_to_write($worker) }, 'the socket is full', 10), 'a call is stuck amid being sent');
+	ok(wait_until(sub { waits_to_write($worker) }, 'the socket is full'), 'a call is stuck amid being sent');
 }
 kill 'QUIT', $bank2->{_pid};
 kill 'CONT', @stopped;

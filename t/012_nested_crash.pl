@@ -155,7 +155,7 @@ sub run_scenario
 	$s->send($end) if $during eq 'end';
 	$seen = seen($s, $s->run($end), $end) if $step->{told};
 	push @problems, 'it does not wait at the point'
-	  unless !$step->{at} || wait_for_value($banks[ $step->{at} - 1 ], $waiting, 't', 20);
+	  unless !$step->{at} || wait_for_value($banks[ $step->{at} - 1 ], $waiting, 't');
 
 	take_down($banks[ $victim - 1 ], $action);
 	$holder->close if $holder;

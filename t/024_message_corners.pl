@@ -62,7 +62,7 @@ sub is_handled_once
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $to = delete $options{to} // $bank2;
 	my $differences;
-	ok(wait_until(sub { ($differences = differences($bank1, $to, $topic, %options)) eq '' }, "$topic is handled", 20), $what)
+	ok(wait_until(sub { ($differences = differences($bank1, $to, $topic, %options)) eq '' }, "$topic is handled"), $what)
 	  or diag $differences;
 	return;
 }
@@ -255,7 +255,7 @@ sub arrive
 {
 	my ($sum, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok(wait_for_value($bank1, 'SELECT count(*) FROM dtx_in_flight', '0', 20), "$what: nothing is in flight");
+	ok(wait_for_value($bank1, 'SELECT count(*) FROM dtx_in_flight', '0'), "$what: nothing is in flight");
 	is(money($bank1, $bank2), 21000, 'the sum of money is what it was');
 	is(balance($bank2, '2'), $sum, 'it has arrived');
 	return;
@@ -317,11 +317,11 @@ $worker = workers($bank1);
 new_bank_database($bank1, 'bank18');
 define_messages($bank1, 'bank18');
 value($bank1, q{SELECT dtx_subscribe('local', NULL, 'handle')}, 'bank18');
-value($bank1, q{SELECT publish('local', '{"sleep": 100}')}, 'bank18');
+value($bank1, q{SELECT publish('local', '{"sleep": 1000}')}, 'bank18');
 ok(wait_for_backend($bank1, $in_runner, 'bank18'), 'a handler that takes its time');
 forget_sessions();
 my $dropper = session($bank1, database => 'postgres');
-$r = eval { $dropper->run('DROP DATABASE bank18', 20) };
+$r = eval { $dropper->run('DROP DATABASE bank18') };
 ok($r && $r->{ok}, 'its database can be dropped');
 
 # --- a segment that cannot be dropped

@@ -156,7 +156,7 @@ sub run_into
 	}
 	notify_all($round, $side);
 	expect($round);
-	my $reached = wait_until($is_reached, "$name:$action is reached", 30);
+	my $reached = wait_until($is_reached, "$name:$action is reached");
 
 	# disarm first: who comes back runs into the point again
 	if ($side eq 'notify-receiver') { $bank1->safe_psql('bank1', 'ALTER SERVER bank2 OPTIONS (DROP options)') }

@@ -32,7 +32,7 @@ sub endpoint
 sub outcomes
 {
 	my ($server) = @_;
-	wait_for_value($bank1, "SELECT bool_and(state <> 'pending') FROM dtx_notifications WHERE server = '$server'", 't', 30);
+	wait_for_value($bank1, "SELECT bool_and(state <> 'pending') FROM dtx_notifications WHERE server = '$server'", 't');
 	return value($bank1, "SELECT string_agg(concat_ws(' ', n, state, attempts, last_status, last_error), ', ' ORDER BY n)"
 		  . " FROM (SELECT count(*) AS n, state, attempts, last_status, last_error FROM dtx_notifications WHERE server = '$server' GROUP BY 2, 3, 4, 5) x");
 }

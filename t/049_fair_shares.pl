@@ -125,9 +125,9 @@ foreach my $database (qw(bank31 bank32))
 ok(wait_for_value($small, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'dtx worker' AND datname ~ '^bank3[12]'}, '2'),
 	'their workers have all the process slots');
 value($small, q{SELECT publish('here')});
-ok(wait_until(sub { differences($small, $small, 'here') eq '' }, 'here', 120), 'another database gets its turn, for a worker and a runner');
+ok(wait_until(sub { differences($small, $small, 'here') eq '' }, 'here'), 'another database gets its turn, for a worker and a runner');
 $bank2->start;
-ok(wait_until(sub { value($bank2, q{SELECT count(*) FROM handled WHERE topic = 'away'}) == 2 }, 'away', 120), 'and those get theirs again');
+ok(wait_until(sub { value($bank2, q{SELECT count(*) FROM handled WHERE topic = 'away'}) == 2 }, 'away'), 'and those get theirs again');
 
 unlike(log_since($_), qr/PANIC|TRAP:|terminated by signal/, $_->name . ': no process crashed by itself') foreach $bank1, $bank2, $small;
 

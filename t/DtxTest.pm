@@ -54,7 +54,7 @@ our @EXPORT = qw(
   needs_programs
 );
 
-my $deadline = 60;
+my $deadline = 180;
 my %monitors;
 
 # Wait until a condition holds; false, with a note, when it never does.

@@ -23,7 +23,7 @@ use IO::Handle;
 use IO::Select;
 use Time::HiRes qw(time);
 
-my $deadline_default = 60;
+my $deadline_default = 180;
 
 # A session of psql at a connection string. Dies when the server cannot be
 # reached, unless fail_ok is given: then it returns undef.
