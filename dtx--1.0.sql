@@ -166,6 +166,9 @@ CREATE FUNCTION dtx.node_place(OUT place bigint, OUT timeline integer)
     AS 'MODULE_PATHNAME', 'dtx_node_place' LANGUAGE C VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp;
 
+CREATE FUNCTION dtx.node_id(name name, tag text) RETURNS text
+    AS 'MODULE_PATHNAME', 'dtx_node_id' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION dtx.node_insert(name name) RETURNS text
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -175,7 +178,7 @@ BEGIN ATOMIC
            $1, c.system_identifier, d.oid, pg_catalog.now(), 0, p.place, p.timeline
     FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, dtx.node_place() p
     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
-    RETURNING name::pg_catalog.text OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) tag;
+    RETURNING dtx.node_id(name, tag);
 END;
 
 CREATE FUNCTION dtx.not_in_branch() RETURNS void

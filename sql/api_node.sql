@@ -121,16 +121,49 @@ COMMIT;
 SELECT dtx_wait(:'xid');
 -- with a name; also when the identity is not in doubt, and nothing is pending
 SELECT dtx_node_reset('Bank "9"') AS reset2 \gset
-SELECT :'reset2' LIKE 'Bank "9".%', :'reset2' <> :'reset';
+SELECT :'reset2' LIKE 'Bank\%20\%229\%22.%', :'reset2' <> :'reset';
 SELECT name FROM dtx.node;
 BEGIN;
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 5 WHERE no = 1');
-SELECT dtx_xid() LIKE :'reset2' || ':%';
+SELECT starts_with(dtx_xid(), :'reset2' || ':');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
 SELECT dtx_wait(:'xid');
--- not a name
+-- whatever it is, ids of it go through a header of HTTP, and back
+CREATE FUNCTION name_tried() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    xid text := dtx_begin();
+BEGIN
+    RETURN concat_ws(' ', regexp_replace(xid, '\.[0-9a-f]{8}:[0-9]+\.[0-9a-f]{16}$', ''), xid ~ '^[-A-Za-z0-9._~%:]+$', length(xid) < 120, dtx_status(xid));
+END $$;
+SELECT format('SELECT dtx_node_reset(%L) IS NULL', name) AS reset, 'SELECT name_tried()' AS try
+FROM unnest(ARRAY['a b', 'x,y;z="1"', '50%', '%41', 'a.b-c_d~e', 'a:b/c@d', E'tab\tand\nnew: line', '银行', repeat('银', 21), repeat('"', 63), E'caf\u00e9 1']::name[]) AS name \gexec
+SELECT count(*) FROM dtx.node;
+-- ... and in a gid of a prepared transaction
+SELECT dtx_node_reset(repeat(' ', 62) || 'k') AS reset3 \gset
+BEGIN;
+SELECT dtx_begin('xa') AS xid \gset
+SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 6 WHERE no = 1');
+COMMIT;
+SELECT dtx_wait(:'xid');
+SELECT outcome FROM dtx_history WHERE xid = :'xid' AND server = 'peer';
+-- a service joins with it
+SELECT dtx_node_reset('Bank 9') AS reset4 \gset
+SELECT dtx_open() AS xid \gset
+BEGIN;
+SELECT dtx_join(:'xid') = :'xid';
+COMMIT;
+SELECT dtx_commit(:'xid');
+SELECT dtx_wait(:'xid');
+-- one form of it only: ids are compared whole
 \set VERBOSITY sqlstate
+SELECT dtx_status(replace(:'xid', '%20', ' '));
+SELECT dtx_status(replace(:'xid', 'k', '%6B'));
+SELECT dtx_status('b%c3%a9.8c41f2d0:1.9f86d081884c7d65');
+SELECT dtx_status('b%C3%A9.8c41f2d0:1.9f86d081884c7d65');
+SELECT dtx_status('b%2.8c41f2d0:1.9f86d081884c7d65');
+SELECT dtx_status('b%00.8c41f2d0:1.9f86d081884c7d65');
+-- not a name
 SELECT dtx_node_reset('');
 \set VERBOSITY default
 SELECT dtx_node_reset(repeat('x', 100)) ~ '^x{63}\.[0-9a-f]{8}$';

@@ -39,9 +39,95 @@ is_lower_hex(const char *p, int length)
 	return true;
 }
 
+/* --- names of nodes --- */
+
+static bool
+is_plain(unsigned char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+		c == '-' || c == '.' || c == '_' || c == '~';
+}
+
+static int
+hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* Is it encoded, in the one form that there is? */
+static bool
+is_encoded(const char *name)
+{
+	for (const char *p = name; *p; p++)
+	{
+		int			high,
+					low;
+
+		if (is_plain((unsigned char) *p))
+			continue;
+		if (*p != '%' || (high = hex_digit(p[1])) < 0 || (low = hex_digit(p[2])) < 0 ||
+			high * 16 + low == 0 || is_plain((unsigned char) (high * 16 + low)))
+			return false;
+		p += 2;
+	}
+	return *name != '\0';
+}
+
+void
+node_name_encode(const char *name, char *buffer)
+{
+	char	   *out = buffer;
+
+	while (*name)
+	{
+		/* a character of several bytes as a whole: those after the first look alike in UTF-8 */
+		int			length = 1;
+		int			size = 0;
+
+		while ((name[length] & 0xC0) == 0x80)
+			length++;
+		for (int i = 0; i < length; i++)
+			size += is_plain((unsigned char) name[i]) ? 1 : 3;
+		if (out - buffer + size >= NAMEDATALEN)
+			break;
+		for (; length > 0; length--, name++)
+		{
+			if (is_plain((unsigned char) *name))
+				*out++ = *name;
+			else
+				out += sprintf(out, "%%%02X", (unsigned char) *name);
+		}
+	}
+	/* a name without one character that fits */
+	if (out == buffer)
+		*out++ = '_';
+	*out = '\0';
+}
+
+char *
+node_name_normal(const char *name)
+{
+	char		encoded[NAMEDATALEN];
+
+	if (is_encoded(name) && strlen(name) < NAMEDATALEN)
+		return pstrdup(name);
+	node_name_encode(name, encoded);
+	return pstrdup(encoded);
+}
+
+bool
+node_has_name(const char *node, const char *name)
+{
+	char	   *normal = node_name_normal(name);
+
+	return strncmp(node, normal, strlen(normal)) == 0 && strrchr(node, '.') == node + strlen(normal);
+}
+
+/* --- ids --- */
+
 /*
- * The node's name may hold any character, so the text is read from its end:
- * R is all that follows the last '.', N what stands between it and the last ':'.
+ * The node's name may hold a '.', so the text is read from its end: R is all that
+ * follows the last '.', N what stands between it and the last ':'.
  */
 static bool
 parse_xid_part(const char *text, size_t length, GlobalXid *xid)
@@ -70,6 +156,9 @@ parse_xid_part(const char *text, size_t length, GlobalXid *xid)
 	*colon = '\0';
 
 	node_length = strlen(buffer);
+	/* the tag and its dot are plain too */
+	if (!is_encoded(buffer))
+		return false;
 	if (node_length < 1 + 1 + DTX_TAG_LENGTH || node_length >= DTX_NODE_SIZE ||
 		buffer[node_length - DTX_TAG_LENGTH - 1] != '.' ||
 		!is_lower_hex(buffer + node_length - DTX_TAG_LENGTH, DTX_TAG_LENGTH))
@@ -93,7 +182,7 @@ gid_parse(const char *text, Gid *gid)
 	memset(gid, 0, sizeof(*gid));
 	if (length >= DTX_GID_SIZE)
 		return false;
-	/* the node's name may hold a '/' too: take /B off the end until an xid is left */
+	/* take /B off the end until an xid is left */
 	while (length > 0)
 	{
 		size_t		slash = length;

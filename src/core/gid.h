@@ -7,6 +7,11 @@
  *	gid		NODE:N.R/B	B counts up within the global transaction; a branch of
  *						a branch adds another /B
  *
+ * A name may be any text, and ids travel: in headers of HTTP, in commands, between
+ * databases of other encodings. So in ids it has letters, digits and -._~ only, each
+ * other byte is %XX, and what does not fit any more is left out: the tag tells nodes
+ * apart.
+ *
  * Two ids are the same only if all of their parts are: after a crash the
  * coordinator may hand out an N again, and R tells the two apart.
  */
@@ -19,6 +24,15 @@
 #define DTX_NODE_SIZE		(NAMEDATALEN + 1 + DTX_TAG_LENGTH)	/* with the \0 */
 #define DTX_PATH_SIZE		80	/* of all the /B; PREPARE TRANSACTION takes 199 bytes */
 #define DTX_GID_SIZE		(DTX_NODE_SIZE + 1 + 20 + 1 + 16 + DTX_PATH_SIZE)
+
+/* A node's name as it stands in ids, into a buffer of NAMEDATALEN bytes. */
+extern void node_name_encode(const char *name, char *buffer);
+
+/* The same for one that users give: palloc'd. One that has that form already is left as it is. */
+extern char *node_name_normal(const char *name);
+
+/* Is that the name of the node with this id, as users give it? */
+extern bool node_has_name(const char *node, const char *name);
 
 typedef struct GlobalXid
 {

@@ -44,6 +44,7 @@ static const char *distrust;	/* NULL: the identity fits */
 
 PG_FUNCTION_INFO_V1(dtx_node_changed);
 PG_FUNCTION_INFO_V1(dtx_node_place);
+PG_FUNCTION_INFO_V1(dtx_node_id);
 PG_FUNCTION_INFO_V1(dtx_identity_is_trusted);
 
 static void
@@ -112,12 +113,13 @@ node_load(void)
 	while (HeapTupleIsValid(tuple = own_scan_next(&scan)))
 	{
 		NodeName   *name;
+		char		encoded[NAMEDATALEN];
 		bool		null;
 
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		name = palloc0(sizeof(NodeName));
-		snprintf(name->id, sizeof(name->id), "%s.%s",
-				 NameStr(*DatumGetName(own_column(&scan, tuple, Anum_node_name, NULL))),
+		node_name_encode(NameStr(*DatumGetName(own_column(&scan, tuple, Anum_node_name, NULL))), encoded);
+		snprintf(name->id, sizeof(name->id), "%s.%s", encoded,
 				 TextDatumGetCString(own_column(&scan, tuple, Anum_node_tag, NULL)));
 		name->created_at = DatumGetTimestampTz(own_column(&scan, tuple, Anum_node_created_at, NULL));
 		(void) own_column(&scan, tuple, Anum_node_retired_at, &null);
@@ -278,6 +280,16 @@ dtx_node_place(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(node_place());
 	values[1] = Int32GetDatum((int32) node_timeline());
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* dtx.node_id(name name, tag text) */
+Datum
+dtx_node_id(PG_FUNCTION_ARGS)
+{
+	char		encoded[NAMEDATALEN];
+
+	node_name_encode(NameStr(*PG_GETARG_NAME(0)), encoded);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%s.%s", encoded, text_to_cstring(PG_GETARG_TEXT_PP(1)))));
 }
 
 /* dtx.identity_is_trusted() */

@@ -8,7 +8,7 @@
 #include "core/gid.h"
 
 /*
- * This node's id, name.tag. ERROR (DX002) when the database finds itself under
+ * This node's id, name.tag, with the name as node_name_encode has it. ERROR (DX002) when the database finds itself under
  * another identity: a template copy, a restored dump or a moved cluster does
  * not coordinate before dtx_node_adopt() or dtx_node_reset().
  */

@@ -87,9 +87,7 @@ likely_servers(Oid role, const char *node)
 	{
 		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
 		char	   *wrapper = GetForeignDataWrapper(form->srvfdw)->fdwname;
-		size_t		length = strlen(NameStr(form->srvname));
-		bool		likely = contact_leads_to(form->oid, role, node) ||
-			(strncmp(NameStr(form->srvname), node, length) == 0 && node[length] == '.');
+		bool		likely = contact_leads_to(form->oid, role, node) || node_has_name(node, NameStr(form->srvname));
 
 		if (!peer_mapping_exists(form->oid, role) ||
 			(!likely && strcmp(wrapper, "dtx_fdw") != 0) ||

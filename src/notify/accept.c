@@ -139,7 +139,7 @@ read_id(const char *id, const char *sender, char **origin, char **tx_no)
 	{
 		*origin = pg_any_to_server(utf8_origin, strlen(utf8_origin), PG_UTF8);
 		*tx_no = pg_any_to_server(utf8_tx_no, strlen(utf8_tx_no), PG_UTF8);
-		if (sender != NULL && (strncmp(*origin, sender, strlen(sender)) != 0 || strrchr(*origin, '.') != *origin + strlen(sender)))
+		if (sender != NULL && !node_has_name(*origin, sender))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 					 errmsg("notification is not authentic"),

@@ -33,7 +33,7 @@
 PG_FUNCTION_INFO_V1(dtx_on_notification);
 PG_FUNCTION_INFO_V1(dtx_receive_notifications);
 
-/* The name of a node is its id without the tag. */
+/* The name of a node, as it stands in its id, is that without the tag. */
 static char *
 sender_name(const char *origin)
 {
@@ -51,7 +51,7 @@ handler_of(const char *sender, bool told)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(sender)};
+	Datum		values[] = {CStringGetTextDatum(node_name_normal(sender))};
 	char	   *name = NULL;
 	Oid			role = InvalidOid;
 	bool		isnull;
@@ -101,7 +101,7 @@ dtx_on_notification(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of a node must not be empty")));
-	values[0] = PG_ARGISNULL(1) ? CStringGetTextDatum("") : PG_GETARG_DATUM(1);
+	values[0] = CStringGetTextDatum(PG_ARGISNULL(1) ? "" : node_name_normal(text_to_cstring(PG_GETARG_TEXT_PP(1))));
 	if (!PG_ARGISNULL(0))
 	{
 		Handler    *handler = handler_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), HANDLES_NOTIFICATIONS);
