@@ -30,7 +30,7 @@ COMMIT;
 SELECT :'xid' <> :'other';
 SELECT dtx_xid() IS NULL;
 
--- a savepoint's rollback does not end it: still one, still the same
+-- a savepoint's rollback does not end it: still one, still the same; but it may be begun anew
 BEGIN;
 SAVEPOINT s;
 SELECT dtx_begin() AS xid \gset

@@ -54,6 +54,8 @@ typedef struct GlobalTransaction
 	uint32		last_b;			/* numbers are never used twice */
 	int			doomed;			/* branches in that state */
 	int			recorded;		/* rows in dtx.branch, some maybe rolled back again */
+	SubTransactionId begun_in;	/* where dtx_begin was said */
+	bool		lapsed;			/* that was rolled back: it may be said again */
 	dlist_head	branches;		/* in TopTransactionContext */
 } GlobalTransaction;
 
@@ -135,10 +137,37 @@ global_draw_r(void)
 	return pg_prng_uint64(&state);
 }
 
+static void
+publish_terms(void)
+{
+	ProcessSlot *slot = my_process_slot();
+
+	SpinLockAcquire(&slot->mutex);
+	slot->deadline = global.deadline;
+	SpinLockRelease(&slot->mutex);
+}
+
+/* What was said of it: until its savepoint is rolled back. */
+static void
+set_terms(const BranchMode *mode, int64 timeout)
+{
+	global.mode = mode;
+	global.deadline = timeout > 0 ? TimestampTzPlusMilliseconds(clock_now(), timeout) : 0;
+	global.begun_in = GetCurrentSubTransactionId();
+	global.lapsed = false;
+	publish_terms();
+}
+
 void
 global_begin(const BranchMode *mode, int64 timeout)
 {
 	shmem_require();
+	/* what has become of its branches is known: it goes on under the same id */
+	if (global.active && global.lapsed)
+	{
+		set_terms(mode, timeout);
+		return;
+	}
 	if (global.active)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -163,11 +192,9 @@ global_begin(const BranchMode *mode, int64 timeout)
 		global.xid.n = global.local_n;
 		xid_format(&global.xid, global.parent);
 	}
-	global.mode = mode;
-	if (timeout > 0)
-		global.deadline = TimestampTzPlusMilliseconds(clock_now(), timeout);
 	global.active = true;
 	publish_global();
+	set_terms(mode, timeout);
 	if (!global.nested)
 		stat_add(STAT_BEGUN, 1);
 }
@@ -175,7 +202,7 @@ global_begin(const BranchMode *mode, int64 timeout)
 void
 global_ensure(void)
 {
-	if (!global.active)
+	if (!global.active || global.lapsed)
 		global_begin(mode_by_name("at"), 0);
 }
 
@@ -411,6 +438,16 @@ global_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
 
 	if (!global.active)
 		return;
+	if (global.begun_in == id)
+	{
+		global.begun_in = parent;
+		if (!commit)
+		{
+			global.lapsed = true;
+			global.deadline = 0;
+			publish_terms();
+		}
+	}
 	dlist_foreach(iter, &global.branches)
 	{
 		Branch	   *branch = dlist_container(Branch, node, iter.cur);
