@@ -53,13 +53,15 @@ CREATE TABLE dtx.branch (
     participant  text NOT NULL,
     last_error   text,
     state        "char" NOT NULL,
-    parent       text COLLATE "C"
+    parent       text COLLATE "C",
+    step         bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX branch_n_idx ON dtx.branch (n);
 COMMENT ON TABLE dtx.branch IS 'branches that were begun here and are not settled yet';
 COMMENT ON COLUMN dtx.branch.n IS 'the local transaction that began it';
 COMMENT ON COLUMN dtx.branch.state IS 'c: to be committed; d: in doubt, as its parent is; r: to be rolled back, as its parent was; s: dtx.global says';
 COMMENT ON COLUMN dtx.branch.parent IS 'the branch of another node''s global transaction that it is a branch of';
+COMMENT ON COLUMN dtx.branch.step IS 'of a shared transaction: a hash of the step that it was joined with, and by which role; who tries again has the same branch';
 
 -- Global transactions that services share: the decision is the state, changed once.
 CREATE TABLE dtx.global (
@@ -114,12 +116,14 @@ CREATE TABLE dtx.joined_branch (
     local_n    bigint,
     children   integer NOT NULL,
     superior   text COLLATE "C",
-    superior_n bigint
+    superior_n bigint,
+    step       text COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE dtx.joined_branch IS 'branches of other nodes'' global transactions, in doubt here';
 COMMENT ON COLUMN dtx.joined_branch.first_entry IS 'its rows in dtx.undo_log lie between this one and last_entry';
 COMMENT ON COLUMN dtx.joined_branch.local_n IS 'the local transaction, if it began branches of this branch: rows of dtx.branch';
 COMMENT ON COLUMN dtx.joined_branch.superior IS 'the node that began it, if that is not the coordinator, and its local transaction in superior_n';
+COMMENT ON COLUMN dtx.joined_branch.step IS 'what dtx_join was told that it does: done once';
 COMMENT ON COLUMN dtx.joined_branch.state IS 'd: in doubt; t: rolled back before it came';
 
 CREATE TABLE dtx.settled (
@@ -331,10 +335,14 @@ CREATE FUNCTION dtx_open(timeout interval DEFAULT '60s', name text DEFAULT NULL,
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_open(interval, text, regrole[]) IS
     'opens a global transaction that services share: it is open once this transaction has committed, and rolled back by itself when timeout passes. Returns its xid, to be handed to the services. name is for dtx.global only. joiners: roles of this database that may join besides the caller, each with its members; to all others it is unknown.';
-CREATE FUNCTION dtx_join(xid text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx_join(xid text) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_join(text) IS
-    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all. ERROR DX003 when it is decided, or unknown, as it is to who may not join it, or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, 42501 when the opener has none through which the branch could be settled.';
+    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all, in a savepoint or not. Returns the xid. When that savepoint is rolled back, it is to be called again, or the transaction rolled back. ERROR 22004 for NULL, DX003 when it is decided, or unknown, as it is to who may not join it, or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, 42501 when the opener has none through which the branch could be settled.';
+CREATE FUNCTION dtx_join(xid text, step text) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'dtx_join_step' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_join(text, text) IS
+    'the same for a request that may be delivered twice, with what it is known by: true, and the transaction is a branch that does this step; or false, when another one of the same role has done it here already, and there is nothing left to do. One that is still running is waited for, up to dtx.lock_timeout. What does a step again that was rolled back is the same branch. ERROR 55P03 when the other one does not end, 22023 for a step that is empty or longer than 1,000 bytes.';
 CREATE FUNCTION dtx_commit(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_commit(text) IS
@@ -370,7 +378,7 @@ CREATE FUNCTION dtx.branch_settle(nodes text[], timeline integer, horizon bigint
     AS 'MODULE_PATHNAME', 'dtx_branch_settle' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_pending(nodes text[], timeline integer, OUT gid text, OUT n bigint, OUT node text, OUT resolved boolean) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_branch_pending' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-CREATE FUNCTION dtx.branch_register(xid text, node text, role text) RETURNS text
+CREATE FUNCTION dtx.branch_register(xid text, node text, role text, step bigint) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_branch_register' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_vote(gids text[]) RETURNS text[]
     AS 'MODULE_PATHNAME', 'dtx_branch_vote' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -386,7 +394,7 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
-        ' dtx.branch_register(text, text, text), dtx.branch_vote(text[]),'
+        ' dtx.branch_register(text, text, text, bigint), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
         ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb),'
         ' dtx.receive(text, integer, jsonb), dtx.outcome(text, text[]), @extschema@.dtx_outcome(text) TO %s', role);

@@ -27,7 +27,7 @@ SELECT api.try('SELECT dtx.branch_control(0)');
 SELECT api.try('SELECT dtx.branch_enter(0)');
 SELECT api.try('SELECT * FROM dtx.branch_settle(''{x.12345678}'', 1, 0, ''{}'', ''{}'', '''', ''{}'')');
 SELECT api.try('SELECT dtx.branch_pending(''{}'', 1)');
-SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'', ''y'')');
+SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'', ''y'', 0)');
 SELECT api.try('SELECT dtx.branch_vote(''{}'')');
 SELECT api.try('SELECT dtx.branch_flush()');
 SELECT api.try('SELECT dtx.ledger_credit(''1'', 1)');
@@ -72,7 +72,7 @@ SELECT api.try('TRUNCATE dtx.undo_log');
 SELECT api.try('SELECT * FROM dtx.branch_settle(''{x.12345678}'', 1, 0, ''{}'', ''{}'', '''', ''{}'')');
 SELECT api.try('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', ''at'', 0, 0, 1, 0)');
 SELECT api.try('SELECT dtx.branch_pending(''{}'', 1)');
-SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'', ''y'')');
+SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'', ''y'', 0)');
 SELECT api.try('SELECT dtx.branch_vote(''{}'')');
 SELECT api.try('SELECT dtx.tcc_try(''credit'', ''{}'')');
 -- whose actions only run as such

@@ -27,6 +27,15 @@ PG_FUNCTION_INFO_V1(dtx_xid);
 PG_FUNCTION_INFO_V1(dtx_exec);
 PG_FUNCTION_INFO_V1(dtx_query);
 
+void
+not_null(FunctionCallInfo fcinfo, int argument, const char *what)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s of %s must not be null", what, get_func_name(fcinfo->flinfo->fn_oid))));
+}
+
 int64
 interval_to_ms(const Interval *interval)
 {

@@ -8,6 +8,10 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "fmgr.h"
+
+/* ERROR 22004, which names the argument, when it is NULL. */
+extern void not_null(FunctionCallInfo fcinfo, int argument, const char *what);
 
 /* Milliseconds of an interval; a month is 30 days. ERROR 22023 unless it is
  * positive and below 25 days. */

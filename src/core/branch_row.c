@@ -31,6 +31,8 @@ branch_row_insert(const BranchRow *row)
 	nulls[Anum_branch_parent - 1] = row->parent == NULL;
 	if (row->parent != NULL)
 		values[Anum_branch_parent - 1] = CStringGetTextDatum(row->parent);
+	values[Anum_branch_step - 1] = Int64GetDatum(row->step);
+	nulls[Anum_branch_step - 1] = row->step == 0;
 	own_insert(OWN_BRANCH, values, nulls);
 	/* one in this very database is not begun anywhere else */
 	if (OidIsValid(row->server))

@@ -19,6 +19,7 @@ typedef struct BranchRow
 	const char *gid;
 	const char *participant;	/* the node that holds it */
 	const char *parent;			/* the superior branch, or NULL */
+	int64		step;			/* what a step of a shared transaction is known by; 0: none */
 } BranchRow;
 
 extern void branch_row_insert(const BranchRow *row);

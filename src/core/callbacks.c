@@ -69,6 +69,7 @@ at_subxact_event(SubXactEvent event, SubTransactionId id, SubTransactionId paren
 		return;
 	modes_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
 	global_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
+	participant_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		connection_close_in_flight();
 }

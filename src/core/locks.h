@@ -10,6 +10,7 @@
 
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "utils/resowner.h"
 
 typedef enum LockClass
 {
@@ -21,7 +22,8 @@ typedef enum LockClass
 	LOCK_LOG = 9,				/* 0: shared by who begins to read the log somewhere, which nobody else sees
 								 * yet; exclusive: who looks from where on it is needed */
 	LOCK_EXTENSION = 10,		/* 0: transactions of the worker share it, DROP EXTENSION has it alone */
-	LOCK_TOPIC = 11				/* a hash of a topic: who makes a subscription unless there is one */
+	LOCK_TOPIC = 11,			/* a hash of a topic: who makes a subscription unless there is one */
+	LOCK_STEP = 12				/* a role, and a hash of (xid, step): who does that step of a shared transaction */
 } LockClass;
 
 static inline void
@@ -39,6 +41,18 @@ own_lock(LockClass class, int64 key, LOCKMODE mode, bool wait)
 
 	own_lock_tag(&tag, class, key);
 	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* One that is held already is kept to the end of the transaction, whatever becomes of the
+ * savepoint in which it was taken. */
+static inline void
+own_lock_keep(LockClass class, int64 key, LOCKMODE mode)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	(void) own_lock(class, key, mode, false);
+	CurrentResourceOwner = owner;
 }
 
 /* Give it back, once for each time it was taken. */

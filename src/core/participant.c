@@ -167,16 +167,29 @@ wake_waiters_for(uint64 xid_hash)
 }
 
 void
-participant_refuse_unless_joinable(const char *gid_text)
+participant_refuse_unless_joinable(const char *gid_text, int flags)
 {
 	PreventCommandDuringRecovery("dtx.branch_join()");
 	PreventCommandIfReadOnly("dtx.branch_join()");
 	if (current_branch.active)
 		refuse_join(gid_text, "This transaction is another branch already.");
-	if (GetCurrentTransactionNestLevel() > 1)
+	/* a coordinator's session has none. A user's own may have: without anything written
+	 * there is nothing that the branch would leave out */
+	if (!(flags & JOIN_OWN_SESSION) && GetCurrentTransactionNestLevel() > 1)
 		refuse_join(gid_text, "It cannot be joined in a subtransaction.");
 	if (FullTransactionIdIsValid(GetTopFullTransactionIdIfAny()))
 		refuse_join(gid_text, "The transaction has written before it joined.");
+}
+
+bool
+participant_take_up(const GlobalXid *xid, const char *step)
+{
+	if (!current_branch.active || !current_branch.taken_back || !xid_equal(&current_branch.gid.xid, xid) ||
+		(step == NULL) != (current_branch.step == NULL) || (step != NULL && strcmp(step, current_branch.step) != 0))
+		return false;
+	current_branch.taken_back = false;
+	current_branch.joined_in = GetCurrentSubTransactionId();
+	return true;
 }
 
 /* Who is above this branch? Nobody may be there twice: its branches would wait
@@ -216,7 +229,7 @@ participant_join(const JoinRequest *request)
 
 	gid_parse_or_error(gid_text, &joining.gid);
 	joining.mode = mode_by_name(request->mode);
-	participant_refuse_unless_joinable(gid_text);
+	participant_refuse_unless_joinable(gid_text, request->flags);
 	set_superiors(&joining, request, self);
 	if (!(request->flags & JOIN_OWN_SESSION))
 		participant_check_timeline(joining.superior, request->timeline);
@@ -228,6 +241,9 @@ participant_join(const JoinRequest *request)
 	joining.flags = request->flags;
 	joining.lock_timeout = request->lock_timeout;
 	joining.token = request->token;
+	joining.joined_in = GetCurrentSubTransactionId();
+	if (request->step != NULL)
+		joining.step = MemoryContextStrdup(TopTransactionContext, request->step);
 
 	DTX_FAULT_POINT("participant-before-join");
 	if (!gid_try_lock(joining.key))
@@ -240,6 +256,8 @@ participant_join(const JoinRequest *request)
 		/* the session serves other branches: whatever this one sets ends with it */
 		joining.guc_nest = NewGUCNestLevel();
 	}
+	else
+		own_lock_keep(LOCK_BRANCH, joining.key, ExclusiveLock);
 	joining.active = true;
 	current_branch = joining;
 	pg_atomic_write_u64(&slot->in_branch_of, joining.xid_hash);
@@ -338,6 +356,9 @@ insert_joined_branch(PhaseOne *phase_one)
 	}
 	else
 		nulls[Anum_joined_branch_superior - 1] = nulls[Anum_joined_branch_superior_n - 1] = true;
+	nulls[Anum_joined_branch_step - 1] = current_branch.step == NULL;
+	if (current_branch.step != NULL)
+		values[Anum_joined_branch_step - 1] = CStringGetTextDatum(current_branch.step);
 	if (!own_insert_unique(OWN_JOINED_BRANCH, values, nulls))
 		refuse_second_join();
 }
@@ -356,10 +377,40 @@ end_phase_one(void)
 		AtEOXact_GUC(false, current_branch.guc_nest);
 }
 
+/* The savepoint in which it has joined is rolled back: what is written from now on is
+ * the branch's all the same. */
+void
+participant_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent)
+{
+	if (!current_branch.active || current_branch.joined_in != id)
+		return;
+	current_branch.joined_in = parent;
+	current_branch.taken_back |= !commit;
+}
+
+/*
+ * Who has taken the join back, and not joined again, must not commit what it has written
+ * since: neither as the branch, whose work it may have taken back too, nor beside it. With
+ * nothing written it commits, and the branch never does: the vote finds it unknown.
+ */
+static bool
+was_taken_back(void)
+{
+	if (!current_branch.taken_back)
+		return false;
+	if (FullTransactionIdIsValid(GetTopFullTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("could not commit branch \"%s\"", current_branch.gid_text),
+				 errdetail("The savepoint in which this transaction has joined was rolled back."),
+				 errhint("After ROLLBACK TO SAVEPOINT call dtx_join again, or roll the transaction back.")));
+	return true;
+}
+
 void
 participant_pre_commit(void)
 {
-	if (!current_branch.active)
+	if (!current_branch.active || was_taken_back())
 		return;
 	if (current_branch.mode->settle_held)
 		ereport(ERROR,
@@ -398,7 +449,7 @@ participant_xact_end(bool commit)
 	serving = false;
 	if (!current_branch.active)
 		return;
-	if (commit)
+	if (commit && !current_branch.taken_back)
 	{
 		DTX_FAULT_POINT_NOTHROW("participant-after-phase-one");
 		stat_add(STAT_BRANCHES_JOINED, 1);

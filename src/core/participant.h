@@ -31,6 +31,9 @@ typedef struct CurrentBranch
 	char		superior[DTX_NODE_SIZE];	/* the node that began it */
 	uint64		superior_n;		/* and its local transaction */
 	char	   *superiors;		/* array literal of the nodes above this one and itself */
+	char	   *step;			/* of dtx_join, or NULL */
+	SubTransactionId joined_in;	/* where it was joined */
+	bool		taken_back;		/* that was rolled back, and dtx_join not said again */
 } CurrentBranch;
 
 /* The branch that the current transaction is; check .active first. */
@@ -62,6 +65,7 @@ typedef struct JoinRequest
 	struct List *superiors;		/* char *: the nodes from the coordinator down to the
 								 * one that calls; NIL: it is the coordinator */
 	uint64		superior_n;		/* its local transaction; 0: the gid's N */
+	const char *step;			/* NULL: none is named */
 } JoinRequest;
 
 /*
@@ -70,8 +74,12 @@ typedef struct JoinRequest
  */
 extern const char *participant_join(const JoinRequest *request);
 
-/* ERROR DX003 unless the current transaction may become a branch. */
-extern void participant_refuse_unless_joinable(const char *gid_text);
+/* ERROR DX003 unless the current transaction may become a branch. flags: JOIN_OWN_SESSION. */
+extern void participant_refuse_unless_joinable(const char *gid_text, int flags);
+
+/* It has joined this very transaction, with this step, in a savepoint that was rolled back:
+ * then it goes on as that branch. False: nothing of the kind. */
+extern bool participant_take_up(const GlobalXid *xid, const char *step);
 
 /* The coordinator's own statements come next: transaction control is allowed.
  * ERROR 42501 when the token is not that of the join. */
@@ -103,6 +111,7 @@ extern void participant_serve(void);
  * its transactions (0: not known), and the last timeline on which it spoke. */
 extern uint64 coordinator_horizon(const char *node, uint32 *timeline);
 
+extern void participant_subxact_end(bool commit, SubTransactionId id, SubTransactionId parent);
 extern void participant_pre_commit(void);
 extern void participant_pre_prepare(void);
 extern void participant_xact_end(bool commit);

@@ -90,7 +90,7 @@ enum
 	Anum_branch_n = 1, Anum_branch_b, Anum_branch_server, Anum_branch_role,
 	Anum_branch_created_at, Anum_branch_next_attempt, Anum_branch_attempts,
 	Anum_branch_mode, Anum_branch_gid, Anum_branch_participant, Anum_branch_last_error,
-	Anum_branch_state, Anum_branch_parent, Natts_branch = 13
+	Anum_branch_state, Anum_branch_parent, Anum_branch_step, Natts_branch = 14
 };
 enum
 {
@@ -113,7 +113,8 @@ enum
 	Anum_joined_branch_first_entry, Anum_joined_branch_last_entry,
 	Anum_joined_branch_conflict, Anum_joined_branch_last_error,
 	Anum_joined_branch_local_n, Anum_joined_branch_children,
-	Anum_joined_branch_superior, Anum_joined_branch_superior_n, Natts_joined_branch = 17
+	Anum_joined_branch_superior, Anum_joined_branch_superior_n, Anum_joined_branch_step,
+	Natts_joined_branch = 18
 };
 enum
 {

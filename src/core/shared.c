@@ -1,6 +1,6 @@
 /*
  * shared.c
- *		Shared global transactions: their rows, joining, and the end of them.
+ *		Shared global transactions: their rows, opening them, and the end of them.
  */
 #include "postgres.h"
 
@@ -41,24 +41,8 @@
 #include "worker/control.h"
 
 PG_FUNCTION_INFO_V1(dtx_open);
-PG_FUNCTION_INFO_V1(dtx_join);
 PG_FUNCTION_INFO_V1(dtx_commit);
 PG_FUNCTION_INFO_V1(dtx_rollback);
-PG_FUNCTION_INFO_V1(dtx_branch_register);
-
-/* ms until a request that the worker has not answered is made again */
-#define REGISTER_AGAIN	5000
-
-/* A row of dtx.global. */
-typedef struct SharedTransaction
-{
-	GlobalXid	xid;
-	char		xid_text[DTX_GID_SIZE];
-	char		state;
-	Oid			role;
-	TimestampTz deadline;
-	List	   *joiners;		/* OIDs: who may join besides the role */
-} SharedTransaction;
 
 /* --- rows --- */
 
@@ -73,8 +57,8 @@ oid_list(ArrayType *array)
 	return list;
 }
 
-static bool
-find_shared(uint64 n, SharedTransaction *st)
+bool
+shared_find(uint64 n, SharedTransaction *st)
 {
 	OwnScan		scan;
 	HeapTuple	tuple;
@@ -103,7 +87,7 @@ shared_state(uint64 n)
 {
 	SharedTransaction st;
 
-	return find_shared(n, &st) ? st.state : 0;
+	return shared_find(n, &st) ? st.state : 0;
 }
 
 List *
@@ -111,7 +95,7 @@ shared_roles(const GlobalXid *xid)
 {
 	SharedTransaction st;
 
-	return node_is_self(xid->node) && find_shared(xid->n, &st) && xid_equal(&st.xid, xid) ?
+	return node_is_self(xid->node) && shared_find(xid->n, &st) && xid_equal(&st.xid, xid) ?
 		lappend_oid(st.joiners, st.role) : NIL;
 }
 
@@ -143,10 +127,8 @@ is_known_to(Oid role, List *others)
 	return false;
 }
 
-/* The shared transaction of this id, as it is now or as it ended. ERROR DX003 unless
- * it is one of this node's, and known to the current role. */
-static void
-get_shared(const char *xid_text, SharedTransaction *st)
+void
+shared_get(const char *xid_text, SharedTransaction *st)
 {
 	GlobalXid	xid;
 	List	   *roles;
@@ -157,7 +139,7 @@ get_shared(const char *xid_text, SharedTransaction *st)
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("global transaction \"%s\" was not opened at this node", xid_text),
 				 errhint("Only node \"%s\" decides it.", xid.node)));
-	if (find_shared(xid.n, st) && xid_equal(&st->xid, &xid) && is_known_to(st->role, st->joiners))
+	if (shared_find(xid.n, st) && xid_equal(&st->xid, &xid) && is_known_to(st->role, st->joiners))
 		return;
 	memset(st, 0, sizeof(*st));
 	st->xid = xid;
@@ -173,8 +155,8 @@ get_shared(const char *xid_text, SharedTransaction *st)
 	st->state = st->state == 'c' || st->state == 'H' ? 'c' : 'r';
 }
 
-static void
-refuse_unless_open(const SharedTransaction *st)
+void
+shared_refuse_unless_open(const SharedTransaction *st)
 {
 	if (st->state != 'o')
 		ereport(ERROR,
@@ -244,25 +226,7 @@ list_branches(uint64 n, int *count)
 	return branches;
 }
 
-static uint32
-next_b(void)
-{
-	return (uint32) nextval_internal(own_relid(OWN_SHARED_B), false);
-}
-
-/* A new branch's row; its gid into a buffer. */
-static void
-register_branch(const SharedTransaction *st, uint32 b, Oid server, Oid role,
-				const char *participant, char *gid_text)
-{
-	BranchRow	row = {.n = st->xid.n, .b = b, .server = server, .role = role, .mode = 'a',
-		.state = 's', .gid = gid_text, .participant = participant};
-
-	gid_of_child(st->xid_text, b, gid_text);
-	branch_row_insert(&row);
-}
-
-/* --- opening and joining --- */
+/* --- opening --- */
 
 /* Roles, as they are kept. */
 static ArrayType *
@@ -331,199 +295,6 @@ dtx_open(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(xid_text));
 }
 
-/* dtx.branch_register(xid text, node text, role text): at the coordinator, for who joins
- * as that role of its node; returns the gid */
-Datum
-dtx_branch_register(PG_FUNCTION_ARGS)
-{
-	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *node = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char		gid_text[DTX_GID_SIZE];
-	SharedTransaction st;
-	Oid			server;
-
-	shmem_require();
-	settings_of_settling();
-	PreventCommandDuringRecovery("dtx.branch_register()");
-	if (current_branch.active)
-		ereport(ERROR,
-				(errcode(ERRCODE_DTX_BRANCH_STATE),
-				 errmsg("branches cannot be registered inside a branch")));
-	participant_serve();
-	get_shared(xid_text, &st);
-	refuse_unless_open(&st);
-	/* first everything that may take time */
-	server = server_for_branch(node, st.role, text_to_cstring(PG_GETARG_TEXT_PP(2)));
-	peer_use(server, st.role);
-	contact_ensure(server, st.role, st.deadline);
-	(void) shared_lock(st.xid.n, ShareLock, true);
-	get_shared(xid_text, &st);
-	refuse_unless_open(&st);
-	register_branch(&st, next_b(), server, st.role, node, gid_text);
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		setting_local("synchronous_commit", "on");
-	DTX_FAULT_POINT("shared-before-register");
-	PG_RETURN_TEXT_P(cstring_to_text(gid_text));
-}
-
-/* Have the coordinator register the branch: a transaction of its own there. */
-static char *
-register_at(const GlobalXid *xid, const char *xid_text)
-{
-	Oid			role = GetUserId();
-	const char *values[3];
-	RemoteCall	call = {.nstatements = 3};
-	char	   *volatile gid_text = NULL;
-
-	values[0] = xid_text;
-	values[1] = node_self();
-	values[2] = GetUserNameFromId(role, false);
-	call.pc = connection_get(server_for_node(xid->node, role), role, 0);
-	call.statements[0].sql = BEGIN_SQL;
-	call.statements[1].sql = "SELECT dtx.branch_register($1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.text)";
-	call.statements[1].nparams = 3;
-	call.statements[1].values = values;
-	call.statements[2].sql = "COMMIT";
-	for (int i = 0; i < call.nstatements; i++)
-		call.statements[i].once = true;
-	PG_TRY();
-	{
-		remote_run(&call, 0);
-		if (call.error != NULL || call.broken)
-			remote_throw(&call);
-		if (!remote_has_rows(&call, 1, 1, 1))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_REPLY_HANDLE),
-					 errmsg("server \"%s\" gave an unexpected answer", call.pc->server_name)));
-		gid_text = pstrdup(PQgetvalue(call.results[1], 0, 0));
-	}
-	PG_FINALLY();
-	{
-		remote_free(&call);
-	}
-	PG_END_TRY();
-	return gid_text;
-}
-
-uint32
-shared_register_here(const RegisterRequest *request)
-{
-	SharedTransaction st;
-	char		gid_text[DTX_GID_SIZE];
-	uint32		b;
-
-	if (!find_shared(request->n, &st) || st.state != 'o')
-		return 0;
-	b = next_b();
-	register_branch(&st, b, InvalidOid, request->role, node_self(), gid_text);
-	return b;
-}
-
-/*
- * In the coordinator's own database the worker registers the branch, since this
- * transaction may yet abort: a branch that never commits must not be taken for
- * one that never joined. Waits for the row.
- */
-static void
-register_by_worker(const SharedTransaction *st, char *gid_text)
-{
-	static uint32 count = 0;
-	DatabaseSlot *slot = my_database_slot();
-	ProcessSlot *mine = my_process_slot();
-	RegisterRequest request = {st->xid.n, GetUserId(), dtx_process_number(),
-	((uint64) MyProcPid << 32) | ++count};
-	TimestampTz until = TimestampTzPlusMilliseconds(clock_now(), guc_connect_timeout);
-	TimestampTz post_at = 0;
-	bool		answered = false;
-	uint32		b = 0;
-
-	for (;;)
-	{
-		long		timeout = deadline_remaining(until);
-
-		/* an answer to somebody before may come late */
-		SpinLockAcquire(&mine->mutex);
-		answered = mine->registered_token == request.token;
-		b = mine->registered_b;
-		SpinLockRelease(&mine->mutex);
-		if (answered)
-			break;
-		if (timeout == 0 || slot == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("dtx has no worker in this database"),
-					 errdetail("A branch in the database that opened the global transaction is registered by the worker."),
-					 errhint("See the server's log; max_worker_processes may be too low.")));
-		/* again after a while: a worker may die with it. One row too many is a
-		 * branch that never commits its part: safe, but it rolls the rest back. */
-		if (clock_now() >= post_at)
-		{
-			SpinLockAcquire(&slot->mutex);
-			if (slot->nregisters < DTX_CONTACT_REQUESTS)
-			{
-				slot->registers[slot->nregisters++] = request;
-				post_at = TimestampTzPlusMilliseconds(clock_now(), REGISTER_AGAIN);
-			}
-			SpinLockRelease(&slot->mutex);
-			worker_wake(slot);
-		}
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout, 1000), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-	if (b == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DTX_BRANCH_STATE),
-				 errmsg("global transaction \"%s\" is not open", st->xid_text)));
-	gid_of_child(st->xid_text, b, gid_text);
-}
-
-/* dtx_join(xid text) */
-Datum
-dtx_join(PG_FUNCTION_ARGS)
-{
-	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	JoinRequest request = {.mode = "at", .flags = JOIN_OWN_SESSION};
-	char		gid_text[DTX_GID_SIZE];
-	SharedTransaction st;
-	GlobalXid	xid;
-	bool		here;
-	char		timeout[16];
-
-	shmem_require();
-	xid_parse_or_error(xid_text, &xid);
-	participant_refuse_unless_joinable(xid_text);
-	if (global_current() != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("this transaction has begun a global transaction of its own"),
-				 errhint("Call dtx_join first of all.")));
-	here = node_is_self(xid.node);
-	if (here)
-	{
-		/* who may not join does not hold it up */
-		get_shared(xid_text, &st);
-		/* to the end of this transaction: while it runs nobody decides */
-		(void) shared_lock(xid.n, ShareLock, true);
-		get_shared(xid_text, &st);
-		refuse_unless_open(&st);
-		register_by_worker(&st, gid_text);
-	}
-	else
-		strlcpy(gid_text, register_at(&xid, xid_text), sizeof(gid_text));
-	DTX_FAULT_POINT("shared-after-register");
-	request.gid_text = gid_text;
-	request.lock_timeout = guc_lock_timeout;
-	participant_join(&request);
-	if (guc_lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > guc_lock_timeout))
-	{
-		snprintf(timeout, sizeof(timeout), "%d", guc_lock_timeout);
-		setting_local("lock_timeout", timeout);
-	}
-	PG_RETURN_VOID();
-}
-
 /* --- the end --- */
 
 static void
@@ -552,7 +323,7 @@ dtx_commit(PG_FUNCTION_ARGS)
 	int			count;
 
 	shmem_require();
-	get_shared(xid_text, &st);
+	shared_get(xid_text, &st);
 	check_may_decide(&st);
 	if (st.state == 'o' && !shared_lock(st.xid.n, ExclusiveLock, false))
 		ereport(ERROR,
@@ -560,15 +331,15 @@ dtx_commit(PG_FUNCTION_ARGS)
 				 errmsg("a branch of global transaction \"%s\" is still running", xid_text),
 				 errdetail("It is joining, or it runs in this database, or another session is deciding."),
 				 errhint("The global transaction stays open; call dtx_commit when the branch has committed.")));
-	get_shared(xid_text, &st);
+	shared_get(xid_text, &st);
 	if (st.state == 'c')
 		PG_RETURN_TEXT_P(cstring_to_text("committed"));	/* asked twice: a reply was lost */
-	refuse_unless_open(&st);
+	shared_refuse_unless_open(&st);
 	branches = list_branches(st.xid.n, &count);
 	commit = vote_take(branches, count);
 	/* the time that the vote took counts */
-	get_shared(xid_text, &st);
-	refuse_unless_open(&st);
+	shared_get(xid_text, &st);
+	shared_refuse_unless_open(&st);
 	set_state(&st, commit ? 'c' : 'r');
 	shared_settle_here(st.xid.n, commit);
 	DTX_FAULT_POINT("shared-before-decision");
@@ -584,10 +355,10 @@ dtx_rollback(PG_FUNCTION_ARGS)
 	SharedTransaction st;
 
 	shmem_require();
-	get_shared(xid_text, &st);
+	shared_get(xid_text, &st);
 	check_may_decide(&st);
 	(void) shared_lock(st.xid.n, ExclusiveLock, true);
-	get_shared(xid_text, &st);
+	shared_get(xid_text, &st);
 	if (st.state == 'c')
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
@@ -665,8 +436,8 @@ shared_housekeeping(uint64 *least_n, List **roles)
 
 		count++;
 		/* who decides it has it; look again later */
-		if (!find_shared(n, st) || (st->state == 'o' && now < st->deadline) ||
-			!shared_lock(n, ExclusiveLock, false) || !find_shared(n, st))
+		if (!shared_find(n, st) || (st->state == 'o' && now < st->deadline) ||
+			!shared_lock(n, ExclusiveLock, false) || !shared_find(n, st))
 			continue;
 		if (st->state == 'o')
 		{

@@ -1,7 +1,7 @@
 /*
  * shared.h
- *		Global transactions that services share: dtx_open, dtx_join, dtx_commit,
- *		dtx_rollback.
+ *		Global transactions that services share: dtx_open, dtx_commit, dtx_rollback;
+ *		dtx_join is join.c's.
  *
  * The decision is the state of the row in dtx.global, changed once, under an
  * exclusive lock on the transaction. Whoever joins holds the lock shared while
@@ -12,14 +12,33 @@
 
 #include "core/gid.h"
 #include "core/shmem.h"
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+/* A row of dtx.global. */
+typedef struct SharedTransaction
+{
+	GlobalXid	xid;
+	char		xid_text[DTX_GID_SIZE];
+	char		state;
+	Oid			role;
+	TimestampTz deadline;
+	List	   *joiners;		/* OIDs: who may join besides the role */
+} SharedTransaction;
+
+/* The row of this node's shared transaction n. False: there is none. */
+extern bool shared_find(uint64 n, SharedTransaction *st);
+
+/* The shared transaction of this id, as it is now or as it ended. ERROR DX003 unless
+ * it is one of this node's, and known to the current role. */
+extern void shared_get(const char *xid_text, SharedTransaction *st);
+
+/* ERROR DX003 when it is decided, 25P04 when its time is over. */
+extern void shared_refuse_unless_open(const SharedTransaction *st);
 
 /* The state of the shared transaction n of this node: 'o' open, 'c' committed,
  * 'r' rolled back; 0 when there is none. */
 extern char shared_state(uint64 n);
-
-/* The worker's part: register a branch that joins in this database. Returns its
- * number, or 0 when the transaction is not open. */
-extern uint32 shared_register_here(const RegisterRequest *request);
 
 /*
  * The worker's part, in a transaction: decide to roll back what is over its

@@ -126,6 +126,7 @@ typedef struct RegisterRequest
 	Oid			role;
 	int			process;		/* who joins: is told the branch's number, and woken */
 	uint64		token;			/* of this very request: comes back with the answer */
+	int64		step;			/* a hash of the step that it does; 0: none */
 } RegisterRequest;
 
 /* What waits for its next attempt is to be tried now. */

@@ -92,6 +92,7 @@ tombstone_insert(const JoinedBranch *branch, const char *node, uint64 n, ItemPoi
 	values[Anum_joined_branch_children - 1] = Int32GetDatum(0);
 	values[Anum_joined_branch_superior - 1] = CStringGetTextDatum(node);
 	values[Anum_joined_branch_superior_n - 1] = Int64GetDatum((int64) n);
+	nulls[Anum_joined_branch_step - 1] = true;
 	own_insert(OWN_JOINED_BRANCH, values, nulls);
 	return true;
 }

@@ -37,7 +37,7 @@
 #include "core/history.h"
 #include "core/node.h"
 #include "core/relations.h"
-#include "core/shared.h"
+#include "core/join.h"
 #include "core/status.h"
 #include "guc.h"
 #include "net/peer.h"

@@ -334,9 +334,9 @@ sub forged_move
 		"SELECT dtx.branch_settle(ARRAY[$node], 1, $n, ARRAY[$gid], '{" . pick('t', 'f') . "}', '" . pick(qw(a x t)) . "', '{}')",
 		"SELECT dtx.branch_settle(ARRAY['x.12345678'], 1, $n, ARRAY['x.12345678:1.0123456789abcdef/" . int(rand 1000) . "'], '{" . pick('t', 'f') . "}', 'a', '{}')",
 		"SELECT dtx.branch_pending(ARRAY[$node], 1)",
-		"SELECT dtx.branch_register($xid, $node)",
+		"SELECT dtx.branch_register($xid, $node, current_user::text, " . pick(0, 1) . ")",
 		"SELECT dtx.branch_vote(ARRAY[$gid])",
-		"SELECT dtx_join($xid)", "SELECT dtx_commit($xid)", "SELECT dtx_rollback($xid)", "SELECT dtx_status($xid)", "SELECT dtx_retry($xid)",
+		"SELECT dtx_join($xid)", "SELECT dtx_join($xid, 's')", "SELECT dtx_commit($xid)", "SELECT dtx_rollback($xid)", "SELECT dtx_status($xid)", "SELECT dtx_retry($xid)",
 		"PREPARE TRANSACTION $gid", "COMMIT PREPARED $gid", "ROLLBACK PREPARED $gid",
 		"PREPARE TRANSACTION '" . pick(qw(p q)) . "'", "ROLLBACK PREPARED '" . pick(qw(p q)) . "'", "COMMIT PREPARED '" . pick(qw(p q)) . "'");
 }
