@@ -315,7 +315,7 @@ COMMENT ON FUNCTION dtx_exec(name, text, VARIADIC "any") IS
 CREATE FUNCTION dtx_query(server name, sql text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_query' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_query(name, text) IS
-    'runs a statement as a branch at a server and returns its rows; the call needs a column definition list. ERRORs are the peer''s, and 42804 when the columns do not fit.';
+    'runs a statement as a branch at a server and returns its rows; the call needs a column definition list. In a read-only transaction: without a branch, and so that it writes nothing there. ERRORs are the peer''s, and 42804 when the columns do not fit.';
 CREATE FUNCTION dtx_query(server name, sql text, VARIADIC args "any") RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'dtx_query' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_query(name, text, VARIADIC "any") IS
@@ -382,6 +382,8 @@ CREATE FUNCTION dtx.branch_register(xid text, node text, role text, step bigint)
     AS 'MODULE_PATHNAME', 'dtx_branch_register' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_vote(gids text[]) RETURNS text[]
     AS 'MODULE_PATHNAME', 'dtx_branch_vote' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.read_begin(lock_timeout integer) RETURNS void
+    AS 'MODULE_PATHNAME', 'dtx_read_begin' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_flush() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
@@ -393,7 +395,7 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dtx TO %s', role);
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
-        ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(),'
+        ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(), dtx.read_begin(integer),'
         ' dtx.branch_register(text, text, text, bigint), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
         ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb),'

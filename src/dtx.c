@@ -18,6 +18,7 @@
 #include "core/escape.h"
 #include "core/leftover.h"
 #include "core/participant.h"
+#include "core/read.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "core/untyped.h"
@@ -157,7 +158,11 @@ on_process_utility(PlannedStmt *statement, const char *text, bool read_only,
 		guard_utility(statement);
 	}
 	else if (session_is_lent())
+	{
+		if (read_serves())
+			read_utility(statement, &context);
 		escape_session(statement->utilityStmt);
+	}
 	if (alter_is_of_attached(statement))
 	{
 		UtilityCall call = {statement, text, context, params, environment, dest, completion};

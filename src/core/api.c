@@ -12,6 +12,7 @@
 #include "core/compat.h"
 #include "core/global.h"
 #include "core/participant.h"
+#include "core/read.h"
 #include "core/shmem.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -154,6 +155,8 @@ run_statement(FunctionCallInfo fcinfo, const char *function, int join_flags)
 						PG_ARGISNULL(0) ? "server" : "statement", function)));
 	statement.sql = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	get_parameters(fcinfo, &statement);
+	if (!(join_flags & JOIN_NO_ROWS) && read_is_due())
+		return read_run(NameStr(*PG_GETARG_NAME(0)), &statement);
 	return global_run(NameStr(*PG_GETARG_NAME(0)), NULL, &statement, join_flags);
 }
 

@@ -13,6 +13,7 @@
 #include "core/leftover.h"
 #include "core/participant.h"
 #include "core/peer_use.h"
+#include "core/read.h"
 #include "core/settle.h"
 #include "core/shmem.h"
 #include "core/tell.h"
@@ -29,12 +30,14 @@ at_xact_event(XactEvent event, void *arg)
 			global_pre_commit();
 			leftovers_pre_commit();
 			participant_pre_commit();
+			read_pre_commit();
 			message_pre_commit();
 			global_decide();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			global_pre_prepare();
 			participant_pre_prepare();
+			read_pre_prepare();
 			settle_pre_prepare();
 			tell_pre_prepare();
 			peer_use_pre_prepare();
@@ -48,6 +51,7 @@ at_xact_event(XactEvent event, void *arg)
 				modes_xact_end(commit);
 				leftovers_xact_end();
 				participant_xact_end(commit);
+				read_xact_end();
 				settle_xact_end(commit);
 				global_xact_end(commit);
 				tell_xact_end(commit);

@@ -123,8 +123,8 @@ participant_check_timeline(const char *node, uint32 timeline)
 		horizon_remember(node, GetUserId(), 0, timeline);
 }
 
-static void
-prepare_settings(int lock_timeout)
+void
+participant_settings(int lock_timeout)
 {
 	/* heap locks are waited for no longer than row locks of branches */
 	if (lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > lock_timeout))
@@ -252,7 +252,7 @@ participant_join(const JoinRequest *request)
 		refuse_join(gid_text, "Its global transaction has ended long ago.");
 	if (!(request->flags & JOIN_OWN_SESSION))
 	{
-		prepare_settings(request->lock_timeout);
+		participant_settings(request->lock_timeout);
 		/* the session serves other branches: whatever this one sets ends with it */
 		joining.guc_nest = NewGUCNestLevel();
 	}

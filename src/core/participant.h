@@ -81,6 +81,10 @@ extern void participant_refuse_unless_joinable(const char *gid_text, int flags);
  * then it goes on as that branch. False: nothing of the kind. */
 extern bool participant_take_up(const GlobalXid *xid, const char *step);
 
+/* What the rest of the transaction needs that serves another node: values travel as text,
+ * heap locks are waited for up to lock_timeout (ms; 0: as the session says). */
+extern void participant_settings(int lock_timeout);
+
 /* The coordinator's own statements come next: transaction control is allowed.
  * ERROR 42501 when the token is not that of the join. */
 extern void participant_control(int64 token);

@@ -369,8 +369,8 @@ wait_connected(PeerConnection *pc, TimestampTz deadline)
 }
 
 /* The peer's dtx says who it is; who has none is told so. */
-void
-connection_greet(PeerConnection *pc, TimestampTz deadline)
+static void
+greet(PeerConnection *pc, TimestampTz deadline, bool reads)
 {
 	RemoteCall	call = {.pc = pc, .nstatements = 1, .greets = true};
 	char		version[16];
@@ -411,7 +411,8 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 					 errdetail("It speaks version %s, this one version %d.",
 							   remote_text(PQgetvalue(result, 0, 1), 40), DTX_PROTOCOL_VERSION),
 					 errhint("Install the same version of dtx on both.")));
-		if (PQgetvalue(result, 0, 3)[0] == 't')
+		pc->standby = PQgetvalue(result, 0, 3)[0] == 't';
+		if (pc->standby && !reads)
 			ereport(ERROR,
 					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 					 errmsg("server \"%s\" is in recovery", pc->server_name),
@@ -428,8 +429,14 @@ connection_greet(PeerConnection *pc, TimestampTz deadline)
 	PG_END_TRY();
 }
 
+void
+connection_greet(PeerConnection *pc, TimestampTz deadline)
+{
+	greet(pc, deadline, false);
+}
+
 static PeerConnection *
-find_cached(Oid server, Oid role)
+find_cached(Oid server, Oid role, bool reads)
 {
 	dlist_mutable_iter iter;
 
@@ -437,7 +444,7 @@ find_cached(Oid server, Oid role)
 	{
 		PeerConnection *pc = dlist_container(PeerConnection, node, iter.cur);
 
-		if (pc->server != server || pc->role != role || pc->holder != NULL)
+		if (pc->server != server || pc->role != role || pc->holder != NULL || (pc->standby && !reads))
 			continue;
 		if (pc->ready && !pc->in_flight && !pc->invalidated && !connection_is_dead(pc))
 			return pc;
@@ -447,10 +454,10 @@ find_cached(Oid server, Oid role)
 	return NULL;
 }
 
-PeerConnection *
-connection_get(Oid server, Oid role, TimestampTz deadline)
+static PeerConnection *
+get(Oid server, Oid role, TimestampTz deadline, bool reads)
 {
-	PeerConnection *pc = find_cached(server, role);
+	PeerConnection *pc = find_cached(server, role, reads);
 	volatile TimestampTz until;
 
 	if (pc != NULL)
@@ -463,7 +470,7 @@ connection_get(Oid server, Oid role, TimestampTz deadline)
 	PG_TRY();
 	{
 		wait_connected(pc, until);
-		connection_greet(pc, until);
+		greet(pc, until, reads);
 	}
 	PG_CATCH();
 	{
@@ -473,6 +480,18 @@ connection_get(Oid server, Oid role, TimestampTz deadline)
 	PG_END_TRY();
 	dlist_push_head(&cache, &pc->node);
 	return pc;
+}
+
+PeerConnection *
+connection_get(Oid server, Oid role, TimestampTz deadline)
+{
+	return get(server, role, deadline, false);
+}
+
+PeerConnection *
+connection_get_to_read(Oid server, Oid role)
+{
+	return get(server, role, 0, true);
 }
 
 void

@@ -48,6 +48,7 @@ typedef struct PeerConnection
 	int			trailing;		/* answers to come that nobody waits for */
 	struct PeerConnection **holder;	/* who has a transaction open on it; told when it closes */
 	bool		ready;			/* greeted; node and version are known */
+	bool		standby;		/* greeted by a hot standby: good for reading only */
 	bool		unnamed_only;	/* behind a pooler without prepared statements */
 	HTAB	   *statements;		/* names of statements prepared at the peer */
 	char		peer_node[DTX_NODE_SIZE];
@@ -98,6 +99,9 @@ extern bool connection_is_dead(PeerConnection *pc);
  * 55000, 0A000 or 25006 when the peer has no dtx, another one, or is a standby.
  */
 extern PeerConnection *connection_get(Oid server, Oid role, TimestampTz deadline);
+
+/* The same for a statement that only reads: the peer may be a hot standby. */
+extern PeerConnection *connection_get_to_read(Oid server, Oid role);
 
 /* Exchange greetings: one round trip. ERRORs as for connection_get. */
 extern void connection_greet(PeerConnection *pc, TimestampTz deadline);
