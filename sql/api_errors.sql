@@ -28,6 +28,35 @@ SELECT api.try($$ SELECT dtx_exec('peer', 'INSERT INTO api.account VALUES (3)') 
 SELECT api.try($$ SELECT dtx_exec('peer', 'DELETE FROM api.nothing') $$);
 SELECT api.try($$ SELECT dtx_exec('peer', 'UPDATE api.account SET nothing = 1') $$);
 SELECT api.try($$ SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 1/0') $$);
+-- what a client would take for the end of its own connection, transaction or statement does
+-- not keep its SQLSTATE; all else does
+\c dtx_regression_peer
+SET client_min_messages = error;
+CREATE FUNCTION api.raises(state text) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE 'as %', state USING ERRCODE = state; END $$;
+\c dtx_regression
+SET client_min_messages = error;
+CREATE FUNCTION api.state_of(peers text, OUT state text, OUT message text, OUT detail text, OUT there text) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM a FROM dtx_query('peer', format('SELECT api.raises(%L)', peers)) AS t(a integer);
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, there = PG_EXCEPTION_CONTEXT;
+  there = substring(there, 'call to server[^\n]*');
+END $$;
+SELECT peers, r.* FROM unnest('{08000,08001,08003,08004,08006,08007,57P01,57P02,57P03,57P04,57P05,57000,57014,53300,DX006}'::text[]) peers, api.state_of(peers) r;
+SELECT peers, r.* FROM unnest('{08P01,0A000,25P02,25P03,26000,28000,28P01}'::text[]) peers, api.state_of(peers) r;
+SELECT peers, r.* FROM unnest('{22012,23505,40001,40P01,42P01,53100,53200,55006,55P03,P0001,DX001,DX003,DX004,DX005}'::text[]) peers, api.state_of(peers) r;
+DROP FUNCTION api.state_of;
+-- nor is the object lost that an error is about
+CREATE FUNCTION api.object_of(sql text, OUT state text, OUT schema text, OUT of_table text, OUT of_column text, OUT of_constraint text) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM dtx_exec('peer', sql);
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, schema = SCHEMA_NAME, of_table = TABLE_NAME, of_column = COLUMN_NAME,
+    of_constraint = CONSTRAINT_NAME;
+END $$;
+SELECT r.* FROM unnest(ARRAY['UPDATE api.account SET balance = -1 WHERE no = 1', 'INSERT INTO api.account VALUES (1, 1)',
+  'INSERT INTO api.account VALUES (3)']) sql, api.object_of(sql) r;
+DROP FUNCTION api.object_of;
 -- where it happened there is in the context too, before the server
 \set VERBOSITY terse
 DO $$

@@ -114,7 +114,7 @@ balances_are(9900, 10100, 'participant down when the coordinator rolls back');
 
 $bank2->stop('fast');
 $r = $s->run(q{SELECT dtx_transfer('bank2', '1', '2', 1)});
-is($r->{state}, '08001', 'a transfer to a peer that is down fails');
+is($r->{state}, 'DX006', 'a transfer to a peer that is down fails');
 $bank2->start;
 is($s->run(q{SELECT dtx_transfer('bank2', '1', '2', 100)})->{ok}, 1, 'and works when it is up again');
 balances_are(9800, 10200, 'the session has connected anew');

@@ -44,10 +44,10 @@ is_settled($total, 'before there are standbys', $bank1, $bank2);
 my $standby2 = make_standby($bank2, 'standby2');
 make_peer($bank1, $standby2, server => 'standby');
 my $r = $s->run(q{SELECT dtx_ping('standby')});
-is($r->{state}, '25006', 'a peer in recovery is refused');
+is($r->{state}, 'DX006', 'a peer in recovery is refused');
 like($r->{err}, qr/is in recovery/, 'and the error says why');
 is($s->run(q{SELECT dtx_exec('standby', 'UPDATE account_info SET account_balance = 0')})->{state},
-	'25006', 'no branch goes there');
+	'DX006', 'no branch goes there');
 
 my $reader = session($standby2);
 is($reader->run('SELECT dtx_begin()')->{state}, '25006', 'a standby does not coordinate');

@@ -113,7 +113,7 @@ foreach my $mode (qw(at tcc))
 	crash($accounts);
 	$s->must('COMMIT');
 	is(value($users, "SELECT dtx_status('$xid')"), 'committing', "$mode: committed with the account service down");
-	is($s->run(register($mode, 'nobody'))->{state}, '08001', "$mode: but not begun");
+	is($s->run(register($mode, 'nobody'))->{state}, 'DX006', "$mode: but not begun");
 	$accounts->start;
 	is_registered($late, 1, "$mode: the account service down in phase 2");
 	is_registered('nobody', 0, "$mode: the account service down in phase 1");

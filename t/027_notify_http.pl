@@ -420,7 +420,7 @@ ok(wait_for_value($bank2, q{SELECT count(*) FROM pg_stat_activity WHERE query LI
 is(value($bank1, q{SELECT count(*) || ' ' || count(backend_xmin) FROM pg_stat_activity WHERE backend_type = 'dtx runner'}), '1 0', 'no snapshot is held meanwhile');
 value($bank1, q{SELECT dtx_publish('here', '{"message": "beside it"}')});
 ok(wait_for_value($bank1, q{SELECT count(*) FROM heard}, 1), 'messages of the same role are handled');
-ok(wait_for_value($bank1, q{SELECT count(*) > 0 FROM dtx_expectations WHERE last_error LIKE '57014: canceling call to server "bank2"%'}, 't'), 'an attempt ends after a while');
+ok(wait_for_value($bank1, q{SELECT count(*) > 0 FROM dtx_expectations WHERE last_error LIKE 'DX006: canceling call to server "bank2"%'}, 't'), 'an attempt ends after a while');
 cmp_ok(value($bank1, q{SELECT sum(attempts) FROM dtx_expectations}), '<=', 3, 'and not all are tried one after the other');
 $blocker->must('ROLLBACK');
 $blocker->close;

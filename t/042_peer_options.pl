@@ -107,7 +107,7 @@ server('slow', q{host 'slow.test'});
 my $session = session($bank1);
 $session->must(q{SET dtx.connect_timeout = '200ms'});
 my $r = $session->run(q{SELECT dtx_ping('slow')});
-is($r->{state}, '08001', 'a name that takes its time: dtx.connect_timeout counts');
+is($r->{state}, 'DX006', 'a name that takes its time: dtx.connect_timeout counts');
 $session->must(q{SET dtx.connect_timeout = '50s'}, q{SET statement_timeout = '200ms'});
 $r = $session->run(q{SELECT dtx_ping('slow')});
 is($r->{state}, '57014', 'and a session can be canceled');

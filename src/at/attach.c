@@ -180,7 +180,7 @@ dtx_attach(PG_FUNCTION_ARGS)
 	shmem_require();
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot attach a table inside a branch")));
 	check_owner_before_lock(relid);
 	rel = open_named(relid, ShareRowExclusiveLock);
@@ -212,7 +212,7 @@ dtx_detach(PG_FUNCTION_ARGS)
 
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot detach a table inside a branch")));
 	check_owner_before_lock(relid);
 	rel = open_named(relid, AccessExclusiveLock);

@@ -89,7 +89,7 @@ check_way_of_undoing(Relation rel, AttachedRelation *ar, HeapTuple row, int64 ha
 			both |= by_try[i] == hash;
 	if (both)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("row %s of \"%s\" is changed by a try and by AT in one branch",
 						key_describe(ar, row, RelationGetDescr(rel), GetUserId()), RelationGetRelationName(rel)),
 				 errdetail("The one is undone by its cancel, the other by the undo log; together they cannot be undone."),

@@ -76,7 +76,7 @@ fit_require(Relation rel, bool altered)
 	}
 	else if (relkind == RELKIND_RELATION && rel->rd_rel->relam != HEAP_TABLE_AM_OID)
 	{
-		code = ERRCODE_FEATURE_NOT_SUPPORTED;
+		code = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 		refusal = psprintf("cannot attach table \"%s\"", name);
 		detail = "Its access method is not heap.";
 	}

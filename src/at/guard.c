@@ -48,7 +48,7 @@ report_unattached(const char *what, const char *hint)
 	if (guc_unattached == UNATTACHED_ALLOW)
 		return;
 	ereport(level,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("%s inside a branch could not be undone", what),
 			 errdetail("This transaction is branch \"%s\".", current_branch.gid_text),
 			 errhint("%s", hint)));

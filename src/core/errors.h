@@ -3,7 +3,11 @@
  *		The SQLSTATEs that dtx reports and that PostgreSQL has no name for.
  *
  * Where PostgreSQL or the SQL standard has a condition that fits, that one is
- * used; class DX holds the rest, and an application can tell them apart.
+ * used; class DX holds the rest, and an application can tell them apart. The
+ * table in docs/reference.md says of each when it comes, and whether to retry.
+ *
+ * 0A000 (feature not supported) is not used: for some pools it is the end of
+ * a connection, since it may come of a stale prepared statement.
  */
 #ifndef DTX_ERRORS_H
 #define DTX_ERRORS_H
@@ -23,5 +27,11 @@
 /* a handler that raises this refuses its message for good: it becomes a dead letter */
 #define ERRCODE_DTX_REFUSED				MAKE_SQLSTATE('D', 'X', '0', '0', '5')
 #define DTX_REFUSED_STATE				"DX005"
+/*
+ * A peer cannot be reached, does not answer, or has ended its session; what it said itself is in
+ * DETAIL. Pools and drivers take class 08 and 57P for the end of the connection that they read
+ * it on, and throw that away, which is the client's own, and has nothing.
+ */
+#define ERRCODE_DTX_PEER_UNAVAILABLE	MAKE_SQLSTATE('D', 'X', '0', '0', '6')
 
 #endif							/* DTX_ERRORS_H */

@@ -27,7 +27,7 @@ dtx_not_in_branch(PG_FUNCTION_ARGS)
 {
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this function is not allowed inside a branch"),
 				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
 	PG_RETURN_VOID();
@@ -82,7 +82,7 @@ static void
 refuse_session_change(const char *what, const char *hint)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 current_branch.active ? errmsg("%s is not allowed inside a branch", what) :
 			 errmsg("%s is not allowed in a function that dtx calls", what),
 			 current_branch.active ? errdetail("The connection is used again by other branches.") :
@@ -177,7 +177,7 @@ escape_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 		case T_CopyStmt:
 			if (((CopyStmt *) node)->filename == NULL && is_callers_statement(statement))
 				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("COPY to or from the client is not possible in a branch"),
 						 errhint("Copy from a file at the server, or insert the rows.")));
 			break;

@@ -12,11 +12,11 @@
 extern void escape_executor_start(QueryDesc *query);
 
 /* Before a utility command inside a branch: ERROR 2D000 for transaction control,
- * 0A000 for what would change the session. May change the context, so that
+ * 55000 for what would change the session. May change the context, so that
  * procedures cannot commit. */
 extern void escape_utility(PlannedStmt *statement, ProcessUtilityContext *context);
 
-/* Before one in a session that goes on to serve others: ERROR 0A000 for what would
+/* Before one in a session that goes on to serve others: ERROR 55000 for what would
  * change it. */
 extern void escape_session(Node *node);
 

@@ -371,7 +371,7 @@ global_pre_prepare(void)
 		return;
 	if (!global.nested)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that has begun a global transaction")));
 	global_pre_commit();
 }

@@ -25,7 +25,7 @@ mode_by_letter(char letter)
 		if (modes[i]->letter == letter)
 			return modes[i];
 	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("mode \"%c\" of a branch is not known to this version of dtx", letter)));
 }
 

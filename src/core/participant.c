@@ -428,14 +428,14 @@ participant_pre_prepare(void)
 	/* its locks would stay without a session, and over a restart */
 	if (serving)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that has called functions of schema dtx"),
 				 errdetail("They are for other nodes to call.")));
 	if (!current_branch.active)
 		return;
 	if (!current_branch.mode->settle_held)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that is a branch of a global transaction")));
 	end_phase_one();
 	/* PREPARE waits for standbys as this says */

@@ -120,7 +120,7 @@ peer_use_pre_prepare(void)
 {
 	if (dropping)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that has dropped a server, a user mapping or a role"),
 				 errdetail("dtx could not tell whether a global transaction uses it meanwhile.")));
 }

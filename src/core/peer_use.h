@@ -21,7 +21,7 @@
  */
 extern void peer_use(Oid server, Oid role);
 
-/* This transaction is about to drop such an object, or a function of an action. ERROR 0A000 if it is
+/* This transaction is about to drop such an object, or a function of an action. ERROR 55000 if it is
  * prepared later on. */
 extern void peer_drop_announce(void);
 

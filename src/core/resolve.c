@@ -308,7 +308,7 @@ dtx_resolve(PG_FUNCTION_ARGS)
 	xid_parse_or_error(xid_text, &xid);
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("branches cannot be resolved inside a branch")));
 	if (strcmp(decision, "forget") != 0 && node_is_self(xid.node))
 		ereport(ERROR,

@@ -104,7 +104,7 @@ settle_pre_prepare(void)
 {
 	if (nwoken > 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that has settled branches")));
 }
 

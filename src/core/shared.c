@@ -262,7 +262,7 @@ dtx_open(PG_FUNCTION_ARGS)
 				 errmsg("timeout of a global transaction must not be null")));
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a branch cannot open a global transaction"),
 				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
 	PreventCommandDuringRecovery("dtx_open()");
@@ -302,7 +302,7 @@ check_may_decide(const SharedTransaction *st)
 {
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a branch cannot decide a global transaction"),
 				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
 	PreventCommandIfReadOnly("deciding a global transaction");

@@ -34,7 +34,7 @@ tell_pre_prepare(void)
 {
 	if (ntold > 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that has decided or settled branches")));
 }
 

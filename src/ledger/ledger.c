@@ -350,7 +350,7 @@ dtx_ledger(PG_FUNCTION_ARGS)
 	shmem_require();
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot name a ledger inside a branch")));
 	rel = open_named(relation, AccessShareLock);
 	if (!dtx_table_ownercheck(relation, GetUserId()))

@@ -45,7 +45,7 @@ refuse_in_branch(void)
 {
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("half messages are not for branches"),
 				 errhint("dtx_publish holds a message back until the branch is committed.")));
 }

@@ -41,7 +41,7 @@ subscription_to_fetch(text *name)
 
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("messages cannot be fetched inside a branch")));
 	PreventCommandIfReadOnly("fetching messages");
 	subscription = subscription_get(text_to_cstring(name));

@@ -203,7 +203,7 @@ refuse_in_branch(void)
 {
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("subscriptions cannot be changed inside a branch")));
 	PreventCommandDuringRecovery("changing a subscription");
 	PreventCommandIfReadOnly("changing a subscription");

@@ -135,7 +135,7 @@ connection_start(Oid server, Oid role)
 	}
 	if (!AcquireExternalFD())
 		ereport(ERROR,
-				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not connect to server \"%s\"", params->server_name),
 				 errdetail("There are too many open files on the local server.")));
 
@@ -320,7 +320,7 @@ static void
 throw_unconnected(PeerConnection *pc, const char *why)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+			(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 			 errmsg("could not connect to server \"%s\"", pc->server_name),
 			 errdetail_internal("%s", why)));
 }
@@ -406,7 +406,7 @@ greet(PeerConnection *pc, TimestampTz deadline, bool reads)
 		result = call.results[0];
 		if (atoi(PQgetvalue(result, 0, 1)) != DTX_PROTOCOL_VERSION)
 			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("server \"%s\" speaks another version of dtx's protocol", pc->server_name),
 					 errdetail("It speaks version %s, this one version %d.",
 							   remote_text(PQgetvalue(result, 0, 1), 40), DTX_PROTOCOL_VERSION),
@@ -414,7 +414,7 @@ greet(PeerConnection *pc, TimestampTz deadline, bool reads)
 		pc->standby = PQgetvalue(result, 0, 3)[0] == 't';
 		if (pc->standby && !reads)
 			ereport(ERROR,
-					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+					(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 					 errmsg("server \"%s\" is in recovery", pc->server_name),
 					 errdetail("A hot standby cannot take part in a global transaction."),
 					 errhint("Let the server name the primary, with target_session_attrs 'read-write' for example.")));

@@ -94,9 +94,9 @@ extern bool connection_is_dead(PeerConnection *pc);
 
 /*
  * A connection of the session to a server as a role, on which no transaction is
- * open: cached and healthy, or a new one that has exchanged greetings with the peer's dtx. ERROR 08001 when it
- * cannot be had within dtx.connect_timeout or by the deadline (0: none), and
- * 55000, 0A000 or 25006 when the peer has no dtx, another one, or is a standby.
+ * open: cached and healthy, or a new one that has exchanged greetings with the peer's dtx. ERROR DX006 when it
+ * cannot be had within dtx.connect_timeout or by the deadline (0: none), or the peer is a standby, and
+ * 55000 when the peer has no dtx, or another one.
  */
 extern PeerConnection *connection_get(Oid server, Oid role, TimestampTz deadline);
 

@@ -277,13 +277,13 @@ remote_wait(RemoteCall *call, TimestampTz deadline)
 			continue;
 		if (call->greets)
 			ereport(ERROR,
-					(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+					(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 					 errmsg("could not connect to server \"%s\"", call->pc->server_name),
 					 errdetail("The timeout expired (dtx.connect_timeout).")));
 		/* the connection is in flight: the abort closes it, which ends the call there */
 		if (by_call_timeout)
 			ereport(ERROR,
-					(errcode(ERRCODE_QUERY_CANCELED),
+					(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 					 errmsg("canceling call to server \"%s\" due to dtx.call_timeout",
 							call->pc->server_name)));
 		ereport(ERROR,
@@ -369,17 +369,43 @@ remote_lines(const char *text, int size)
 	return printable(text, size, true);
 }
 
-/* The SQLSTATE that a peer sent, if it is one of an error. */
+/* Did the error end the session? */
+static bool
+error_is_fatal(const RemoteCall *call)
+{
+	const char *severity = call->error == NULL ? NULL : PQresultErrorField(call->error, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	return severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
+}
+
+/*
+ * What an error of a peer is called here, by the SQLSTATE that it sent. Nearly all keep theirs.
+ * But what tells of a connection, or of a session's transaction or statements, would be taken for
+ * the client's own by its driver, its pool, or this process itself: it is DX006 where another
+ * attempt may find the peer well, and HV000 where it is about what was asked of it.
+ */
 static int
-sqlstate_of(const char *state)
+sqlstate_of(const RemoteCall *call, const char *state)
 {
 	bool		sane = state != NULL && strlen(state) == 5;
+	int			code,
+				category;
 
 	for (int i = 0; sane && i < 5; i++)
 		sane = (state[i] >= '0' && state[i] <= '9') || (state[i] >= 'A' && state[i] <= 'Z');
+	if (error_is_fatal(call))
+		return ERRCODE_DTX_PEER_UNAVAILABLE;
 	if (!sane || (state[0] == '0' && state[1] <= '2'))
 		return ERRCODE_FDW_ERROR;
-	return MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+	code = MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+	category = ERRCODE_TO_CATEGORY(code);
+	if (code == ERRCODE_PROTOCOL_VIOLATION || category == ERRCODE_FEATURE_NOT_SUPPORTED ||
+		category == ERRCODE_INVALID_SQL_STATEMENT_NAME || category == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
+		code == ERRCODE_IN_FAILED_SQL_TRANSACTION || code == ERRCODE_IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+		return ERRCODE_FDW_ERROR;
+	if (category == ERRCODE_CONNECTION_EXCEPTION || category == ERRCODE_OPERATOR_INTERVENTION || code == ERRCODE_TOO_MANY_CONNECTIONS)
+		return ERRCODE_DTX_PEER_UNAVAILABLE;
+	return code;
 }
 
 static const char *
@@ -401,6 +427,29 @@ connection_message(PGconn *conn)
 		pstrdup("server closed the connection unexpectedly");
 }
 
+/* A field that says which object an error is about, for who reports it. */
+static int
+pass_field(RemoteCall *call, int field)
+{
+	const char *value = diagnostic(call->error, field);
+
+	return value != NULL ? err_generic_string(field, value) : 0;
+}
+
+/* The peer is there no more, or not for this call. What it said is the detail. */
+static void
+throw_unavailable(const char *server, const char *state, const char *primary, const char *detail, const char *context)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
+			 errmsg("server \"%s\" is unavailable", server),
+			 errdetail_internal("%s: %s%s%s", state != NULL ? state : "?????", primary != NULL ? primary : "",
+								detail != NULL ? "\n" : "", detail != NULL ? detail : ""),
+			 errhint("Whatever the call did there will be rolled back with this transaction."),
+			 context ? errcontext("%s", context) : 0,
+			 errcontext("call to server \"%s\"", server)));
+}
+
 void
 remote_throw(RemoteCall *call)
 {
@@ -411,6 +460,7 @@ remote_throw(RemoteCall *call)
 	const char *hint = call->error ? diagnostic(call->error, PG_DIAG_MESSAGE_HINT) : NULL;
 	const char *context = call->error ? diagnostic(call->error, PG_DIAG_CONTEXT) : NULL;
 	char	   *lost = connection_message(call->pc->conn);
+	int			code = sqlstate_of(call, state);
 
 	/* strings go without a type: what to write is the user's statement, not this call */
 	if (hint == NULL && state != NULL && strcmp(state, "42P18") == 0)
@@ -423,17 +473,25 @@ remote_throw(RemoteCall *call)
 				 errhint("Whatever the call did there will be rolled back with this transaction.")));
 	if (call->error == NULL || (state == NULL && primary == NULL))
 		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
+				(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 				 errmsg("lost the connection to server \"%s\"", server),
 				 errdetail_internal("%s", lost),
 				 errhint("Whatever the call did there will be rolled back with this transaction.")));
+	if (code == ERRCODE_DTX_PEER_UNAVAILABLE && (state == NULL || strcmp(state, unpack_sql_state(code)) != 0))
+		throw_unavailable(server, state, primary, detail, context);
 	ereport(ERROR,
-			(errcode(sqlstate_of(state)),
+			(errcode(code),
 			 primary ? errmsg_internal("%s", primary) : errmsg("error at server \"%s\"", server),
 			 detail ? errdetail_internal("%s", detail) : 0,
 			 hint ? errhint("%s", hint) : 0,
+			 pass_field(call, PG_DIAG_SCHEMA_NAME),
+			 pass_field(call, PG_DIAG_TABLE_NAME),
+			 pass_field(call, PG_DIAG_COLUMN_NAME),
+			 pass_field(call, PG_DIAG_DATATYPE_NAME),
+			 pass_field(call, PG_DIAG_CONSTRAINT_NAME),
 			 context ? errcontext("%s", context) : 0,
-			 errcontext("call to server \"%s\"", server)));
+			 errcontext("call to server \"%s\"%s", server,
+						code == ERRCODE_FDW_ERROR && state != NULL ? psprintf(", SQLSTATE %s there", state) : "")));
 }
 
 char *
@@ -455,10 +513,7 @@ remote_error_text(RemoteCall *call)
 bool
 remote_session_ended(const RemoteCall *call)
 {
-	const char *severity = call->error == NULL ? NULL : PQresultErrorField(call->error, PG_DIAG_SEVERITY_NONLOCALIZED);
-
-	return call->broken ||
-		(severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0));
+	return call->broken || error_is_fatal(call);
 }
 
 bool
@@ -495,7 +550,7 @@ void
 remote_throw_swapped(void)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
+			(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 			 errmsg("prepared statements keep getting lost at a server"),
 			 errhint("A pooler in between must keep a transaction's statements on one session.")));
 }

@@ -58,7 +58,7 @@ extern bool remote_advance(RemoteCall *call);
 /* Does it wait to write as well as to read? */
 extern uint32 remote_wants(RemoteCall *call);
 
-/* Start, and wait for the end, serving interrupts. ERROR 57014 when
+/* Start, and wait for the end, serving interrupts. ERROR DX006 when
  * dtx.call_timeout passes, 25P04 when the deadline (0: none) does. */
 extern void remote_run(RemoteCall *call, TimestampTz deadline);
 
@@ -72,7 +72,11 @@ extern void remote_wait(RemoteCall *call, TimestampTz deadline);
  */
 extern bool remote_send_and_forget(PeerConnection *pc, const char *first, const char *second);
 
-/* Throw the call's error, as the peer reported it, or as a lost connection. */
+/*
+ * Throw the call's error, as the peer reported it, with its SQLSTATE. But what the client would
+ * take for the end of its own connection is DX006, with the peer's SQLSTATE and message in DETAIL,
+ * and what it would take for its own transaction's or prepared statements' is HV000.
+ */
 pg_noreturn extern void remote_throw(RemoteCall *call);
 
 /* Text from a peer as text of this database, of at most size bytes, palloc'd: what
@@ -97,7 +101,7 @@ extern bool remote_failed_on_statement(RemoteCall *call);
  * anything: a user's function raises what it likes? */
 extern bool remote_session_ended(const RemoteCall *call);
 
-/* Throw ERROR 08006 when trying again did not help against that. */
+/* Throw ERROR DX006 when trying again did not help against that. */
 pg_noreturn extern void remote_throw_swapped(void);
 
 /* Has result i at least that many rows and columns, of a query? A peer may be

@@ -171,7 +171,7 @@ dtx_accept(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("dtx_accept()");
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("notifications cannot be received inside a branch")));
 	why = verify(PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(1), text_to_cstring(PG_GETARG_TEXT_PP(2)),
 				 PG_GETARG_INTERVAL_P(5), &id);

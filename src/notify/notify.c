@@ -300,7 +300,7 @@ refuse_in_branch(void)
 {
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("targets of notifications cannot be changed inside a branch")));
 	PreventCommandIfReadOnly("changing a target");
 	PreventCommandDuringRecovery("changing a target");

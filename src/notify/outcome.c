@@ -81,7 +81,7 @@ dtx_peer_outcome(PG_FUNCTION_ARGS)
 	shmem_require();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("function returning record called in context that cannot accept type record")));
 	values[0] = CStringGetTextDatum(node_origin());
 	own_sql_begin(&sql);

@@ -94,7 +94,7 @@ dtx_on_notification(PG_FUNCTION_ARGS)
 	shmem_require();
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("handlers cannot be named inside a branch")));
 	PreventCommandIfReadOnly("dtx_on_notification()");
 	if (!PG_ARGISNULL(1) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(1)) == 0)

@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/errors.h"
 #include "core/fault.h"
 #include "core/node.h"
 #include "core/own_sql.h"
@@ -168,7 +169,7 @@ refuse_in_branch(const char *function)
 {
 	if (current_branch.active)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("results cannot be asked for inside a branch")));
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
@@ -517,7 +518,7 @@ expectation_check(Oid role, TimestampTz *next)
 		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 			ReThrowError(error);
 		/* what a handler raises says nothing of the server */
-		unreachable = !asked && (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION ||
+		unreachable = !asked && (error->sqlerrcode == ERRCODE_DTX_PEER_UNAVAILABLE ||
 								 error->sqlerrcode == ERRCODE_QUERY_CANCELED);
 		why = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	}

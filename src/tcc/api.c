@@ -29,7 +29,7 @@ refuse_in_branch(void)
 	shmem_require();
 	if (current_branch.active && !(current_branch.flags & JOIN_OWN_SESSION))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot define actions inside a branch")));
 }
 

@@ -345,7 +345,7 @@ try_in_branch(Branch *branch, const char *gid_text, const TccAction *action, Jso
 
 	if (node_is_self(current_branch.gid.xid.node))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a joined transaction in the coordinator's own database cannot try an action here"),
 				 errhint("Write to attached tables instead: they are undone by log.")));
 	global_branch_advance(branch, BRANCH_SENT);
@@ -540,7 +540,7 @@ static PGresult *
 tcc_run(Oid server, Oid role, const RemoteStatement *statement, int flags)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("statements have no place in a global transaction of mode \"tcc\""),
 			 errhint("Call dtx_try, or begin the global transaction with mode 'at' or 'xa'.")));
 }

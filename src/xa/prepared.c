@@ -92,7 +92,7 @@ xa_settle_held(const JoinedBranch *branch, bool commit)
 	/* statistics of a transaction below its first level would be mixed up */
 	if (GetCurrentTransactionNestLevel() > 1)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("branch \"%s\" is prepared, and cannot be settled in a subtransaction", branch->gid_text)));
 	if (!commit && has_children(branch->gid_text))
 	{

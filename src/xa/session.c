@@ -215,7 +215,7 @@ throw_lost(const XaBranch *xb)
 
 	global_branch_gid(xb->branch, gid);
 	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
+			(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
 			 errmsg("branch \"%s\" was lost with its connection", gid),
 			 errhint("Roll the whole transaction back, and try again.")));
 }
@@ -267,7 +267,7 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		{
 			lose(xb, false);
 			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+					(errcode(ERRCODE_DTX_BRANCH_STATE),
 					 errmsg("the branch at server \"%s\" is not open any more", call.pc->server_name)));
 		}
 		else if (PQresultStatus(call.results[user]) == PGRES_EMPTY_QUERY)
@@ -386,7 +386,7 @@ xa_prepare_all(void)
 		}
 		if (failed >= 0 && calls[failed].error == NULL && !calls[failed].broken)
 			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+					(errcode(ERRCODE_DTX_BRANCH_STATE),
 					 errmsg("the branch at server \"%s\" is not open any more", calls[failed].pc->server_name)));
 		if (failed >= 0)
 			remote_throw(&calls[failed]);
