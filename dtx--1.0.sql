@@ -412,6 +412,10 @@ CREATE FUNCTION dtx.fdw_validator(options text[], catalog oid) RETURNS void
 CREATE FOREIGN DATA WRAPPER dtx_fdw VALIDATOR dtx.fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER dtx_fdw IS 'servers of this wrapper are peers of dtx';
 
+CREATE FUNCTION dtx_peer(server name, conninfo text, role regrole DEFAULT NULL, admit regrole DEFAULT NULL) RETURNS text
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION dtx_peer(name, text, regrole, regrole) IS
+    'makes, unless they are there, a server of dtx_fdw that leads to another node, and the user mapping of a role (NULL: the caller) for it, from one connection string of libpq, whose user is called as the role unless it says so, and grants the role its usage; admit: the role that the other node connects as, which is admitted as by dtx_admit. With the caller''s rights: they are those that CREATE SERVER, CREATE USER MAPPING, GRANT and dtx_admit need. Returns created, or unchanged when all was there. ERROR 42710 when what is there is not the same, 22023 for a string that names no database.';
 CREATE FUNCTION dtx_ping(server name, OUT node text, OUT version text)
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_ping(name) IS
