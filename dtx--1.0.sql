@@ -240,6 +240,7 @@ CREATE FUNCTION dtx_node_reset(name name DEFAULT NULL) RETURNS text
 AS $$
 DECLARE
     id text;
+    forgotten bigint;
 BEGIN
     PERFORM dtx.not_in_branch();
     LOCK TABLE dtx.node IN EXCLUSIVE MODE;
@@ -249,6 +250,11 @@ BEGIN
             OR EXISTS (SELECT FROM dtx.sessions() s WHERE s.branches > 0)) THEN
         RAISE EXCEPTION 'this node has branches that are not settled'
             USING ERRCODE = 'object_in_use', HINT = 'See the view dtx_branches.';
+    END IF;
+    SELECT count(*) INTO forgotten FROM dtx.joined_branch j WHERE j.state = 'd';
+    IF forgotten > 0 THEN
+        RAISE NOTICE 'this copy forgets % branches in doubt: what they have changed stays', forgotten
+            USING DETAIL = 'The original may roll them back.';
     END IF;
     DELETE FROM dtx.node;
     DELETE FROM dtx.branch;

@@ -154,7 +154,22 @@ SELECT dblink_exec('holder', 'COMMIT');
 SELECT status FROM dblink('admin', format('SELECT dtx_wait(%L)', :'xid')) AS t(status text);
 SELECT balance FROM dblink(api.dsn('dtx_regression_drop2'), 'SELECT balance FROM account') AS t(balance numeric);
 SELECT dblink_disconnect('holder') AS ok \gset
-SELECT dblink_disconnect('admin') AS ok \gset
+-- DROP OWNED BY takes an admission along, and says so; not while the role has branches in doubt
+SELECT dblink_exec(api.dsn('dtx_regression_drop2'), 'CREATE ROLE dtx_api_owned LOGIN; GRANT ALL ON account TO dtx_api_owned; DO $x$ BEGIN PERFORM dtx_admit(''dtx_api_owned''); END $x$');
+SELECT api.admin(format('CREATE SERVER peer3 FOREIGN DATA WRAPPER dtx_fdw OPTIONS (host %L, port %L, dbname ''dtx_regression_drop2'')', host, port)) FROM api.place;
+SELECT api.admin('CREATE USER MAPPING FOR CURRENT_USER SERVER peer3 OPTIONS (user ''dtx_api_owned'')');
+SELECT api.admin('BEGIN');
+SELECT * FROM dblink('admin', $$SELECT dtx_exec('peer3', 'UPDATE account SET balance = balance + 1')$$) AS t(n bigint);
+SELECT xid FROM dblink('admin', 'SELECT dtx_xid()') AS t(xid text) \gset
+SELECT left(api.try($$SELECT dblink_exec(api.dsn('dtx_regression_drop2'), 'DROP OWNED BY dtx_api_owned')$$), 5);
+SELECT api.admin('COMMIT');
+SELECT status FROM dblink('admin', format('SELECT dtx_wait(%L)', :'xid')) AS t(status text);
+\c dtx_regression_drop2
+DROP OWNED BY dtx_api_owned;
+DROP OWNED BY dtx_api_owned;
+\c dtx_regression
+SET client_min_messages = warning;
+DROP ROLE dtx_api_owned;
 DROP SERVER participant CASCADE;
 DROP DATABASE dtx_regression_drop2 WITH (FORCE);
 \c dtx_regression

@@ -47,8 +47,8 @@ static ExecutorStart_hook_type next_executor_start = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 static object_access_hook_type next_object_access = NULL;
 
-/* The utility command that runs drops more than triggers. */
-static bool dropping_relations = false;
+/* What the utility command that runs does to a table whose trigger it drops. */
+static const char *trigger_drop_is = "detach";
 
 static void
 on_shmem_request(void)
@@ -99,11 +99,20 @@ next_utility(PlannedStmt *statement, const char *text, bool read_only,
 			 ProcessUtilityContext context, ParamListInfo params,
 			 QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
-	bool		outer = dropping_relations;
+	const char *outer = trigger_drop_is;
 	bool		watched = fit_watch(statement);
+	List	   *admitted;
 
 	if (IsA(statement->utilityStmt, DropStmt))
-		dropping_relations = ((DropStmt *) statement->utilityStmt)->removeType != OBJECT_TRIGGER;
+	{
+		ObjectType	type = ((DropStmt *) statement->utilityStmt)->removeType;
+
+		/* by CASCADE the extension may go, or a table: the trigger goes first */
+		trigger_drop_is = type == OBJECT_TABLE ? "drop" : type == OBJECT_TRIGGER ? "detach" : "drop or detach";
+	}
+	else if (IsA(statement->utilityStmt, DropOwnedStmt))
+		trigger_drop_is = "drop or detach";
+	admitted = worker_before_drop_owned(statement);
 	PG_TRY();
 	{
 		if (next_process_utility)
@@ -114,10 +123,11 @@ next_utility(PlannedStmt *statement, const char *text, bool read_only,
 									dest, completion);
 		if (watched)
 			fit_check_altered(statement);
+		worker_after_drop_owned(admitted);
 	}
 	PG_FINALLY();
 	{
-		dropping_relations = outer;
+		trigger_drop_is = outer;
 		if (watched)
 			fit_watch_end();
 	}
@@ -199,7 +209,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 	if (class_id == LargeObjectRelationId && participant_captures())
 		guard_large_object();
 	if (class_id == TriggerRelationId && access == OAT_DROP)
-		guard_trigger_drop(object_id, dropping_relations ? "drop" : "detach");
+		guard_trigger_drop(object_id, trigger_drop_is);
 	if (access == OAT_DROP)
 	{
 		if (class_id == RelationRelationId && sub_id == 0)

@@ -93,6 +93,24 @@ like($r->{err}, qr/dtx\.connect_timeout/, 'the error names the setting');
 cmp_ok(time() - $begun, '<', 60, 'it is given up after dtx.connect_timeout');
 $s->must('RESET dtx.connect_timeout');
 
+# while somebody who drops the extension there waits for a lock, calls fail, and leave nothing behind
+my $holder = session($bank2);
+$holder->must('BEGIN');
+$holder->must('LOCK TABLE dtx.undo_log IN ACCESS SHARE MODE');
+my $dropper = session($bank2);
+$dropper->send('DROP EXTENSION dtx CASCADE');
+ok(wait_for_value($bank2, q{SELECT count(*) FROM pg_locks WHERE relation = 'dtx.node'::regclass AND mode = 'AccessExclusiveLock' AND granted}, '1'),
+	'somebody drops the extension, and waits');
+my $s2 = session($bank1);
+$r = $s2->run("SELECT dtx_ping('bank2')");
+isnt($r->{state}, undef, 'the peer cannot be reached meanwhile');
+ok(wait_for_value($bank2, q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dtx' AND query LIKE '%peer_hello%' AND state = 'active'}, '0'),
+	'and no call waits on there');
+$bank2->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'DROP EXTENSION%'});
+is($dropper->wait->{state}, '57014', 'it is cancelled');
+$holder->must('ROLLBACK');
+is($s2->run("SELECT dtx_ping('bank2')")->{ok}, 1, 'then it can be reached again');
+
 $bank2->safe_psql('postgres', 'CREATE DATABASE stranger');
 $bank2->safe_psql('stranger', <<'SQL');
 CREATE EXTENSION dtx;

@@ -63,4 +63,28 @@ is($c->run(q{SELECT dtx_exec('bank2', 'UPDATE account_info SET account_name = $1
 	'and coordinates for itself');
 is_settled($total, 'at the end', $bank1, $bank2);
 
+# --- a copy by CREATE DATABASE ... TEMPLATE, made while rows of the original are in doubt
+
+$s = session($bank1);
+$s->must('BEGIN');
+$s->must(q{SELECT dtx_exec('bank2', 'UPDATE account_info SET account_balance = account_balance + 1')});
+# the template must have no sessions; its worker goes by itself
+my $database = $bank2->{bank};
+forget_sessions($bank2);
+$bank2->safe_psql('postgres', "ALTER DATABASE $database ALLOW_CONNECTIONS false");
+$bank2->safe_psql('postgres', "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'client backend'");
+$bank2->safe_psql('postgres', "CREATE DATABASE copied TEMPLATE $database");
+$bank2->safe_psql('postgres', "ALTER DATABASE $database ALLOW_CONNECTIONS true");
+$s->must('ROLLBACK');
+is_settled($total, 'the original settles its branch', $bank1, $bank2);
+my ($code, $out, $err) = $bank2->psql('copied', 'SELECT dtx_begin()');
+like($err, qr/The database is a copy of another one/, 'the copy finds that it is one');
+my $changed = $bank2->safe_psql('copied', 'SELECT sum(account_balance) FROM account_info');
+is($bank2->safe_psql('copied', q{SELECT count(*) FROM dtx_branches WHERE state = 'in doubt'}), '1', 'it has the branch in doubt');
+($code, $out, $err) = $bank2->psql('copied', 'SELECT dtx_node_reset()');
+is($code, 0, 'it becomes a node of its own');
+like($err, qr/this copy forgets 1 branches in doubt: what they have changed stays/, 'and says what becomes of that');
+is($bank2->safe_psql('copied', 'SELECT sum(account_balance) FROM account_info'), $changed, 'which is so');
+is($bank2->safe_psql('copied', 'UPDATE account_info SET account_balance = 0 RETURNING 1'), '1', 'the row is free');
+
 done_testing();

@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "at/alter.h"
 #include "at/attach.h"
+#include "at/guard.h"
 #include "at/key.h"
 #include "at/row_lock.h"
 #include "at/undo_log.h"
@@ -54,16 +55,6 @@ typedef struct AlterRun
 
 static AlterRun *running = NULL;
 
-static void
-report_in_doubt(Oid relid, const char *what, int code, const char *detail)
-{
-	ereport(ERROR,
-			(errcode(code),
-			 errmsg("cannot %s table \"%s\": it has rows in doubt", what, get_rel_name(relid)),
-			 detail == NULL ? 0 : errdetail_internal("%s", detail),
-			 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
-}
-
 static TimestampTz
 sooner(TimestampTz deadline, int ms)
 {
@@ -86,7 +77,7 @@ alter_require_settled(Oid relid, const char *what)
 		running->in_doubt = relid;
 		running->what = what;
 	}
-	report_in_doubt(relid, what, ERRCODE_OBJECT_IN_USE, NULL);
+	guard_report_in_doubt(relid, what, ERRCODE_OBJECT_IN_USE, NULL);
 }
 
 /* The table has no lock of this command any more: wait for what was in its way. */
@@ -104,10 +95,10 @@ wait_without_lock(const AlterRun *run)
 		result = row_lock_wait_relation(run->in_doubt, false, run->deadline, gid);
 	}
 	if (result == RELATION_TIMEOUT)
-		report_in_doubt(run->in_doubt, run->what, ERRCODE_LOCK_NOT_AVAILABLE,
+		guard_report_in_doubt(run->in_doubt, run->what, ERRCODE_LOCK_NOT_AVAILABLE,
 						psprintf("Branch \"%s\" was not settled within lock_timeout.", gid));
 	if (result == RELATION_NEEDED)
-		report_in_doubt(run->in_doubt, run->what, ERRCODE_OBJECT_IN_USE,
+		guard_report_in_doubt(run->in_doubt, run->what, ERRCODE_OBJECT_IN_USE,
 						psprintf("Settling branch \"%s\" waits for a lock that this transaction holds.", gid));
 }
 
@@ -154,7 +145,7 @@ alter_is_of_attached(PlannedStmt *statement)
 		if (OidIsValid(partition))
 			foreach(child, find_all_inheritors(partition, NoLock, NULL))
 				if (undo_relation_in_doubt(lfirst_oid(child)))
-					report_in_doubt(lfirst_oid(child), "detach", ERRCODE_OBJECT_IN_USE, NULL);
+					guard_report_in_doubt(lfirst_oid(child), "detach", ERRCODE_OBJECT_IN_USE, NULL);
 		return false;
 	}
 	foreach(cell, find_all_inheritors(relid, NoLock, NULL))

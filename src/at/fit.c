@@ -19,6 +19,7 @@
 #include "at/key.h"
 #include "catalog/catalog.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
@@ -40,6 +41,7 @@
 static int	depth = 0;			/* of commands of DDL that run */
 static Oid	changed[MAX_CHANGED];
 static int	nchanged = 0;
+static bool dropping = false;	/* the command that is over drops things */
 
 void
 fit_require(Relation rel, bool altered)
@@ -94,10 +96,14 @@ fit_require(Relation rel, bool altered)
 	if (altered)
 		ereport(ERROR,
 				(errcode(code),
-				 errmsg("table \"%s\" is attached to dtx, and cannot be altered so", name),
+				 errmsg("table \"%s\" is attached to dtx, and cannot be altered so",
+						RelationIsVisible(RelationGetRelid(rel)) ? name :
+						psprintf("%s.%s", get_namespace_name(RelationGetNamespace(rel)), name)),
 				 errdetail("%s", detail),
 				 rel->rd_rel->relispartition ?
 				 errhint("A partition must have what it needs before it becomes one, or its table be taken out of dtx first, with dtx_detach.") :
+				 dropping ?
+				 errhint("Drop the table in the same command, or take it out of dtx first, with dtx_detach.") :
 				 errhint("Give it what it needs in the same command, or take it out of dtx first, with dtx_detach.")));
 	ereport(ERROR,
 			(errcode(code),
@@ -301,6 +307,7 @@ fit_check_altered(PlannedStmt *statement)
 	if (depth > 1 || !IsTransactionState())
 		return;
 	CommandCounterIncrement();
+	dropping = IsA(statement->utilityStmt, DropStmt) || IsA(statement->utilityStmt, DropOwnedStmt);
 	if (nchanged > MAX_CHANGED)
 		check_all_attached(statement->utilityStmt);
 	else

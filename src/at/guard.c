@@ -160,15 +160,26 @@ guard_before_phase_one(void)
 		guard_large_object();
 }
 
+void
+guard_report_in_doubt(Oid relid, const char *what, int code, const char *detail)
+{
+	char	   *name = get_rel_name(relid);
+
+	/* a command that drops others' tables too does not name them */
+	if (!RelationIsVisible(relid))
+		name = psprintf("%s.%s", get_namespace_name(get_rel_namespace(relid)), name);
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg("cannot %s table \"%s\": it has rows in doubt", what, name),
+			 detail == NULL ? 0 : errdetail_internal("%s", detail),
+			 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
+}
+
 static void
 refuse_in_doubt(Oid relid, const char *what)
 {
-	if (!undo_relation_in_doubt(relid))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_IN_USE),
-			 errmsg("cannot %s table \"%s\": it has rows in doubt", what, get_rel_name(relid)),
-			 errhint("Wait until the branches that hold them are settled; see the view dtx_locks.")));
+	if (undo_relation_in_doubt(relid))
+		guard_report_in_doubt(relid, what, ERRCODE_OBJECT_IN_USE, NULL);
 }
 
 /* The key goes with its index. */

@@ -28,6 +28,10 @@ extern void guard_large_object(void);
 extern void guard_relation_drop(Oid relid, int flags);
 extern void guard_relation_truncate(Oid relid);
 
+/* ERROR: it has rows in doubt. what: cannot be done to the table; code: SQLSTATE; detail: NULL,
+ * or a sentence. */
+extern void guard_report_in_doubt(Oid relid, const char *what, int code, const char *detail) pg_attribute_noreturn();
+
 /* Nor does the trigger that locks them go. what: of the table, for the message. */
 extern void guard_trigger_drop(Oid trigger, const char *what);
 

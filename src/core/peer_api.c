@@ -8,6 +8,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "core/compat.h"
 #include "core/node.h"
 #include "core/override.h"
@@ -18,12 +19,15 @@
 #include "core/shmem.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "net/connection.h"
 #include "net/peer.h"
 #include "nodes/pg_list.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -37,6 +41,43 @@ PG_FUNCTION_INFO_V1(dtx_branch_pending);
 PG_FUNCTION_INFO_V1(dtx_branch_flush);
 PG_FUNCTION_INFO_V1(dtx_ping);
 
+#define HELLO_LOCK_TIMEOUT	5000	/* ms */
+
+/*
+ * While somebody who drops or alters the extension waits for a lock, dtx.node is locked.
+ * Those who call have a limit of their own, and try again: their sessions here must not
+ * wait on, one for each attempt.
+ */
+static char *
+self_soon(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			nest = NewGUCNestLevel();
+	char	   *self = NULL;
+
+	if (LockTimeout == 0 || LockTimeout > HELLO_LOCK_TIMEOUT)
+		(void) set_config_option("lock_timeout", CppAsString2(HELLO_LOCK_TIMEOUT), PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	PG_TRY();
+	{
+		self = pstrdup(node_self());
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("extension dtx is locked in database \"%s\"", get_database_name(MyDatabaseId)),
+				 errdetail("Somebody drops or alters it, or has locked table dtx.node.")));
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(false, nest);
+	return self;
+}
+
 /* dtx.peer_hello(protocol int4): who this is, and what it speaks */
 Datum
 dtx_peer_hello(PG_FUNCTION_ARGS)
@@ -48,7 +89,7 @@ dtx_peer_hello(PG_FUNCTION_ARGS)
 	shmem_require();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("return type must be a row type")));
-	values[0] = CStringGetTextDatum(node_self());
+	values[0] = CStringGetTextDatum(self_soon());
 	values[1] = Int32GetDatum(DTX_PROTOCOL_VERSION);
 	values[2] = CStringGetTextDatum(PG_VERSION);
 	values[3] = BoolGetDatum(RecoveryInProgress());

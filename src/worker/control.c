@@ -10,18 +10,23 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_type.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/user.h"
 #include "core/compat.h"
 #include "core/locks.h"
 #include "core/peer_use.h"
 #include "core/relations.h"
 #include "core/shmem.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "notify/notification.h"
+#include "parser/parse_func.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "worker/control.h"
@@ -397,4 +402,54 @@ worker_guard_drop(Oid class_id, Oid object_id)
 		refuse_while_subscribed("the user mapping", server_of_mapping(object_id), InvalidOid);
 	if (class_id == UserMappingRelationId)
 		refuse_while_notified("the user mapping", server_of_mapping(object_id), InvalidOid);
+}
+
+/* May the role take part here? */
+static bool
+is_admitted(Oid role)
+{
+	static const Oid arguments[] = {TEXTOID, TEXTOID, INT4OID, INT4OID, INT4OID, INT8OID};
+	Oid			function = LookupFuncName(list_make2(makeString("dtx"), makeString("branch_join")),
+										  lengthof(arguments), arguments, true);
+
+	return OidIsValid(function) && dtx_function_aclcheck(function, role) == ACLCHECK_OK;
+}
+
+List *
+worker_before_drop_owned(PlannedStmt *statement)
+{
+	List	   *admitted = NIL;
+	ListCell   *cell;
+
+	if (!IsA(statement->utilityStmt, DropOwnedStmt) || shared == NULL)
+		return NIL;
+	foreach(cell, roleSpecsToIds(((DropOwnedStmt *) statement->utilityStmt)->roles))
+		if (is_admitted(lfirst_oid(cell)))
+			admitted = lappend_oid(admitted, lfirst_oid(cell));
+	return admitted;
+}
+
+void
+worker_after_drop_owned(List *admitted)
+{
+	ListCell   *cell;
+
+	if (admitted == NIL)
+		return;
+	CommandCounterIncrement();
+	foreach(cell, admitted)
+	{
+		Oid			role = lfirst_oid(cell);
+
+		if (is_admitted(role))
+			continue;
+		/* the extension may have gone with it */
+		if (own_table_exists(OWN_JOINED_BRANCH) && branches_in_doubt_here(role))
+			refuse_drop("what the role owns");
+		if (own_table_exists(OWN_JOINED_BRANCH))
+			ereport(NOTICE,
+					(errmsg("role \"%s\" is no longer admitted to take part in global transactions here",
+							GetUserNameFromId(role, false)),
+					 errhint("Use dtx_admit to admit it again.")));
+	}
 }

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "nodes/plannodes.h"
 
 /*
@@ -29,6 +30,15 @@ extern void worker_forget(Oid database);
  * branches need it.
  * Part of the object access hook. */
 extern void worker_guard_drop(Oid class_id, Oid object_id);
+
+/*
+ * Around DROP OWNED BY, which takes a role's admission away with all its other rights, and does
+ * not say so: ERROR 55006 while the role has branches in doubt here, which nobody but
+ * superusers could settle then; and NOTICE, for each role that was admitted.
+ * Before returns these roles, for after.
+ */
+extern List *worker_before_drop_owned(PlannedStmt *statement);
+extern void worker_after_drop_owned(List *admitted);
 
 /* When this transaction commits, a worker is needed. */
 extern void worker_wake_at_commit(void);
