@@ -207,7 +207,7 @@ read_pre_prepare(void)
 {
 	if (serving)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot PREPARE a transaction that reads for another node")));
 }
 
