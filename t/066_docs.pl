@@ -1,10 +1,11 @@
-# What the docs show is what happens: every block of SQL in README.md and docs/
-# is typed in as it stands there, page by page, and what comes back is what the
-# text says. See DtxTest::Docs for how a page says that.
+# What the docs show is what happens: every block of SQL in README.md, docs/ and
+# the READMEs of the examples is typed in as it stands there, page by page, and
+# what comes back is what the text says. See DtxTest::Docs for how a page says that.
 
 use strict;
 use warnings;
 
+use Cwd qw(abs_path);
 use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -13,10 +14,10 @@ use Test::More;
 use DtxTest;
 use DtxTest::Docs;
 
-my $root = dirname(__FILE__) . '/..';
-# DOCS='docs/xa.md ...' follows these alone
-my @pages = map { s{^\Q$root\E/}{}r } sort glob("$root/README.md $root/docs/*.md");
-@pages = split ' ', $ENV{DOCS} if $ENV{DOCS};
+my $root = abs_path(dirname(__FILE__) . '/..');
+# PAGES='docs/xa.md ...' follows these alone
+my @pages = map { s{^\Q$root\E/}{}r } sort glob("$root/README.md $root/docs/*.md $root/examples/*/README.md");
+@pages = split ' ', $ENV{PAGES} if $ENV{PAGES};
 
 # A cluster as the README has one set up: nothing but this and what is the
 # default. The role is the one that the text has.
@@ -26,25 +27,44 @@ $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'dtx'
 max_prepared_transactions = 10
 CONF
+# passwords are asked for, but of superusers
+my $account = (getpwuid($>))[0];
+my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
+open my $hba_file, '>', $node->data_dir . '/pg_hba.conf' or die "pg_hba.conf: $!";
+print $hba_file "local all postgres,$account trust\nlocal all all scram-sha-256\n$hba";
+close $hba_file;
 $node->start;
 $node->safe_psql('postgres', q{CREATE ROLE postgres SUPERUSER LOGIN})
   unless $node->safe_psql('postgres', q{SELECT count(*) FROM pg_roles WHERE rolname = 'postgres'});
 
 my ($host, $port) = ($node->host, $node->port);
 
+my $http_port = PostgreSQL::Test::Cluster::get_free_port();
+
+# what programs of PostgreSQL in a shell's block connect to
+@ENV{qw(PGHOST PGPORT PGUSER)} = ($host, $port, 'postgres');
+
 sub new_reader
 {
+	my ($directory) = @_;
 	return DtxTest::Docs->new(
 		connstr => sub { $node->connstr($_[0]) . ' user=postgres' },
-		replace => [ [ "host '/var/run/postgresql'", "host '$host', port '$port'" ] ]);
+		root => $root,
+		directory => $directory // $root,
+		replace => [
+			[ "host '/var/run/postgresql'", "host '$host', port '$port'" ],
+			[ '-v host=localhost -v port=5432', "-v host='$host' -v port=$port" ],
+			[ 'PGHOST=localhost', "PGHOST='$host'" ],
+			[ '8080', $http_port ]
+		]);
 }
 
 # The cluster as it was.
 sub clean_up
 {
-	foreach my $database (qw(bank1 bank2))
+	foreach my $database (split /\n/, $node->safe_psql('postgres', q{SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'}))
 	{
-		$node->safe_psql('postgres', "DROP DATABASE IF EXISTS $database WITH (FORCE)");
+		$node->safe_psql('postgres', "DROP DATABASE $database WITH (FORCE)");
 	}
 	$node->safe_psql('postgres', <<'SQL');
 DO $$ DECLARE r record; BEGIN
@@ -69,13 +89,16 @@ sub follow
 	return 1;
 }
 
-my @set_up = section('Set-up', blocks_of("$root/docs/tutorial.md"));
+my @banks = qw(bank1 bank2);
+my @set_up = section('Set-up', blocks_of("$root/docs/tutorial.md", @banks));
 ok(@set_up > 2, 'the tutorial has a set-up');
 
 my %count;
 foreach my $page (@pages)
 {
-	my @blocks = blocks_of("$root/$page");
+	# an example's databases are created by its README
+	my ($example) = $page =~ m{^(examples/.*)/};
+	my @blocks = blocks_of("$root/$page", $example ? slurp_file("$root/$page") =~ /^createdb (\w+)/mg : @banks);
 	my %not_run = map { $_ => 1 } @DtxTest::Docs::not_run;
 	$count{ $_->{language} }++ foreach @blocks;
 
@@ -86,10 +109,14 @@ foreach my $page (@pages)
 
 	my @typed = grep { $_->{language} =~ /^(sql|sh)$/ } @blocks;
 	next unless @typed;
-	my $reader = new_reader();
+	my $reader = new_reader($example ? "$root/$example" : $root);
 	my ($begin) = grep { $typed[$_]{text} =~ /^CREATE DATABASE/m } 0 .. $#typed;
 	my $ok;
-	if (defined $begin)
+	if ($example)
+	{
+		$ok = follow($reader, $page, @typed);
+	}
+	elsif (defined $begin)
 	{
 		$ok = follow($reader, $page, @typed[ $begin .. $#typed ], @typed[ 0 .. $begin - 1 ]);
 	}
@@ -101,7 +128,7 @@ foreach my $page (@pages)
 	clean_up();
 }
 note join ', ', map { ($_ || 'none') . ": $count{$_}" } sort keys %count;
-unless ($ENV{DOCS})
+unless ($ENV{PAGES})
 {
 	my $left = 0;
 	$left += $count{$_} // 0 foreach qw(console ini);
@@ -121,7 +148,7 @@ sub follow_text
 	close $file;
 	my $reader = new_reader();
 	my $wrong;
-	foreach my $block (blocks_of($page))
+	foreach my $block (blocks_of($page, @banks))
 	{
 		$block->{database} = 'postgres';
 		$wrong //= $reader->follow($block);
@@ -136,6 +163,8 @@ like(follow_text("```sql\n-- bank1\nSELECT 1 AS one;  --> 2\n```\n"), qr/^it say
 like(follow_text("```sql\n-- bank1\nSELECT 1 AS one;\n```\n\n```\n one \n-----\n   2\n```\n"),
 	qr/^the text shows/, 'another output than it shows');
 like(follow_text("```sql\n-- bank1\nSELECT 1/0;\n```\n"), qr/^this was not to fail/, 'an error that it does not show');
+is(follow_text("```sql\n-- bank1\nSELECT 1/0;  --> 22012: division by zero\n```\n"), 'nothing wrong', 'one that it tells');
+like(follow_text("```sql\n-- bank1\nSELECT 1/0;  --> 22003: division by zero\n```\n"), qr/^it says "22003/, 'another than it tells');
 is(follow_text("```sql\n-- bank1\nSELECT 1/0;\n```\n\n```\nERROR:  division ...\n```\n"),
 	'nothing wrong', 'and one that it shows');
 like(follow_text("```sh\nfalse\n```\n"), qr/^the shell says/, 'a command that fails');

@@ -20,7 +20,8 @@ A page is Markdown. Its fenced blocks say what they are:
                not run.
 
 In an sql block, a line that ends with "--> something" says what comes back: one
-row, its columns with " | " in between. A block that shows no error has none.
+row, its columns with " | " in between, or an error, its SQLSTATE, a colon and its
+message. A block that shows no error has none.
 
 What stands before a page's CREATE DATABASE is typed in after all the rest.
 
@@ -43,13 +44,14 @@ our @not_run = qw(console ini mermaid js python java go text);
 my $deadline = 180;
 my $xid = qr/\b\w+\.[0-9a-f]{8}(?::[0-9]+\.[0-9a-f]{16})?\b/;
 
-# The fenced blocks of a page: language, text, line, heading (the last of the
+# The fenced blocks of a page about these databases: language, text, line, heading (the last of the
 # second level), and of an sql block database, patient, and shown, if the text
 # goes on with what it shows.
 sub blocks_of
 {
-	my ($path) = @_;
+	my ($path, @databases) = @_;
 	my (@blocks, $open, $words);
+	my $databases = join '|', @databases, 'any database';
 	my $heading = '';
 	open my $file, '<:encoding(UTF-8)', $path or croak "$path: $!";
 	while (my $line = <$file>)
@@ -85,7 +87,7 @@ sub blocks_of
 	croak "$path: a block has no end" if $open;
 	foreach my $block (grep { $_->{language} eq 'sql' } @blocks)
 	{
-		$block->{text} =~ /^-- (bank1|bank2|any database)(,.*)?\n/
+		$block->{text} =~ /^-- ($databases)(,.*)?\n/
 		  or croak "$path, line $block->{line}: the block does not say where it is for";
 		$block->{database} = $1 eq 'any database' ? 'postgres' : $1;
 		$block->{patient} = defined $2;
@@ -101,7 +103,8 @@ sub section
 }
 
 # A reader at a cluster. Options: connstr, a function of the database's name;
-# replace, what stands in the text and has to be something else here.
+# replace, what stands in the text and has to be something else here; root, where
+# the shell is; directory, where psql is.
 sub new
 {
 	my ($class, %options) = @_;
@@ -136,14 +139,23 @@ sub leave
 		waitpid $psql->{pid}, 0;
 	}
 	$self->{psql} = {};
+	kill 'TERM', -$_ foreach @{ delete $self->{shells} // [] };
 	return;
 }
 
 sub _shell
 {
 	my ($self, $block) = @_;
-	my $pid = open my $out, '-|', 'bash', '-c', "exec 2>&1\nset -e\n" . $self->_replaced($block->{text})
-	  or croak "bash: $!";
+	my $pid = open my $out, '-|';
+	croak "fork: $!" unless defined $pid;
+	if ($pid == 0)
+	{
+		# what it starts is ended with it
+		setpgrp;
+		exec('bash', '-c', "exec 2>&1\nset -e\ncd '$self->{root}'\n" . $self->_replaced($block->{text}));
+		exit 127;
+	}
+	push @{ $self->{shells} }, $pid;
 	my $printed = join '', <$out>;
 	return "the shell says:\n$printed" unless close $out;
 	$self->{typed} = join '', grep { /^\\/ } split /^/, $printed;
@@ -162,20 +174,29 @@ sub _sql
 		$script .= $line;
 		next unless $line =~ /--> (.*)$/;
 		push @told, $1;
-		$script .= "\\echo end of answer\n";
+		$script .= "\\echo end of answer :SQLSTATE\n";
 	}
 	my $printed = $self->_psql($block->{database}, $script);
 	return "psql has gone, or does not answer; before that:\n$1" if $printed =~ /\A!(.*)/s;
-	my @parts = split /^end of answer\n/m, $printed;
+	my $failure = qr/^(?:ERROR|FATAL|PANIC|\\\w+):/m;
+	my @parts = split /^end of answer (\w+)\n/m, $printed;
+	$printed =~ s/^end of answer \w+\n//mg;
 	foreach my $told (@told)
 	{
-		my @rows = grep { /\S/ } split /\n/, shift(@parts) // '';
-		my $row = $rows[-1] // '';
-		return "it says \"$told\", and this comes back:\n$printed" unless _squeezed($row) eq _squeezed($told);
+		my ($part, $state) = splice @parts, 0, 2;
+		my @lines = grep { /\S/ } split /\n/, $part // '';
+		my $answer = $lines[-1] // '';
+		if ($state && $state ne '00000')
+		{
+			my ($error) = grep { /$failure/ } @lines;
+			$answer = "$state: " . ($error // '') =~ s/^\w+:\s+//r;
+			$part = '';
+		}
+		return "it says \"$told\", and this comes back:\n$printed" unless _squeezed($answer) eq _squeezed($told);
+		return "this was not to fail:\n$printed" if !defined $block->{shown} && $part =~ $failure;
 	}
-	$printed =~ s/^end of answer\n//mg;
 	return $self->_differs($printed, $block->{shown}) if defined $block->{shown};
-	return "this was not to fail:\n$printed" if $printed =~ /^(ERROR|FATAL|PANIC|\\\w+:)/m;
+	return "this was not to fail:\n$printed" if join('', @parts) =~ $failure;
 	return;
 }
 
@@ -255,6 +276,7 @@ sub _start
 		POSIX::dup2(fileno($in_read), 0);
 		POSIX::dup2(fileno($out_write), 1);
 		POSIX::dup2(fileno($out_write), 2);
+		chdir $self->{directory} or POSIX::_exit(126);
 		exec('psql', '-Xq', '-P', 'footer=off', '-d', $self->{connstr}->($database)) or POSIX::_exit(127);
 	}
 	close $in_read;
