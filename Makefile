@@ -27,8 +27,8 @@ OBJS = \
 	src/at/guard.o src/at/image.o src/at/key.o src/at/net_change.o src/at/row_lock.o src/at/show.o src/at/undo_log.o src/at/undo_read.o \
 	src/xa/prepared.o src/xa/session.o src/xa/xa.o \
 	src/tcc/action.o src/tcc/api.o src/tcc/call.o src/tcc/tcc.o \
-	src/msg/care.o src/msg/deliver.o src/msg/half.o src/msg/handler.o src/msg/passed.o src/msg/position.o src/msg/publish.o src/msg/pull.o src/msg/schedule.o src/msg/segment.o \
-	src/msg/subscription.o src/msg/undelivered.o \
+	src/msg/care.o src/msg/deliver.o src/msg/half.o src/msg/handler.o src/msg/passed.o src/msg/position.o src/msg/publish.o src/msg/pull.o src/msg/receivers.o src/msg/schedule.o src/msg/segment.o \
+	src/msg/subscription.o src/msg/taken.o src/msg/undelivered.o \
 	src/notify/accept.o src/notify/notification.o src/notify/notify.o src/notify/outcome.o src/notify/receive.o src/notify/reconcile.o \
 	src/ledger/frozen.o src/ledger/ledger.o \
 	src/worker/answer.o src/worker/batch.o src/worker/channel.o src/worker/control.o src/worker/delivery.o src/worker/dispatch.o src/worker/launcher.o src/worker/link.o src/worker/mend.o \

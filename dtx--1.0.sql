@@ -732,9 +732,10 @@ CREATE TABLE dtx.undelivered (
 );
 CREATE INDEX undelivered_due_idx ON dtx.undelivered (subscription, generation, next_attempt);
 CREATE INDEX undelivered_key_idx ON dtx.undelivered (subscription, generation, key, id);
+CREATE INDEX undelivered_done_idx ON dtx.undelivered (subscription, generation) WHERE state = 'k';
 COMMENT ON TABLE dtx.undelivered IS 'messages that could not be handled yet, of subscriptions that have gone on without them';
 COMMENT ON COLUMN dtx.undelivered.xid IS 'the transaction that published it: what is over in the start of its subscription is skipped';
-COMMENT ON COLUMN dtx.undelivered.state IS 'r: to be tried again; w: waits for an earlier one of its key; d: dead; l: leased by a consumer until next_attempt';
+COMMENT ON COLUMN dtx.undelivered.state IS 'r: to be tried again; w: waits for an earlier one of its key; d: dead; l: leased by a consumer until next_attempt; k: a consumer is done with it, and the position has not passed it';
 
 CREATE TABLE dtx.handling (
     subscription integer PRIMARY KEY,
@@ -824,14 +825,14 @@ CREATE FUNCTION dtx_message_rollback(id bigint) RETURNS void
 COMMENT ON FUNCTION dtx_message_rollback(bigint) IS
     'gives up a message that dtx_message_prepare keeps. ERROR 42704 when there is none.';
 
-CREATE FUNCTION dtx_receive(subscription text, max integer DEFAULT 1, visibility interval DEFAULT '30s',
+CREATE FUNCTION dtx_receive(subscription text, max integer DEFAULT 1, visibility interval DEFAULT '30s', wait interval DEFAULT '0',
                             OUT id bigint, OUT topic text, OUT key text, OUT payload jsonb, OUT headers jsonb, OUT published_at timestamptz, OUT attempts integer) RETURNS SETOF record
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_receive(text, integer, interval) IS
-    'takes up to max messages of a subscription without a handler: they are nobody else''s until dtx_ack, dtx_nack, or the end of visibility, after which they are given out again';
+COMMENT ON FUNCTION dtx_receive(text, integer, interval, interval) IS
+    'takes up to max messages of a subscription without a handler: they are nobody else''s until dtx_ack, dtx_nack, or the end of visibility, after which they are given out again; nor while this transaction is open. wait: for the first one, where there is none yet, that long, 60 seconds at most. ERROR 25004 for waiting where the isolation level is not READ COMMITTED.';
 CREATE FUNCTION dtx_ack(subscription text, ids bigint[]) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_ack(text, bigint[]) IS 'says that messages were handled. Returns how many were still to be.';
+COMMENT ON FUNCTION dtx_ack(text, bigint[]) IS 'says that messages were handled. Returns how many were still to be, and nobody else''s.';
 CREATE FUNCTION dtx_nack(subscription text, ids bigint[], delay interval DEFAULT '0') RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_nack(text, bigint[], interval) IS
@@ -1237,7 +1238,7 @@ CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'w') AS waiting,
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'l') AS leased,
                                pg_catalog.count(*) FILTER (WHERE n.state OPERATOR(pg_catalog.=) 'd') AS dead,
-                               (pg_catalog.array_agg(n.last_error ORDER BY n.changed_at DESC) FILTER (WHERE n.last_error IS NOT NULL))[1] AS last_error
+                               (pg_catalog.array_agg(n.last_error ORDER BY n.changed_at DESC) FILTER (WHERE n.last_error IS NOT NULL AND n.state OPERATOR(pg_catalog.<>) 'k'))[1] AS last_error
                         FROM dtx.undelivered n WHERE n.subscription OPERATOR(pg_catalog.=) s.id AND n.generation OPERATOR(pg_catalog.=) s.generation
                         AND NOT pg_catalog.pg_visible_in_snapshot(n.xid, s.start)) u
     WHERE dtx.may_see(s.role);

@@ -18,6 +18,7 @@
 #include "core/shmem.h"
 #include "core/tell.h"
 #include "msg/message.h"
+#include "msg/receivers.h"
 #include "net/connection.h"
 #include "worker/control.h"
 
@@ -75,7 +76,10 @@ at_subxact_event(SubXactEvent event, SubTransactionId id, SubTransactionId paren
 	global_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
 	participant_subxact_end(event == SUBXACT_EVENT_COMMIT_SUB, id, parent);
 	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		receivers_subxact_abort();
 		connection_close_in_flight();
+	}
 }
 
 void

@@ -15,7 +15,7 @@
 typedef enum LockClass
 {
 	LOCK_BRANCH = 4,			/* a gid: who joins or settles the branch */
-	LOCK_SUBSCRIPTION = 5,		/* a subscription's uid: who delivers, or moves it */
+	LOCK_SUBSCRIPTION = 5,		/* a subscription's uid: who delivers, and writes its position */
 	LOCK_SHARED_TRANSACTION = 6,	/* an N: who joins it, or decides it */
 	LOCK_UNDO_FILTER = 7,		/* 0: who loads the filter of row locks */
 	LOCK_COORDINATOR = 8,		/* a hash of (node, role): who writes what is kept of it */
@@ -23,7 +23,8 @@ typedef enum LockClass
 								 * yet; exclusive: who looks from where on it is needed */
 	LOCK_EXTENSION = 10,		/* 0: transactions of the worker share it, DROP EXTENSION has it alone */
 	LOCK_TOPIC = 11,			/* a hash of a topic: who makes a subscription unless there is one */
-	LOCK_STEP = 12				/* a role, and a hash of (xid, step): who does that step of a shared transaction */
+	LOCK_STEP = 12,				/* a role, and a hash of (xid, step): who does that step of a shared transaction */
+	LOCK_CONSUMER = 13			/* a subscription's uid: who takes messages of it, for as long as that takes */
 } LockClass;
 
 static inline void

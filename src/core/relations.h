@@ -222,6 +222,14 @@ enum
 };
 enum
 {
+	Anum_undelivered_subscription = 1, Anum_undelivered_generation, Anum_undelivered_id,
+	Anum_undelivered_xid, Anum_undelivered_state, Anum_undelivered_attempts,
+	Anum_undelivered_next_attempt, Anum_undelivered_changed_at, Anum_undelivered_published_at,
+	Anum_undelivered_topic, Anum_undelivered_key, Anum_undelivered_payload, Anum_undelivered_headers,
+	Anum_undelivered_last_error, Natts_undelivered = 14
+};
+enum
+{
 	Anum_de_duplication_subscription = 1, Anum_de_duplication_generation, Anum_de_duplication_batch,
 	Anum_de_duplication_received_at, Anum_de_duplication_role, Anum_de_duplication_forgotten,
 	Anum_de_duplication_ids, Anum_de_duplication_published, Natts_de_duplication = 8

@@ -51,6 +51,9 @@ init_database_slot(DatabaseSlot *slot, Oid database)
 		pg_atomic_init_u32(&slot->notified[i], 0);
 	for (int i = 0; i < STAT_COUNT; i++)
 		pg_atomic_init_u64(&slot->stats[i], 0);
+	pg_atomic_init_u32(&slot->receiving, 0);
+	for (int i = 0; i <= DTX_RECEIVERS; i++)
+		ConditionVariableInit(&slot->receivers[i].arrived);
 	ConditionVariableInit(&slot->changed);
 	slot->database = database;
 }

@@ -32,6 +32,8 @@
 #define DTX_RUNNERS				64
 #define DTX_HORIZONS			32
 #define DTX_TARGET_BUCKETS		64
+#define DTX_RECEIVERS			32	/* subscriptions for whose messages somebody waits */
+#define DTX_TOPIC_SIZE			256
 #define DTX_FILTER_CELLS		(1 << 20)	/* 4 MB: a branch of 100,000 rows leaves most at zero */
 
 /*
@@ -157,6 +159,15 @@ typedef struct Runner
 	TimestampTz end_at;			/* the worker ends it when it still does the same then; 0: never */
 } Runner;
 
+/* Those who wait for messages of a subscription (msg/receivers.h). */
+typedef struct Receivers
+{
+	int			waiting;		/* how many; 0: it is free */
+	int			subscription;
+	char		topic[DTX_TOPIC_SIZE];	/* or pattern */
+	ConditionVariable arrived;
+} Receivers;
+
 typedef struct DatabaseSlot
 {
 	slock_t		mutex;			/* guards all that is not atomic */
@@ -203,6 +214,9 @@ typedef struct DatabaseSlot
 	pg_atomic_uint32 prepared;	/* may prepared transactions have published? */
 	pg_atomic_uint32 listening; /* is the worker to be woken for messages? */
 	pg_atomic_uint32 segment;	/* of the log that is written; 0: not known */
+
+	pg_atomic_uint32 receiving; /* how many processes wait for messages */
+	Receivers	receivers[DTX_RECEIVERS + 1];	/* the last one: of all that found no place */
 
 	ConditionVariable changed;	/* a worker ended, or branches were settled */
 	bool		filter_loaded;	/* the filter counts this database's row locks */

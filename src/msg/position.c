@@ -23,6 +23,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "msg/position.h"
+#include "msg/taken.h"
 #include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -402,6 +403,27 @@ reader_next(Reader *reader, int most, Size max_bytes)
 	return messages;
 }
 
+int64
+reader_peek(Reader *reader)
+{
+	if (reader->next == reader->nentries && !have_entries(reader))
+		return 0;
+	return reader->entries[reader->next].id;
+}
+
+void
+reader_skip(Reader *reader)
+{
+	reader->cursor = reader->entries[reader->next++].id;
+}
+
+void
+reader_before(const Reader *reader, Position *position)
+{
+	reader_window(reader, position);
+	position->cursor = reader->cursor;
+}
+
 bool
 reader_at_end(const Reader *reader)
 {
@@ -436,6 +458,7 @@ form_position(OwnScan *scan, HeapTuple tuple)
 	bool		isnull;
 
 	position->tid = tuple->t_self;
+	position->writer = HeapTupleHeaderGetRawXmin(tuple->t_data);
 	position->subscription = DatumGetInt32(own_column(scan, tuple, Anum_position_subscription, NULL));
 	position->generation = DatumGetInt32(own_column(scan, tuple, Anum_position_generation, NULL));
 	position->batch = DatumGetInt64(own_column(scan, tuple, Anum_position_batch, NULL));
@@ -542,6 +565,27 @@ is_in_place(Relation rel, Snapshot snapshot, const Position *position)
 	return same;
 }
 
+bool
+position_is_unmoved(const Position *position)
+{
+	Relation	rel = own_open(OWN_POSITION, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	HeapTupleData tuple = {0};
+	Buffer		buffer;
+	bool		same = false;
+
+	tuple.t_self = position->tid;
+	if (ItemPointerGetBlockNumber(&position->tid) < RelationGetNumberOfBlocks(rel) &&
+		heap_fetch(rel, snapshot, &tuple, &buffer, false))
+	{
+		same = HeapTupleHeaderGetRawXmin(tuple.t_data) == position->writer;
+		ReleaseBuffer(buffer);
+	}
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return same;
+}
+
 /* Set the tid to where the row is now, which nobody moves until the transaction ends. */
 static void
 find_row(Relation rel, Position *position)
@@ -610,6 +654,7 @@ position_to_go_on(const Subscription *subscription, const Position *row, bool *m
 	if (row == NULL)
 		return position;
 	position->tid = row->tid;
+	position->writer = row->writer;
 	if (row->generation != subscription->generation)
 		return position;
 	*position = *row;
@@ -627,6 +672,25 @@ position_to_go_on(const Subscription *subscription, const Position *row, bool *m
 	return position;
 }
 
+static bool
+is_among(int64 id, const int64 *ids, int count)
+{
+	int			from = 0;
+
+	while (from < count)
+	{
+		int			middle = from + (count - from) / 2;
+
+		if (ids[middle] == id)
+			return true;
+		if (ids[middle] < id)
+			from = middle + 1;
+		else
+			count = middle;
+	}
+	return false;
+}
+
 static void
 put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 {
@@ -634,6 +698,8 @@ put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 	Position   *position;
 	Reader	   *reader;
 	bool		moved;
+	int64	   *taken = NULL;
+	int			ntaken = 0;
 	ListCell   *cell;
 	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "dtx backlog", ALLOCSET_DEFAULT_SIZES);
 
@@ -643,6 +709,9 @@ put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 	if (subscription == NULL || !has_privs_of_role(GetUserId(), subscription->role))
 		return;
 	position = position_to_go_on(subscription, position_read(id), &moved);
+	/* consumers may have taken some that the position has not passed, since others are still at earlier ones */
+	if (subscription->handler == NULL)
+		taken = taken_ids(subscription, &ntaken);
 	reader = reader_open(subscription, position, CurrentMemoryContext);
 	while (most > 0)
 	{
@@ -656,6 +725,9 @@ put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 			Datum		values[6] = {0};
 			bool		nulls[6] = {0};
 
+			if (is_among(message->id, taken, ntaken))
+				continue;
+			most--;
 			values[0] = Int64GetDatum(message->id);
 			values[1] = TimestampTzGetDatum(message->published_at);
 			values[2] = CStringGetTextDatum(message->topic);
@@ -666,7 +738,6 @@ put_backlog(ReturnSetInfo *rsinfo, int id, int64 most)
 			values[5] = PointerGetDatum(message->headers);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
-		most -= list_length(messages);
 		MemoryContextReset(batch);
 		if (messages == NIL || reader_at_end(reader))
 			break;

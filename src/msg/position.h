@@ -33,6 +33,7 @@ typedef struct Position
 	const char *last_error;		/* NULL: none */
 	bool		refused;		/* by the receiver, as long as the generation is this one */
 	ItemPointerData tid;		/* where its row was last; the table may be rewritten meanwhile */
+	TransactionId writer;		/* of the row that was read */
 } Position;
 
 /* Messages of a window that are still to be read. */
@@ -73,6 +74,12 @@ extern void reader_close(Reader *reader);
  */
 extern List *reader_next(Reader *reader, int most, Size max_bytes);
 
+/* For who may leave some out: the id of the next message, 0: there is none now; go on without
+ * it; and where the reader is before it, into a position. */
+extern int64 reader_peek(Reader *reader);
+extern void reader_skip(Reader *reader);
+extern void reader_before(const Reader *reader, Position *position);
+
 /* Where that leaves the reader, into a position: passed, upto and cursor, palloc'd
  * in the current context. */
 extern void reader_position(const Reader *reader, Position *position);
@@ -88,6 +95,9 @@ extern bool reader_at_end(const Reader *reader);
 extern List *positions_read(void);
 extern Position *position_read(int subscription);
 extern void position_insert(Position *position);
+
+/* Is a row that was read the one that there is now? */
+extern bool position_is_unmoved(const Position *position);
 extern void position_update(Position *position);
 
 /* So many messages were delivered just now. */

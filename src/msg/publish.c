@@ -24,6 +24,7 @@
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "msg/message.h"
+#include "msg/receivers.h"
 #include "nodes/execnodes.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -223,6 +224,7 @@ message_append(const Message *message)
 	table_close(rel, NoLock);
 	appended++;
 	must_be_durable = true;
+	receivers_note_topic(message->topic);
 }
 
 static void
@@ -405,6 +407,7 @@ message_committed_elsewhere(void)
 
 	if (slot != NULL)
 		tell_published(slot, 1);
+	receivers_tell_all();
 }
 
 static void
@@ -443,6 +446,7 @@ message_xact_end(XactEvent event)
 		pg_atomic_write_u32(&slot->prepared, 1);
 		worker_wake(slot);
 	}
+	receivers_xact_end(event);
 	appended = notified = 0;
 	must_be_durable = changed = false;
 }

@@ -26,6 +26,7 @@
 #include "msg/deliver.h"
 #include "msg/handler.h"
 #include "msg/position.h"
+#include "msg/receivers.h"
 #include "msg/schedule.h"
 #include "msg/subscription.h"
 #include "msg/undelivered.h"
@@ -196,6 +197,7 @@ subscriptions_changed(void)
 	Outcome		changed = {.kind = OUTCOME_SUBSCRIPTIONS, .commit = true};
 
 	tell_worker_at_commit(&changed);
+	receivers_note_all();
 }
 
 static void
@@ -316,6 +318,16 @@ check_number(Oid role)
 				 errhint("A superuser can raise dtx.subscriptions_per_role.")));
 }
 
+/* What consumers fetch begins here: of several, which come before one has committed, one alone
+ * writes the row. */
+static void
+begin_position(const char *name)
+{
+	bool		moved;
+
+	position_insert(position_to_go_on(find_subscription(name), NULL, &moved));
+}
+
 /* dtx_subscribe(topic, server, handler, name, ordered, schedule, max_attempts, batch_size, from_start) */
 Datum
 dtx_subscribe(PG_FUNCTION_ARGS)
@@ -368,6 +380,8 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 				 errmsg("name of a subscription must not be empty")));
 	check_number(s.role);
 	insert_subscription(&s, schedule);
+	if (s.handler == NULL)
+		begin_position(s.name);
 	PG_RETURN_TEXT_P(cstring_to_text(s.name));
 }
 

@@ -166,10 +166,10 @@ undelivered_release_waiting(const Subscription *subscription)
 	own_sql_begin(&sql);
 	/* the first one of each key, from one to the next; who holds such a row sees to it */
 	released = (int) own_sql("WITH RECURSIVE first AS ("
-							 "(SELECT key, id, state FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND key IS NOT NULL"
+							 "(SELECT key, id, state FROM dtx.undelivered WHERE " UNDELIVERED_OF " AND key IS NOT NULL AND state <> 'k'"
 							 " ORDER BY key, id LIMIT 1) UNION ALL"
 							 " SELECT n.key, n.id, n.state FROM first f CROSS JOIN LATERAL (SELECT key, id, state FROM dtx.undelivered"
-							 " WHERE " UNDELIVERED_OF " AND key > f.key ORDER BY key, id LIMIT 1) n)"
+							 " WHERE " UNDELIVERED_OF " AND key > f.key AND state <> 'k' ORDER BY key, id LIMIT 1) n)"
 							 " UPDATE dtx.undelivered SET state = 'r', next_attempt = clock_timestamp(),"
 							 " changed_at = clock_timestamp() WHERE subscription = $1 AND generation = $2 AND id = ANY (ARRAY(SELECT u.id FROM dtx.undelivered u"
 							 " WHERE u.subscription = $1 AND u.generation = $2 AND u.state = 'w'"
