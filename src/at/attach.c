@@ -112,26 +112,34 @@ attach_is_merging(void)
 	return merging;
 }
 
+/* A partitioned table comes before its partitions, and takes their triggers along. */
+static void
+drop_own_triggers(List *relids)
+{
+	ListCell   *cell;
+
+	foreach(cell, relids)
+	{
+		Relation	part = table_open(lfirst_oid(cell), NoLock);
+
+		if (has_capture_trigger(part) && !capture_trigger(part)->tgisclone)
+		{
+			drop_capture_trigger(part);
+			CommandCounterIncrement();
+		}
+		table_close(part, NoLock);
+	}
+}
+
 void
 attach_merge(Oid relid)
 {
-	ListCell   *cell;
+	List	   *relids = find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
 
 	merging = true;
 	PG_TRY();
 	{
-		/* a partitioned table comes before its partitions, and takes their triggers along */
-		foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
-		{
-			Relation	part = table_open(lfirst_oid(cell), NoLock);
-
-			if (has_capture_trigger(part) && !capture_trigger(part)->tgisclone)
-			{
-				drop_capture_trigger(part);
-				CommandCounterIncrement();
-			}
-			table_close(part, NoLock);
-		}
+		drop_own_triggers(relids);
 	}
 	PG_FINALLY();
 	{
