@@ -88,6 +88,9 @@ fit_require(Relation rel, bool altered)
 		refusal = psprintf("cannot attach table \"%s\": it has no primary key and no replica identity index", name);
 		detail = altered ? "It would have no primary key and no replica identity index, by which rows are locked and restored." :
 			"Rows are locked and restored by their key, which must be immediate and not null.";
+		/* WITHOUT OVERLAPS */
+		if (OidIsValid(dtx_primary_key_index(rel)))
+			detail = "Its primary key is none of single values: rows are locked and restored by a B-tree's key.";
 		hint = psprintf("Use ALTER TABLE %s ADD PRIMARY KEY, or ALTER TABLE %s REPLICA IDENTITY USING INDEX.",
 						quote_identifier(name), quote_identifier(name));
 	}
