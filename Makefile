@@ -6,6 +6,7 @@
 #   make check                everything from nothing: all tests
 #   make bench                side-by-side measurements
 #   make chaos SEED=n DURATION=s   the random campaign
+#   make majors MAJORS="17 18"   built and tested on these majors of PostgreSQL, or on all that can be had
 #   make minors               built against an old minor release, run on a new one
 #   make fresh                what is needed is found missing on a machine that has nothing
 #   make asan                 the tests under sanitizers, on a server with assertions
@@ -49,14 +50,14 @@ override ISOLATION_TESTDB = dtx_isolation
 override with_llvm = no
 
 # The targets that do all the set-up themselves must work before PGXS is there.
-SELF_CONTAINED = demo check chaos bench lint minors fresh asan
+SELF_CONTAINED = demo check chaos bench lint majors minors fresh asan
 ifneq ($(filter $(SELF_CONTAINED),$(MAKECMDGOALS)),)
 
 # without PG_CONFIG they find a PostgreSQL, or install one
 .PHONY: $(SELF_CONTAINED)
 $(SELF_CONTAINED):
 	@command -v bash >/dev/null || { echo "make $@ is a script for bash, which is not there: install it" >&2; exit 1; }
-	@SEED='$(SEED)' DURATION='$(DURATION)' PG_CONFIG='$(PG_CONFIG)' bash .ci/$@
+	@SEED='$(SEED)' DURATION='$(DURATION)' MAJORS='$(MAJORS)' PG_CONFIG='$(PG_CONFIG)' bash .ci/$@
 
 else
 

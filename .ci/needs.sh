@@ -144,6 +144,21 @@ distribution_major()
 
 # ------------------------------------------------------------------- needs
 
+# What a server is built from source with.
+needs_to_build_postgres()
+{
+	cat <<-EON
+	bison                    command -v bison
+	flex                     command -v flex
+	libicu-dev               test -f /usr/include/unicode/ucol.h
+	libssl-dev               test -f /usr/include/openssl/ssl.h
+	libreadline-dev          test -f /usr/include/readline/readline.h
+	zlib1g-dev               test -f /usr/include/zlib.h
+	pkg-config               command -v pkg-config
+	dpkg-dev                 command -v dpkg-source
+	EON
+}
+
 # Each package, with a command that succeeds where it is not needed any more; with WISHES=1
 # those that a run does without where they cannot be had. To be called after choose_postgres.
 needs_of()
@@ -170,12 +185,22 @@ needs_of()
 			openssl            command -v openssl
 			EON
 			;;
-		'wishes of minors')
+		'wishes of majors')
+			# for those that are WANTED
 			cat <<-EON
-			nodejs             command -v node
-			npm                command -v npm
-			python3-pip        python3 -m pip --version
+			nodejs                  command -v node
+			npm                     command -v npm
+			pgbouncer               command -v pgbouncer
+			openssl                 command -v openssl
+			mmdebstrap              command -v mmdebstrap
+			debian-archive-keyring  test -f /usr/share/keyrings/debian-archive-keyring.gpg
+			util-linux              command -v unshare
 			EON
+			[[ " ${WANTED:-16} " != *' 16 '* ]] || cat <<-EON
+			python3-pip             python3 -m pip --version
+			patchelf                command -v patchelf
+			EON
+			[[ ${WANTED:-cassert} != *cassert* ]] || needs_to_build_postgres
 			;;
 		'wishes of fresh')
 			cat <<-EON
@@ -199,7 +224,7 @@ needs_of()
 	libcurl4-openssl-dev     echo '#include <curl/curl.h>' | gcc -E -o /dev/null -
 	EON
 	case $TARGET in
-		check | asan | minors | majors | chaos | lint)
+		check | asan | majors | chaos | lint)
 			cat <<-EON
 			$server                  has_contrib
 			$headers                 has_test_programs
@@ -209,18 +234,7 @@ needs_of()
 			;;
 	esac
 	case $TARGET in
-		asan)
-			cat <<-EON
-			bison                    command -v bison
-			flex                     command -v flex
-			libicu-dev               test -f /usr/include/unicode/ucol.h
-			libssl-dev               test -f /usr/include/openssl/ssl.h
-			libreadline-dev          test -f /usr/include/readline/readline.h
-			zlib1g-dev               test -f /usr/include/zlib.h
-			pkg-config               command -v pkg-config
-			dpkg-dev                 command -v dpkg-source
-			EON
-			;;
+		asan) needs_to_build_postgres ;;
 		lint)
 			cat <<-EON
 			shellcheck               command -v shellcheck
