@@ -52,7 +52,7 @@ sub new_reader
 		root => $root,
 		directory => $directory // $root,
 		replace => [
-			[ "host '/var/run/postgresql'", "host '$host', port '$port'" ],
+			[ 'host=/var/run/postgresql', "host=$host port=$port" ],
 			[ '-v host=localhost -v port=5432', "-v host='$host' -v port=$port" ],
 			[ 'PGHOST=localhost', "PGHOST='$host'" ],
 			[ '8080', $http_port ]
