@@ -92,6 +92,15 @@ SELECT regexp_replace(api.try($$ SELECT a FROM dtx_query('peer', 'SELECT jsonb_b
 SELECT a FROM dtx_query('peer', 'SELECT jsonb_build_object(''by'', $1::text)', 'me') AS t(a jsonb);
 SELECT left(api.try($$ PREPARE later AS SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = n + $1', $1), $1 + 1 $$), 5);
 SELECT left(api.try($$ PREPARE no_array AS SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = n + $1', VARIADIC $1) $$), 5);
+-- a column's type is changed after a type was inferred for it: what is sent is not what it was when it was prepared
+SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = 5 WHERE id = $1', '1');
+CALL api.settle();
+SELECT api.at_peer('ALTER TABLE api.untyped ALTER id TYPE bigint');
+SELECT left(api.try($$ SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = 5 WHERE id = $1', '3000000000') $$), 5);
+SELECT left(api.try($$ SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = 5 WHERE id = $1', '3000000000') $$), 5);
+SELECT api.at_peer('ALTER TABLE api.untyped ALTER id TYPE text');
+SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = 6 WHERE id = $1', 'two');
+SELECT dtx_exec('peer', 'UPDATE api.untyped SET n = 5 WHERE id = $1', 'two');
 -- no values at all
 PREPARE none AS SELECT dtx_exec($1, $2);
 EXECUTE none('peer', 'UPDATE api.untyped SET n = 0');

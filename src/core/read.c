@@ -171,13 +171,18 @@ read_utility(PlannedStmt *statement, ProcessUtilityContext *context)
 	Node	   *node = statement->utilityStmt;
 
 	/* the caller's own statement */
-	if (*context == PROCESS_UTILITY_TOPLEVEL && !IsA(node, ExplainStmt) && !IsA(node, VariableShowStmt))
+	if (*context == PROCESS_UTILITY_TOPLEVEL && !IsA(node, ExplainStmt) && !IsA(node, VariableShowStmt) &&
+		!IsA(node, TransactionStmt))
 		refuse(node);
 	switch (nodeTag(node))
 	{
-		case T_TransactionStmt:
 		case T_NotifyStmt:
 			refuse(node);
+			break;
+		case T_TransactionStmt:
+			/* nothing else is possible in a transaction that has failed */
+			if (!IsAbortedTransactionBlockState())
+				refuse(node);
 			break;
 		case T_DoStmt:
 		case T_CallStmt:

@@ -26,6 +26,7 @@
 typedef struct PreparedName
 {
 	char		name[24];		/* hash key */
+	bool		doubted;		/* the types that were inferred for it may not be those of today */
 } PreparedName;
 
 static void
@@ -47,9 +48,45 @@ is_prepared(PeerConnection *pc, const char *name)
 		hash_search(pc->statements, name, HASH_FIND, NULL) != NULL;
 }
 
+static bool
+is_doubted(PeerConnection *pc, const char *name)
+{
+	PreparedName *entry = pc->statements == NULL ? NULL : hash_search(pc->statements, name, HASH_FIND, NULL);
+
+	return entry != NULL && entry->doubted;
+}
+
+/*
+ * A prepared statement keeps the types that the peer inferred for its parameters when it was
+ * prepared. Somebody may have changed a column's type since: a value that fits the column is refused
+ * then, or the statement altogether, as long as the connection lives. So after an error that may
+ * come of that it is prepared anew with each call.
+ */
+static void
+doubt_types(RemoteCall *call, int i)
+{
+	const RemoteStatement *s = &call->statements[i];
+	const char *state = PQresultErrorField(call->error, PG_DIAG_SQLSTATE);
+	PreparedName *entry;
+	bool		inferred = false;
+
+	if (i >= call->nstatements || !call->named[i] || call->prepares[i] || s->types == NULL || state == NULL ||
+		(strncmp(state, "22", 2) != 0 && strncmp(state, "42", 2) != 0))
+		return;
+	for (int p = 0; p < s->nparams; p++)
+		inferred |= s->types[p] == InvalidOid;
+	if (!inferred || call->pc->statements == NULL)
+		return;
+	entry = hash_search(call->pc->statements, call->names[i], HASH_FIND, NULL);
+	if (entry != NULL)
+		entry->doubted = true;
+}
+
 static void
 remember_prepared(PeerConnection *pc, const char *name)
 {
+	PreparedName *entry;
+
 	if (pc->statements == NULL)
 	{
 		HASHCTL		ctl = {.keysize = 24, .entrysize = sizeof(PreparedName)};
@@ -57,7 +94,8 @@ remember_prepared(PeerConnection *pc, const char *name)
 		pc->statements = hash_create("dtx prepared statements", 32, &ctl,
 									 HASH_ELEM | HASH_BLOBS);
 	}
-	(void) hash_search(pc->statements, name, HASH_ENTER, NULL);
+	entry = hash_search(pc->statements, name, HASH_ENTER, NULL);
+	entry->doubted = false;
 }
 
 static void
@@ -70,7 +108,7 @@ queue_statement(RemoteCall *call, int i)
 	statement_name(s, call->names[i]);
 	call->prepares[i] = false;
 	call->named[i] = false;
-	if (pc->unnamed_only || s->once ||
+	if (pc->unnamed_only || s->once || is_doubted(pc, call->names[i]) ||
 		(!is_prepared(pc, call->names[i]) && pc->statements != NULL &&
 		 hash_get_num_entries(pc->statements) >= MAX_PREPARED))
 		ok = PQsendQueryParams(pc->conn, s->sql, s->nparams, s->types, s->values,
@@ -147,6 +185,7 @@ take_result(RemoteCall *call, PGresult *result)
 			{
 				call->error = result;
 				call->failed_statement = i;
+				doubt_types(call, i);
 			}
 			else
 				PQclear(result);
