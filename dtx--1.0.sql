@@ -328,12 +328,12 @@ COMMENT ON FUNCTION dtx_query(name, text, VARIADIC "any") IS
     'the same, with the values of the parameters $1, $2, ...; the peer infers the types of those that are strings or have none';
 
 CREATE FUNCTION dtx_status(xid text) RETURNS text
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_status(text) IS
     'what is known here of a global transaction: active, committing, committed, rolling back, rolled back, in doubt, or unknown, as others'' are but to members of pg_monitor. ERROR 22023 when the text is no xid.';
 
 CREATE FUNCTION dtx_wait(xid text, timeout interval DEFAULT '10s') RETURNS text
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_wait(text, interval) IS
     'waits until a global transaction is settled everywhere, or the timeout passes, and returns dtx_status then';
 
@@ -350,20 +350,20 @@ CREATE FUNCTION dtx_join(xid text, step text) RETURNS boolean
 COMMENT ON FUNCTION dtx_join(text, text) IS
     'the same for a request that may be delivered twice, with what it is known by: true, and the transaction is a branch that does this step; or false, when another one of the same role has done it here already, and there is nothing left to do. One that is still running is waited for, up to dtx.lock_timeout. What does a step again that was rolled back is the same branch. ERROR 55P03 when the other one does not end, 22023 for a step that is empty or longer than 1,000 bytes.';
 CREATE FUNCTION dtx_commit(xid text) RETURNS text
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_commit(text) IS
     'decides a global transaction that dtx_open began here: committed, if all branches have committed their part, else rolled back, and says which; it is decided when this transaction commits. ERROR DX003, and it stays open, when a branch is still running; 25P04 when it timed out.';
 CREATE FUNCTION dtx_rollback(xid text) RETURNS text
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_rollback(text) IS
     'rolls back a global transaction that dtx_open began here; of one that timed out, tries again at once what could not be rolled back yet. ERROR DX003 when it was committed.';
 
 CREATE FUNCTION dtx_resolve(xid text, decision text) RETURNS bigint
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_resolve(text, text) IS
     'decides branches in doubt here whose coordinator is gone for good: commit or rollback. It is recorded, and compared should the coordinator come back; said again, it does nothing. forget removes such records, rollbacks of branches that never came, and, at the coordinator, branches that fail at a participant that is gone. Returns how many. Needs EXECUTE, which only superusers have. ERROR DX001 when they cannot be settled so, 42501 for another role''s tries.';
 CREATE FUNCTION dtx_retry(xid text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_retry(text) IS
     'has the worker of this node, its coordinator, try again at once to settle those branches of a global transaction that are the caller''s, or of a role that she is a member of. ERROR 53400 when many roles ask at once.';
 
@@ -394,10 +394,13 @@ CREATE FUNCTION dtx.branch_flush() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION dtx_admit(role regrole) RETURNS void
-    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF role IS NULL THEN
+        RAISE EXCEPTION 'argument "role" of dtx_admit must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dtx TO %s', role);
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
@@ -466,16 +469,16 @@ CREATE FUNCTION dtx.image_decode(entry tid, which "char") RETURNS jsonb
     AS 'MODULE_PATHNAME', 'dtx_image_decode' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 CREATE FUNCTION dtx_attach(rel regclass) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_attach(regclass) IS
     'puts a table under dtx: branches may change it, and rows in doubt are locked for every writer. Needs ownership, and a primary key or replica identity index. ERROR 42710 when it is attached already.';
 CREATE FUNCTION dtx_detach(rel regclass) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_detach(regclass) IS
     'takes a table out of dtx. ERROR 55006 when it has rows in doubt.';
 
 CREATE FUNCTION dtx_attach_all(schema regnamespace) RETURNS bigint
-    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -484,6 +487,9 @@ DECLARE
     message  pg_catalog.text;
     hint     pg_catalog.text;
 BEGIN
+    IF schema IS NULL THEN
+        RAISE EXCEPTION 'argument "schema" of dtx_attach_all must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     FOR rel IN
         SELECT c.oid FROM pg_catalog.pg_class c
         WHERE c.relnamespace OPERATOR(pg_catalog.=) schema::pg_catalog.oid
@@ -567,7 +573,7 @@ CREATE FUNCTION dtx_tcc_define(action text, try regprocedure, confirm regprocedu
 COMMENT ON FUNCTION dtx_tcc_define(text, regprocedure, regprocedure, regprocedure) IS
     'defines, or redefines, an action of TCC from three functions with the same named arguments, any of which may be NULL: nothing to do. Needs EXECUTE on them, and ownership of an action that exists. ERROR 42P13 when they do not fit together.';
 CREATE FUNCTION dtx_tcc_drop(action text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_tcc_drop(text) IS
     'drops an action of TCC; branches that were tried with it are confirmed or cancelled all the same. Needs ownership. ERROR 42704 when there is none.';
 CREATE FUNCTION dtx_try(server name, action text, args jsonb) RETURNS jsonb
@@ -777,25 +783,25 @@ CREATE FUNCTION dtx_subscribe(topic text, server name DEFAULT NULL, handler text
 COMMENT ON FUNCTION dtx_subscribe(text, name, text, text, boolean, interval[], integer, integer, boolean) IS
     'has messages of a topic, or of all that match a pattern such as orders.*, handled once by a function at a server (NULL: this database), as the caller; handler NULL: fetched with dtx_receive. ordered: those of a key one after the other. A failed one is tried again by the schedule, its last interval repeating, max_attempts times in all. from_start: those of before too, as far back as there are any. Returns the name, which is made up unless given. Needs EXECUTE, which only superusers have until it is granted. ERROR 42710 when the name is taken.';
 CREATE FUNCTION dtx_unsubscribe(name text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_unsubscribe(text) IS
     'ends a subscription, its dead letters included. Needs the rights of its role. ERROR 42704 when there is none.';
 CREATE FUNCTION dtx_pause(name text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_pause(text) IS 'stops delivery of a subscription''s messages, which are kept for it';
 CREATE FUNCTION dtx_resume(name text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_resume(text) IS 'goes on after dtx_pause, and tries again at once what failed because of the peer';
 CREATE FUNCTION dtx_seek(name text, to_time timestamptz) RETURNS void
-    AS 'MODULE_PATHNAME', 'dtx_seek_time' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'dtx_seek_time' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_seek(text, timestamptz) IS
     'moves a subscription: it gets what was published at that time or later, again if need be (replay), as far as it is kept; ''infinity'', or any time to come, skips all there is, and handles nothing again. Its retries and dead letters are forgotten.';
 CREATE FUNCTION dtx_seek(name text, to_message bigint) RETURNS void
-    AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'dtx_seek_message' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_seek(text, bigint) IS 'the same: to the message with that id and those after it; an id to come skips all there is';
 -- what has no type is neither a time nor a number to the parser
 CREATE FUNCTION dtx_seek(name text, "to" text) RETURNS void
-    AS 'MODULE_PATHNAME', 'dtx_seek_text' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'dtx_seek_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_seek(text, text) IS
     'the same for what has no type: digits alone are the id of a message. ERROR 22023 for an id to come, which could be meant as a day.';
 
@@ -817,11 +823,11 @@ CREATE FUNCTION dtx_message_prepare(topic text, payload jsonb, key text DEFAULT 
 COMMENT ON FUNCTION dtx_message_prepare(text, jsonb, text, text, jsonb) IS
     'keeps a message until dtx_message_commit or dtx_message_rollback; when neither comes, check is asked, a function of the id (bigint) that returns commit, rollback or unknown. Returns the id.';
 CREATE FUNCTION dtx_message_commit(id bigint) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_message_commit(bigint) IS
     'sends a message that dtx_message_prepare keeps. ERROR 42704 when there is none.';
 CREATE FUNCTION dtx_message_rollback(id bigint) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_message_rollback(bigint) IS
     'gives up a message that dtx_message_prepare keeps. ERROR 42704 when there is none.';
 
@@ -831,10 +837,10 @@ CREATE FUNCTION dtx_receive(subscription text, max integer DEFAULT 1, visibility
 COMMENT ON FUNCTION dtx_receive(text, integer, interval, interval) IS
     'takes up to max messages of a subscription without a handler: they are nobody else''s until dtx_ack, dtx_nack, or the end of visibility, after which they are given out again; nor while this transaction is open. wait: for the first one, where there is none yet, that long, 60 seconds at most. ERROR 25004 for waiting where the isolation level is not READ COMMITTED.';
 CREATE FUNCTION dtx_ack(subscription text, ids bigint[]) RETURNS bigint
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_ack(text, bigint[]) IS 'says that messages were handled. Returns how many were still to be, and nobody else''s.';
 CREATE FUNCTION dtx_nack(subscription text, ids bigint[], delay interval DEFAULT '0') RETURNS bigint
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_nack(text, bigint[], interval) IS
     'gives messages back, to be given out again after a delay, or to the dead letters after their last attempt. Returns how many.';
 
@@ -974,7 +980,7 @@ COMMENT ON FUNCTION dtx_notify(name, text, jsonb, interval[]) IS
 
 CREATE FUNCTION dtx_outcome(tx_no text, OUT server name, OUT state text, OUT payload jsonb, OUT attempts integer, OUT notified_at timestamptz,
                             OUT delivered_at timestamptz, OUT next_attempt timestamptz, OUT last_status integer, OUT last_error text) RETURNS SETOF record
-    AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_outcome(text) IS
     'the result of a business transaction that was given to dtx_notify here, a row a target: pending, delivered, exhausted, discarded, or registered when there is none (server NULL). Needs EXECUTE, which roles named to dtx_admit have; of a server whose option receiver names a role, only with the rights of that role or of the one that notifies.';
 
@@ -992,7 +998,7 @@ CREATE FUNCTION dtx_on_notification(handler text, sender text DEFAULT NULL, role
 COMMENT ON FUNCTION dtx_on_notification(text, text, regrole) IS
     'names the function of this database that is called, once, with each result that the node named sender notifies, or NULL: any other node; handler NULL: no more. role: as which that node must connect to be believed; NULL: any that is admitted. Its arguments are among tx_no text, payload jsonb, sender text, notified_at timestamptz and attempt integer. Needs EXECUTE, which only superusers have until it is granted. ERROR 42883 or 42P13 when it cannot be called so.';
 CREATE FUNCTION dtx_reconcile(server name, tx_no text) RETURNS text
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_reconcile(name, text) IS
     'asks a server for the result of a business transaction, and applies it in the current transaction, as the caller, with the handler of notifications, unless that was done: applied, known, or unknown, when there is no result there. ERRORs are the handler''s or the peer''s, and 21000 when the peer has several results that differ.';
 CREATE FUNCTION dtx_expect(server name, tx_no text, after interval, schedule interval[] DEFAULT NULL) RETURNS void
@@ -1001,7 +1007,7 @@ COMMENT ON FUNCTION dtx_expect(name, text, interval, interval[]) IS
     'has dtx_reconcile done as the caller when that result was not notified after a time, and again by the schedule until there is one';
 
 CREATE FUNCTION dtx_unexpect(server name, tx_no text) RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_unexpect(name, text) IS
     'takes dtx_expect back. Needs the rights of the role that expects it. ERROR 42704 when nothing is expected.';
 
@@ -1046,7 +1052,7 @@ CREATE TABLE dtx.ledger (
 COMMENT ON TABLE dtx.ledger IS 'the table of accounts that dtx_transfer moves money in';
 
 CREATE FUNCTION dtx_ledger(rel regclass, account name DEFAULT 'account_no', balance name DEFAULT 'account_balance') RETURNS void
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_ledger(regclass, name, name) IS
     'names this database''s table of accounts and its columns, in place of any named before. Needs EXECUTE, which only superusers have until it is granted, and ownership of both tables.';
 CREATE FUNCTION dtx_transfer(server name, from_account text, to_account text, amount numeric, mode text DEFAULT 'at') RETURNS text

@@ -102,7 +102,7 @@ SELECT dtx_status(regexp_replace(:'xid', '.{16}$', '0123456789abcdef'));
 SELECT dtx_status(regexp_replace(:'xid', '\.[0-9a-f]{8}:', '.00000000:'));
 SELECT dtx_status(regexp_replace(:'xid', '^[^.]*', 'DTX_regression'));
 -- a name may hold anything
-SELECT dtx_status('a.b:c/d e.12345678:1.0123456789abcdef'), dtx_status('Bänk.12345678:1.0123456789abcdef');
+SELECT dtx_status('a.b%3Ac%2Fd%20e.12345678:1.0123456789abcdef'), dtx_status('B%C3%A4nk.12345678:1.0123456789abcdef');
 
 -- not an id
 SELECT dtx_status('');

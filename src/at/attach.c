@@ -17,6 +17,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
+#include "core/api.h"
 #include "core/compat.h"
 #include "core/participant.h"
 #include "core/relations.h"
@@ -29,8 +30,8 @@
 #include "utils/rel.h"
 #include "utils/reltrigger.h"
 
-PG_FUNCTION_INFO_V1(dtx_attach);
-PG_FUNCTION_INFO_V1(dtx_detach);
+ENTRY_POINT(dtx_attach, 1);
+ENTRY_POINT(dtx_detach, 1);
 PG_FUNCTION_INFO_V1(dtx_is_attached);
 
 static void
@@ -179,8 +180,8 @@ warn_of_cascades(Oid relid)
 }
 
 /* dtx_attach(regclass) */
-Datum
-dtx_attach(PG_FUNCTION_ARGS)
+static Datum
+dtx_attach_given(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	Relation	rel;
@@ -210,8 +211,8 @@ dtx_attach(PG_FUNCTION_ARGS)
 }
 
 /* dtx_detach(regclass) */
-Datum
-dtx_detach(PG_FUNCTION_ARGS)
+static Datum
+dtx_detach_given(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	Relation	rel;

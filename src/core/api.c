@@ -20,6 +20,7 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -29,12 +30,32 @@ PG_FUNCTION_INFO_V1(dtx_exec);
 PG_FUNCTION_INFO_V1(dtx_query);
 
 void
-not_null(FunctionCallInfo fcinfo, int argument, const char *what)
+argument_required(FunctionCallInfo fcinfo, int i)
 {
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s of %s must not be null", what, get_func_name(fcinfo->flinfo->fn_oid))));
+	Oid			function = fcinfo->flinfo->fn_oid;
+	HeapTuple	tuple;
+	char	  **names = NULL;
+	Oid		   *types;
+	char	   *modes;
+
+	if (!PG_ARGISNULL(i))
+		return;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (HeapTupleIsValid(tuple))
+	{
+		(void) get_func_arg_info(tuple, &types, &names, &modes);
+		ReleaseSysCache(tuple);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("argument \"%s\" of %s must not be null", names != NULL ? names[i] : "", get_func_name(function))));
+}
+
+void
+arguments_required(FunctionCallInfo fcinfo, int n)
+{
+	for (int i = 0; i < n; i++)
+		argument_required(fcinfo, i);
 }
 
 int64

@@ -426,7 +426,7 @@ join_once(const char *xid_text, const char *step)
 Datum
 dtx_join(PG_FUNCTION_ARGS)
 {
-	not_null(fcinfo, 0, "xid");
+	arguments_required(fcinfo, 1);
 	(void) join_once(text_to_cstring(PG_GETARG_TEXT_PP(0)), NULL);
 	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
 }
@@ -437,8 +437,7 @@ dtx_join_step(PG_FUNCTION_ARGS)
 {
 	char	   *step;
 
-	not_null(fcinfo, 0, "xid");
-	not_null(fcinfo, 1, "step");
+	arguments_required(fcinfo, 2);
 	step = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (*step == '\0' || strlen(step) > STEP_MAX)
 		ereport(ERROR,

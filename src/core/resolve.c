@@ -16,6 +16,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_collation_d.h"
+#include "core/api.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/node.h"
@@ -32,8 +33,8 @@
 #include "utils/fmgroids.h"
 #include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(dtx_resolve);
-PG_FUNCTION_INFO_V1(dtx_retry);
+ENTRY_POINT(dtx_resolve, 2);
+ENTRY_POINT(dtx_retry, 1);
 
 /* A scan for the row of a gid. */
 static void
@@ -297,8 +298,8 @@ forget_branches(const GlobalXid *xid)
 }
 
 /* dtx_resolve(xid text, decision text) */
-Datum
-dtx_resolve(PG_FUNCTION_ARGS)
+static Datum
+dtx_resolve_given(PG_FUNCTION_ARGS)
 {
 	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *decision = text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -326,8 +327,8 @@ dtx_resolve(PG_FUNCTION_ARGS)
 }
 
 /* dtx_retry(xid text) */
-Datum
-dtx_retry(PG_FUNCTION_ARGS)
+static Datum
+dtx_retry_given(PG_FUNCTION_ARGS)
 {
 	DatabaseSlot *slot;
 	GlobalXid	xid;

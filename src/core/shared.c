@@ -41,8 +41,8 @@
 #include "worker/control.h"
 
 PG_FUNCTION_INFO_V1(dtx_open);
-PG_FUNCTION_INFO_V1(dtx_commit);
-PG_FUNCTION_INFO_V1(dtx_rollback);
+ENTRY_POINT(dtx_commit, 1);
+ENTRY_POINT(dtx_rollback, 1);
 
 /* --- rows --- */
 
@@ -313,8 +313,8 @@ check_may_decide(const SharedTransaction *st)
 }
 
 /* dtx_commit(xid text) */
-Datum
-dtx_commit(PG_FUNCTION_ARGS)
+static Datum
+dtx_commit_given(PG_FUNCTION_ARGS)
 {
 	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	SharedTransaction st;
@@ -348,8 +348,8 @@ dtx_commit(PG_FUNCTION_ARGS)
 }
 
 /* dtx_rollback(xid text) */
-Datum
-dtx_rollback(PG_FUNCTION_ARGS)
+static Datum
+dtx_rollback_given(PG_FUNCTION_ARGS)
 {
 	char	   *xid_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	SharedTransaction st;

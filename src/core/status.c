@@ -28,8 +28,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(dtx_status);
-PG_FUNCTION_INFO_V1(dtx_wait);
+ENTRY_POINT(dtx_status, 1);
+ENTRY_POINT(dtx_wait, 2);
 
 TransactionState
 transaction_state(uint64 n)
@@ -206,8 +206,8 @@ is_known(const GlobalXid *xid)
 }
 
 /* dtx_status(xid text) */
-Datum
-dtx_status(PG_FUNCTION_ARGS)
+static Datum
+dtx_status_given(PG_FUNCTION_ARGS)
 {
 	GlobalXid	xid;
 
@@ -219,8 +219,8 @@ dtx_status(PG_FUNCTION_ARGS)
 }
 
 /* dtx_wait(xid text, timeout interval) */
-Datum
-dtx_wait(PG_FUNCTION_ARGS)
+static Datum
+dtx_wait_given(PG_FUNCTION_ARGS)
 {
 	GlobalXid	xid;
 	const GlobalXid *current = global_current();

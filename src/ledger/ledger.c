@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
+#include "core/api.h"
 #include "core/compat.h"
 #include "core/errors.h"
 #include "core/global.h"
@@ -37,7 +38,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-PG_FUNCTION_INFO_V1(dtx_ledger);
+ENTRY_POINT(dtx_ledger, 3);
 PG_FUNCTION_INFO_V1(dtx_transfer);
 PG_FUNCTION_INFO_V1(dtx_ledger_credit);
 PG_FUNCTION_INFO_V1(dtx_ledger_receive);
@@ -334,8 +335,8 @@ credit_at_peer(const char *server, const BranchMode *mode, const char *account, 
 }
 
 /* dtx_ledger(rel regclass, account name, balance name) */
-Datum
-dtx_ledger(PG_FUNCTION_ARGS)
+static Datum
+dtx_ledger_given(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_GETARG_OID(0);
 	Name		account = PG_GETARG_NAME(1);

@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "core/api.h"
 #include "core/compat.h"
 #include "core/fault.h"
 #include "core/own_sql.h"
@@ -35,8 +36,8 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dtx_message_prepare);
-PG_FUNCTION_INFO_V1(dtx_message_commit);
-PG_FUNCTION_INFO_V1(dtx_message_rollback);
+ENTRY_POINT(dtx_message_commit, 1);
+ENTRY_POINT(dtx_message_rollback, 1);
 
 #define LOOK_AGAIN	1000		/* ms: a check that is due was not made yet */
 
@@ -177,16 +178,16 @@ take_or_error(int64 id)
 }
 
 /* dtx_message_commit(id int8) */
-Datum
-dtx_message_commit(PG_FUNCTION_ARGS)
+static Datum
+dtx_message_commit_given(PG_FUNCTION_ARGS)
 {
 	(void) message_publish(take_or_error(PG_GETARG_INT64(0)), 0);
 	PG_RETURN_VOID();
 }
 
 /* dtx_message_rollback(id int8) */
-Datum
-dtx_message_rollback(PG_FUNCTION_ARGS)
+static Datum
+dtx_message_rollback_given(PG_FUNCTION_ARGS)
 {
 	(void) take_or_error(PG_GETARG_INT64(0));
 	PG_RETURN_VOID();

@@ -29,6 +29,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "core/api.h"
 #include "core/clock.h"
 #include "core/compat.h"
 #include "core/locks.h"
@@ -55,8 +56,8 @@
 #include "utils/xid8.h"
 
 PG_FUNCTION_INFO_V1(dtx_receive);
-PG_FUNCTION_INFO_V1(dtx_ack);
-PG_FUNCTION_INFO_V1(dtx_nack);
+ENTRY_POINT(dtx_ack, 1);
+ENTRY_POINT(dtx_nack, 1);
 
 #define FETCH_BYTES		(64 * 1024 * 1024)
 #define MAX_FETCH		10000
@@ -658,8 +659,8 @@ sort_out(const Subscription *subscription, Datum ids, Datum *passed, Datum *othe
 }
 
 /* dtx_ack(subscription text, ids int8[]) */
-Datum
-dtx_ack(PG_FUNCTION_ARGS)
+static Datum
+dtx_ack_given(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription;
 	Oid			types[] = {INT4OID, INT4OID, INT8ARRAYOID};
@@ -670,6 +671,9 @@ dtx_ack(PG_FUNCTION_ARGS)
 	uint64		count;
 	OwnSql		sql;
 
+	/* array_agg of no message */
+	if (PG_ARGISNULL(1))
+		PG_RETURN_INT64(0);
 	check_may_fetch();
 	subscription = subscription_to_fetch(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	values[0] = Int32GetDatum(subscription->id);
@@ -694,14 +698,17 @@ dtx_ack(PG_FUNCTION_ARGS)
 }
 
 /* dtx_nack(subscription text, ids int8[], delay interval) */
-Datum
-dtx_nack(PG_FUNCTION_ARGS)
+static Datum
+dtx_nack_given(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription;
 	Oid			types[] = {UNDELIVERED_TYPES, INT8ARRAYOID, INTERVALOID, INT4OID};
 	uint64		count;
 	OwnSql		sql;
 
+	argument_required(fcinfo, 2);
+	if (PG_ARGISNULL(1))
+		PG_RETURN_INT64(0);
 	check_may_fetch();
 	subscription = subscription_to_fetch(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	own_sql_begin(&sql);

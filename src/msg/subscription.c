@@ -12,6 +12,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "core/api.h"
 #include "core/compat.h"
 #include "core/global.h"
 #include "core/locks.h"
@@ -43,12 +44,12 @@
 #include "worker/control.h"
 
 PG_FUNCTION_INFO_V1(dtx_subscribe);
-PG_FUNCTION_INFO_V1(dtx_unsubscribe);
-PG_FUNCTION_INFO_V1(dtx_pause);
-PG_FUNCTION_INFO_V1(dtx_resume);
-PG_FUNCTION_INFO_V1(dtx_seek_time);
-PG_FUNCTION_INFO_V1(dtx_seek_message);
-PG_FUNCTION_INFO_V1(dtx_seek_text);
+ENTRY_POINT(dtx_unsubscribe, 1);
+ENTRY_POINT(dtx_pause, 1);
+ENTRY_POINT(dtx_resume, 1);
+ENTRY_POINT(dtx_seek_time, 2);
+ENTRY_POINT(dtx_seek_message, 2);
+ENTRY_POINT(dtx_seek_text, 2);
 PG_FUNCTION_INFO_V1(dtx_redeliver_ids);
 PG_FUNCTION_INFO_V1(dtx_redeliver_where);
 PG_FUNCTION_INFO_V1(dtx_discard);
@@ -338,10 +339,10 @@ dtx_subscribe(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	refuse_in_branch();
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(4) || PG_ARGISNULL(8))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic of a subscription must not be null")));
+				 errmsg("topic, ordered and from_start of a subscription must not be null")));
 	s.topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	topic_check(s.topic, true);
 	topic_check_foreign(s.topic);
@@ -456,22 +457,22 @@ change_by_name(FunctionCallInfo fcinfo, const char *statement)
 }
 
 /* dtx_unsubscribe(name text) */
-Datum
-dtx_unsubscribe(PG_FUNCTION_ARGS)
+static Datum
+dtx_unsubscribe_given(PG_FUNCTION_ARGS)
 {
 	return change_by_name(fcinfo, "DELETE FROM dtx.subscription WHERE id = $1");
 }
 
 /* dtx_pause(name text) */
-Datum
-dtx_pause(PG_FUNCTION_ARGS)
+static Datum
+dtx_pause_given(PG_FUNCTION_ARGS)
 {
 	return change_by_name(fcinfo, "UPDATE dtx.subscription SET paused = true WHERE id = $1");
 }
 
 /* dtx_resume(name text) */
-Datum
-dtx_resume(PG_FUNCTION_ARGS)
+static Datum
+dtx_resume_given(PG_FUNCTION_ARGS)
 {
 	return change_by_name(fcinfo, "UPDATE dtx.subscription SET paused = false WHERE id = $1");
 }
@@ -523,8 +524,8 @@ skip_all(const Subscription *subscription)
 }
 
 /* dtx_seek(name text, to_time timestamptz) */
-Datum
-dtx_seek_time(PG_FUNCTION_ARGS)
+static Datum
+dtx_seek_time_given(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
@@ -540,8 +541,8 @@ dtx_seek_time(PG_FUNCTION_ARGS)
 }
 
 /* dtx_seek(name text, to_message int8) */
-Datum
-dtx_seek_message(PG_FUNCTION_ARGS)
+static Datum
+dtx_seek_message_given(PG_FUNCTION_ARGS)
 {
 	Subscription *subscription = subscription_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
@@ -559,8 +560,8 @@ dtx_seek_message(PG_FUNCTION_ARGS)
  * which it is. Digits alone are an id; a day can be written so too, and would be
  * an id to come, at which all would be skipped: that is refused.
  */
-Datum
-dtx_seek_text(PG_FUNCTION_ARGS)
+static Datum
+dtx_seek_text_given(PG_FUNCTION_ARGS)
 {
 	char	   *to = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	const char *digits = to + strspn(to, " +-");

@@ -280,8 +280,7 @@ dtx_peer(PG_FUNCTION_ARGS)
 	const char *name;
 	bool		made;
 
-	not_null(fcinfo, 0, "server");
-	not_null(fcinfo, 1, "connection string");
+	arguments_required(fcinfo, 2);
 	name = NameStr(*PG_GETARG_NAME(0));
 	/* an OID that is nobody's is not a role */
 	(void) GetUserNameFromId(role, false);

@@ -6,6 +6,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "core/api.h"
 #include "core/node.h"
 #include "core/own_sql.h"
 #include "core/shmem.h"
@@ -16,7 +17,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-PG_FUNCTION_INFO_V1(dtx_outcome);
+ENTRY_POINT(dtx_outcome, 1);
 PG_FUNCTION_INFO_V1(dtx_peer_outcome);
 
 /* Run a query with what the statement that calls can see: these functions are STABLE. */
@@ -32,8 +33,8 @@ query(const char *sql, int nargs, Oid *types, Datum *values)
 #define OUTCOME_COLUMNS	9
 
 /* dtx_outcome(tx_no text) */
-Datum
-dtx_outcome(PG_FUNCTION_ARGS)
+static Datum
+dtx_outcome_given(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid			types[] = {TEXTOID, OIDOID};

@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "core/api.h"
 #include "core/clock.h"
 #include "core/compat.h"
 #include "core/errors.h"
@@ -41,9 +42,9 @@
 #include "utils/timestamp.h"
 #include "worker/dispatch.h"
 
-PG_FUNCTION_INFO_V1(dtx_reconcile);
+ENTRY_POINT(dtx_reconcile, 2);
 PG_FUNCTION_INFO_V1(dtx_expect);
-PG_FUNCTION_INFO_V1(dtx_unexpect);
+ENTRY_POINT(dtx_unexpect, 2);
 
 #define LOOK_AGAIN		1000	/* ms: what is due was not asked for yet */
 #define MAX_ATTEMPT		3		/* of a call that lost its prepared statement */
@@ -176,8 +177,8 @@ refuse_in_branch(const char *function)
 }
 
 /* dtx_reconcile(server name, tx_no text) */
-Datum
-dtx_reconcile(PG_FUNCTION_ARGS)
+static Datum
+dtx_reconcile_given(PG_FUNCTION_ARGS)
 {
 	char	   *tx_no = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Answer		answer = {0};
@@ -247,8 +248,8 @@ dtx_expect(PG_FUNCTION_ARGS)
 }
 
 /* dtx_unexpect(server name, tx_no text) */
-Datum
-dtx_unexpect(PG_FUNCTION_ARGS)
+static Datum
+dtx_unexpect_given(PG_FUNCTION_ARGS)
 {
 	Oid			types[] = {TEXTOID, NAMEOID, OIDOID};
 	Datum		values[] = {PG_GETARG_DATUM(1), PG_GETARG_DATUM(0), ObjectIdGetDatum(GetUserId())};

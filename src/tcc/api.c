@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "core/api.h"
 #include "core/compat.h"
 #include "core/participant.h"
 #include "core/shmem.h"
@@ -19,7 +20,7 @@
 #include "utils/regproc.h"
 
 PG_FUNCTION_INFO_V1(dtx_tcc_define);
-PG_FUNCTION_INFO_V1(dtx_tcc_drop);
+ENTRY_POINT(dtx_tcc_drop, 1);
 PG_FUNCTION_INFO_V1(dtx_tcc_try);
 PG_FUNCTION_INFO_V1(dtx_try);
 
@@ -58,7 +59,7 @@ dtx_tcc_define(PG_FUNCTION_ARGS)
 	refuse_in_branch();
 	if (PG_ARGISNULL(0) || VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0)) == 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				(errcode(PG_ARGISNULL(0) ? ERRCODE_NULL_VALUE_NOT_ALLOWED : ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of an action must not be null or empty")));
 	action.name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	for (int i = TCC_TRY; i <= TCC_CANCEL; i++)
@@ -90,8 +91,8 @@ dtx_tcc_define(PG_FUNCTION_ARGS)
 }
 
 /* dtx_tcc_drop(action text) */
-Datum
-dtx_tcc_drop(PG_FUNCTION_ARGS)
+static Datum
+dtx_tcc_drop_given(PG_FUNCTION_ARGS)
 {
 	refuse_in_branch();
 	action_remove(text_to_cstring(PG_GETARG_TEXT_PP(0)));
