@@ -127,7 +127,7 @@ ROLLBACK;
 BEGIN;
 EXECUTE redeliver_of('work', 'w*');
 ROLLBACK;
-SELECT m.try($$ EXECUTE redeliver('{none') $$);
+SELECT left(m.try($$ EXECUTE redeliver('{none') $$), 5);
 DEALLOCATE redeliver;
 DEALLOCATE redeliver_of;
 SELECT msg.dead('work');

@@ -174,7 +174,7 @@ SELECT m.try(call) FROM unnest(ARRAY[
   $$SELECT * FROM dtx_receive('pushed')$$, $$SELECT dtx_ack('pushed', '{1}')$$, $$SELECT dtx_nack('pushed', '{1}')$$,
   $$SELECT * FROM dtx_receive(NULL)$$, $$SELECT * FROM dtx_receive('pull', NULL)$$, $$SELECT * FROM dtx_receive('pull', 1, NULL)$$,
   $$SELECT * FROM dtx_receive('pull', 0)$$, $$SELECT * FROM dtx_receive('pull', 10001)$$, $$SELECT * FROM dtx_receive('pull', 1, '0')$$,
-  $$SELECT * FROM dtx_receive('pull', 1, '-1 s')$$, $$SELECT dtx_ack('pull', NULL) IS NULL$$, $$SELECT dtx_ack('pull', '{NULL,0}')$$]) AS call;
+  $$SELECT * FROM dtx_receive('pull', 1, '-1 s')$$, $$SELECT dtx_ack('pull', NULL)$$, $$SELECT dtx_ack('pull', '{NULL,0}')$$]) AS call;
 BEGIN READ ONLY;
 SELECT m.try($$SELECT * FROM dtx_receive('pull')$$);
 ROLLBACK;

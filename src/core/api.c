@@ -32,7 +32,7 @@ PG_FUNCTION_INFO_V1(dtx_query);
 void
 argument_required(FunctionCallInfo fcinfo, int i)
 {
-	Oid			function = fcinfo->flinfo->fn_oid;
+	Oid			function;
 	HeapTuple	tuple;
 	char	  **names = NULL;
 	Oid		   *types;
@@ -40,6 +40,7 @@ argument_required(FunctionCallInfo fcinfo, int i)
 
 	if (!PG_ARGISNULL(i))
 		return;
+	function = fcinfo->flinfo->fn_oid;
 	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	if (HeapTupleIsValid(tuple))
 	{
