@@ -116,7 +116,8 @@ make_sixteen()
 
 	wheel=$work/wheel/pgserver
 	cp -r "$wheel/pginstall" "$directory" && cp "$wheel.libs"/* "$directory/lib/" &&
-		cp -r "$work/server/package/native"/{bin,lib,share} "$directory/" || cannot "the parts of PostgreSQL 16 do not fit" || return
+		cp -r "$work/server/package/native"/{bin,lib,share} "$directory/" &&
+		cp -r "$wheel/pginstall/lib/postgresql/pgxs" "$directory/lib/postgresql/" || cannot "the parts of PostgreSQL 16 do not fit" || return
 	# what its own script does after an installation
 	node - "$work/server/package/native/pg-symlinks.json" "$directory" <<-'EON' || cannot "the server of PostgreSQL 16 is not whole" || return
 	const fs = require('fs'), path = require('path');

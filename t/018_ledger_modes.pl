@@ -76,7 +76,7 @@ foreach my $end (qw(commit rollback))
 
 my $r = $s->run(q{SELECT dtx_transfer('bank2', '1', '2', 100, 'xa')});
 is($r->{state}, '55000', 'a peer that cannot prepare');
-like($r->{err}, qr/prepared transactions are disabled.*Set max_prepared_transactions to a nonzero value/s,
+like($r->{err}, qr/prepared transactions are disabled.*Set "?max_prepared_transactions"? to a nonzero value/s,
 	'says what to set');
 like($r->{err}, qr/call to server "bank2"/, 'and where');
 is_settled($total, 'all is rolled back', $bank1, $bank2);

@@ -195,7 +195,7 @@ tcc_call(const char *action_name, Oid function, const char *gid, Jsonb *args)
 	const char *outer = running_gid;
 	Datum		volatile result = (Datum) 0;
 	bool		volatile isnull = true;
-	bool		skip = false;
+	bool		volatile skip = false;
 
 	if (!OidIsValid(function))
 		return NULL;
