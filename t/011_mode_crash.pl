@@ -315,7 +315,7 @@ sub end_shared
 			my $r;
 			# a joined branch that was cut off may still be on its way out
 			wait_until(sub { ($r = $s->run("SELECT dtx_$end('$xid')"))->{ok} || $r->{state} ne 'DX003' },
-				"dtx_$end of $xid", 20);
+				"dtx_$end of $xid");
 			return "dtx_$end: $r->{err}" unless $r->{ok};
 		}
 	}

@@ -207,7 +207,7 @@ sub run_into
 			}
 			return 0;
 		},
-		"$name:$action is reached", 20);
+		"$name:$action is reached");
 
 	# disarm first: who comes back runs into the point again
 	if ($victim == $bank2) { disarm_server() }

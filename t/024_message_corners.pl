@@ -339,7 +339,7 @@ ok( wait_until(
 			value($bank1, q{SELECT publish(topic) FROM dtx_subscriptions WHERE handler = 'handle'});
 			return log_since($bank1, $mark) =~ /cannot drop table \Q$segment\E/;
 		},
-		'the segment is to be dropped', 15),
+		'the segment is to be dropped'),
 	'a segment that a view needs cannot be dropped');
 same_worker('after that');
 value($bank1, 'DROP VIEW spy');
@@ -348,7 +348,7 @@ ok( wait_until(
 			value($bank1, q{SELECT publish(topic) FROM dtx_subscriptions WHERE handler = 'handle'});
 			return value($bank1, "SELECT to_regclass('$segment') IS NULL") eq 't';
 		},
-		'the segment is dropped', 15),
+		'the segment is dropped'),
 	'once the view is gone it is dropped');
 same_worker('at last');
 

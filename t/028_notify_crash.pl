@@ -182,7 +182,7 @@ sub problems
 			return 1 if $waiting eq '';
 			return value($bank1, "SELECT count(*) FROM notified WHERE tx_no = ANY (string_to_array('$waiting', ','))") eq '0';
 		},
-		"all is delivered and has come in round $round", 30)
+		"all is delivered and has come in round $round")
 	  or push @problems, 'not delivered: ' . (value($bank1, "SELECT string_agg(concat_ws(' ', tx_no, server, state, attempts, last_error), '; ') FROM dtx_notifications WHERE tx_no LIKE 'T$round.%' AND state NOT IN ('delivered', 'registered')") // '');
 
 	# what was committed is there, and nothing else
