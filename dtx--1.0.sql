@@ -978,7 +978,7 @@ CREATE FUNCTION dtx_notify(server name, tx_no text, payload jsonb, schedule inte
 COMMENT ON FUNCTION dtx_notify(name, text, jsonb, interval[]) IS
     'in the current transaction: has the result of a business transaction told to a server, over HTTP or to the handler of another database, as the caller; server NULL: only registered, for who asks. Attempts follow the first one by the schedule, by default {1min,5min,10min,30min,1h,2h,5h,10h}. Returns the id: that of the one there is, when the same was notified before. Needs EXECUTE, which only superusers have until it is granted: who notifies speaks for this node. ERROR 23505 when that had another payload, 55000 when the user mapping has no secret, 22023 for a tx_no that is none.';
 
-CREATE FUNCTION dtx_outcome(tx_no text, OUT server name, OUT state text, OUT payload jsonb, OUT attempts integer, OUT notified_at timestamptz,
+CREATE FUNCTION dtx_outcome(tx_no text, OUT server text, OUT state text, OUT payload jsonb, OUT attempts integer, OUT notified_at timestamptz,
                             OUT delivered_at timestamptz, OUT next_attempt timestamptz, OUT last_status integer, OUT last_error text) RETURNS SETOF record
     AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_outcome(text) IS
@@ -1118,9 +1118,9 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
                 WHEN b.state OPERATOR(pg_catalog.=) 'r' THEN 'rolling back'
                 WHEN b.state OPERATOR(pg_catalog.=) 's' AND g.state OPERATOR(pg_catalog.=) 'o' THEN 'active'
                 WHEN b.state OPERATOR(pg_catalog.=) 's' AND g.state OPERATOR(pg_catalog.=) 'r' THEN 'rolling back'
-                ELSE 'committing' END AS state, s.srvname AS server, b.participant AS node,
-           b.role::regrole AS role, b.mode, b.created_at,
-           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.created_at AS age,
+                ELSE 'committing' END AS state, s.srvname::pg_catalog.text AS server, b.participant AS node,
+           pg_catalog.pg_get_userbyid(b.role)::pg_catalog.text AS role, b.mode::pg_catalog.text AS mode, b.created_at,
+           extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.created_at) AS age_seconds,
            greatest(b.attempts, c.attempts) AS attempts,
            coalesce(CASE WHEN c.attempts OPERATOR(pg_catalog.>) 0 THEN c.last_error END, b.last_error) AS last_error,
            coalesce(c.next_attempt, b.next_attempt) AS next_attempt, NULL::text AS conflict
@@ -1131,22 +1131,22 @@ CREATE VIEW dtx_branches WITH (security_barrier) AS
     WHERE dtx.may_see(b.role)
     UNION ALL
     SELECT r.gid, dtx.gid_xid(r.gid), 'participant', CASE r.state WHEN 'h' THEN 'heuristic conflict' ELSE 'resolved' END, NULL,
-           pg_catalog.regexp_replace(r.gid, ':[^:]*$', ''), r.role::regrole, r.mode, r.resolved_at,
-           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resolved_at, 0, NULL, NULL,
+           pg_catalog.regexp_replace(r.gid, ':[^:]*$', ''), pg_catalog.pg_get_userbyid(r.role)::pg_catalog.text, r.mode::pg_catalog.text, r.resolved_at,
+           extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.resolved_at), 0, NULL, NULL,
            CASE r.state WHEN 'h' THEN pg_catalog.format('%s with dtx_resolve, and the coordinator had decided otherwise',
                                                         CASE r.decision WHEN 'c' THEN 'committed' ELSE 'rolled back' END) END
     FROM dtx.resolution r
     WHERE r.state OPERATOR(pg_catalog.<>) 'a' AND dtx.may_see(r.role)
     UNION ALL
     SELECT h.gid, dtx.gid_xid(h.gid), 'participant', 'in doubt', NULL,
-           pg_catalog.regexp_replace(h.gid, ':[^:]*$', ''), h.role::regrole, 'x', h.held_since,
-           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) h.held_since, 0, NULL, NULL, NULL
+           pg_catalog.regexp_replace(h.gid, ':[^:]*$', ''), pg_catalog.pg_get_userbyid(h.role)::pg_catalog.text, 'x', h.held_since,
+           extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) h.held_since), 0, NULL, NULL, NULL
     FROM dtx.held_branches() h
     UNION ALL
     SELECT j.gid, dtx.gid_xid(j.gid), 'participant', 'in doubt', NULL,
            pg_catalog.regexp_replace(j.gid, ':[^:]*$', ''),
-           j.role::regrole, j.mode, j.joined_at,
-           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) j.joined_at,
+           pg_catalog.pg_get_userbyid(j.role)::pg_catalog.text, j.mode::pg_catalog.text, j.joined_at,
+           extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) j.joined_at),
            j.attempts, j.last_error, NULL, j.conflict
     FROM dtx.joined_branch j
     WHERE j.state OPERATOR(pg_catalog.=) 'd' AND dtx.may_see(j.role);
@@ -1173,7 +1173,7 @@ COMMENT ON VIEW dtx_transactions IS
     'global transactions that are not over: active in a session here, rolling back, committing, or in doubt';
 
 CREATE VIEW dtx_peers WITH (security_barrier) AS
-    SELECT s.srvname AS server, c.role::regrole AS role, c.node, c.version,
+    SELECT s.srvname::pg_catalog.text AS server, pg_catalog.pg_get_userbyid(c.role)::pg_catalog.text AS role, c.node, c.version,
            c.attempts OPERATOR(pg_catalog.=) 0 AND c.last_at IS NOT NULL AS reachable,
            c.last_at AS last_contact, c.attempts, c.last_error, c.next_attempt
     FROM dtx.contact c JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) c.server
@@ -1184,7 +1184,7 @@ CREATE VIEW dtx_stats AS SELECT s.name, s.value FROM dtx.stats() s;
 COMMENT ON VIEW dtx_stats IS 'counters of this database since the server started';
 
 CREATE VIEW dtx_undo WITH (security_barrier) AS
-    SELECT j.gid, u.seq, u.cid, u.relation::regclass AS relation,
+    SELECT j.gid, u.seq, u.cid, u.relation::pg_catalog.regclass::pg_catalog.text AS relation,
            CASE u.op WHEN 'i' THEN 'INSERT' WHEN 'u' THEN 'UPDATE' ELSE 'DELETE' END AS op,
            dtx.image_decode(u.ctid, 'b') AS before,
            dtx.image_decode(u.ctid, 'a') AS after
@@ -1195,7 +1195,7 @@ CREATE VIEW dtx_undo WITH (security_barrier) AS
 COMMENT ON VIEW dtx_undo IS 'the undo log of branches in doubt here, decoded; calls output functions of types only';
 
 CREATE VIEW dtx_locks WITH (security_barrier) AS
-    SELECT u.relation::regclass AS relation, j.gid, dtx.gid_xid(j.gid) AS xid, j.role::regrole AS role,
+    SELECT u.relation::pg_catalog.regclass::pg_catalog.text AS relation, j.gid, dtx.gid_xid(j.gid) AS xid, pg_catalog.pg_get_userbyid(j.role)::pg_catalog.text AS role,
            j.joined_at,
            dtx.image_decode(u.ctid, 'k') AS row
     FROM dtx.undo_log u JOIN dtx.joined_branch j ON j.branch OPERATOR(pg_catalog.=) u.branch
@@ -1210,7 +1210,7 @@ CREATE VIEW dtx_history WITH (security_barrier) AS
            i.b AS branch,
            CASE h.decision WHEN 'c' THEN 'committed' WHEN 'H' THEN 'committed, but rolled back by an operator at the participant'
                 WHEN 'h' THEN 'rolled back, but committed at the participant' ELSE 'rolled back' END AS outcome,
-           s.srvname AS server, i.role::regrole AS role, h.settled_at
+           s.srvname::pg_catalog.text AS server, pg_catalog.pg_get_userbyid(i.role)::pg_catalog.text AS role, h.settled_at
     FROM dtx.history h
     CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(h.n), pg_catalog.unnest(h.r), pg_catalog.unnest(h.b),
                                   pg_catalog.unnest(h.server), pg_catalog.unnest(h.role), pg_catalog.unnest(h.parent)) AS i(n, r, b, server, role, parent)
@@ -1219,7 +1219,7 @@ CREATE VIEW dtx_history WITH (security_barrier) AS
 COMMENT ON VIEW dtx_history IS 'settled branches of this node''s global transactions, as far back as dtx.history_retention';
 
 CREATE VIEW dtx_frozen WITH (security_barrier) AS
-    SELECT f.account, f.amount, dtx.gid_xid(f.gid) AS xid, f.role::regrole AS role, f.frozen_at
+    SELECT f.account, f.amount, dtx.gid_xid(f.gid) AS xid, pg_catalog.pg_get_userbyid(f.role)::pg_catalog.text AS role, f.frozen_at
     FROM dtx.frozen f WHERE dtx.may_see(f.role);
 COMMENT ON VIEW dtx_frozen IS 'amounts that transfers in TCC have taken from accounts here and that are neither spent nor given back yet';
 
@@ -1227,7 +1227,7 @@ CREATE FUNCTION dtx.runner_trouble(role oid) RETURNS text
     AS 'MODULE_PATHNAME', 'dtx_runner_trouble' LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 
 CREATE VIEW dtx_subscriptions WITH (security_barrier) AS
-    SELECT s.name, s.topic, f.srvname AS server, s.handler, s.role::regrole AS role, s.ordered,
+    SELECT s.name, s.topic, f.srvname::pg_catalog.text AS server, s.handler, pg_catalog.pg_get_userbyid(s.role)::pg_catalog.text AS role, s.ordered,
            CASE WHEN s.paused THEN 'paused' WHEN r.oid IS NOT NULL OR t.trouble IS NOT NULL THEN 'failing' WHEN p.attempts OPERATOR(pg_catalog.>) 0 THEN 'failing' ELSE 'active' END AS state,
            CASE WHEN pg_catalog.pg_has_role(s.role, 'USAGE') THEN b.lag END AS lag, extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest) AS lag_seconds,
            CASE WHEN p.delivered_at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) interval '1 min') THEN p.rate ELSE 0 END AS rate,
@@ -1261,15 +1261,15 @@ COMMENT ON VIEW dtx_dead_letters IS
     'messages that could not be handled, and are not tried again unless dtx_redeliver says so';
 
 CREATE VIEW dtx_half_messages WITH (security_barrier) AS
-    SELECT h.id, h.role::regrole AS role, h.topic, h.key, h.payload, h.headers, h.prepared_at,
+    SELECT h.id, pg_catalog.pg_get_userbyid(h.role)::pg_catalog.text AS role, h.topic, h.key, h.payload, h.headers, h.prepared_at,
            CASE WHEN h.checker IS NULL THEN 'prepared' WHEN h.next_check IS NULL THEN 'exhausted' ELSE 'checking' END AS state,
-           h.checker, h.attempts, h.next_check, CASE WHEN h.next_check IS NOT NULL THEN coalesce(dtx.runner_trouble(h.role), h.last_error) ELSE h.last_error END AS last_error
+           h.checker::pg_catalog.text AS checker, h.attempts, h.next_check, CASE WHEN h.next_check IS NOT NULL THEN coalesce(dtx.runner_trouble(h.role), h.last_error) ELSE h.last_error END AS last_error
     FROM dtx.half_message h WHERE pg_catalog.pg_has_role(h.role, 'USAGE');
 COMMENT ON VIEW dtx_half_messages IS
     'messages that were prepared and neither committed nor rolled back; exhausted: the check function was asked often enough and did not know';
 
 CREATE VIEW dtx_in_flight WITH (security_barrier) AS
-    SELECT m.id, f.srvname AS server, m.payload OPERATOR(pg_catalog.->>) 'from' AS from_account, m.payload OPERATOR(pg_catalog.->>) 'to' AS to_account,
+    SELECT m.id, f.srvname::pg_catalog.text AS server, m.payload OPERATOR(pg_catalog.->>) 'from' AS from_account, m.payload OPERATOR(pg_catalog.->>) 'to' AS to_account,
            (m.payload OPERATOR(pg_catalog.->>) 'amount')::numeric AS amount, m.state, m.published_at AS sent_at, m.last_error
     FROM dtx.subscription s JOIN pg_catalog.pg_foreign_server f ON f.oid OPERATOR(pg_catalog.=) s.server
     CROSS JOIN LATERAL (
@@ -1283,7 +1283,7 @@ COMMENT ON VIEW dtx_in_flight IS
     'transfers by message whose amount has left an account here and has not arrived yet; dead ones are among dtx_dead_letters';
 
 CREATE VIEW dtx_notifications WITH (security_barrier) AS
-    SELECT n.id, n.tx_no, s.srvname AS server, n.role::regrole AS role,
+    SELECT n.id, n.tx_no, s.srvname::pg_catalog.text AS server, pg_catalog.pg_get_userbyid(n.role)::pg_catalog.text AS role,
            CASE n.state WHEN 'r' THEN 'registered' WHEN 'd' THEN 'delivered' WHEN 'x' THEN 'exhausted' WHEN 'g' THEN 'discarded'
                         ELSE CASE WHEN t.disabled_at IS NULL THEN 'pending' ELSE 'stopped' END END AS state,
            CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN n.payload END AS payload,
@@ -1302,7 +1302,7 @@ COMMENT ON VIEW dtx_notifications IS
     'results that were given to dtx_notify here, a row a target, and how their notification gets on';
 
 CREATE VIEW dtx_failed_attempts WITH (security_barrier) AS
-    SELECT n.id, n.tx_no, s.srvname AS server, n.role::regrole AS role, f.attempt, f.failed_at, f.status, f.error,
+    SELECT n.id, n.tx_no, s.srvname::pg_catalog.text AS server, pg_catalog.pg_get_userbyid(n.role)::pg_catalog.text AS role, f.attempt, f.failed_at, f.status, f.error,
            CASE WHEN pg_catalog.pg_has_role(n.role, 'USAGE') THEN f.answer END AS answer
     FROM dtx.failed_attempt f JOIN dtx.notification n ON n.id OPERATOR(pg_catalog.=) f.notification
     LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) n.server
@@ -1311,7 +1311,7 @@ COMMENT ON VIEW dtx_failed_attempts IS
     'attempts of notifications that failed, with what came back; a number that is missing was cut off, by a crash of this server say';
 
 CREATE VIEW dtx_targets WITH (security_barrier) AS
-    SELECT s.srvname AS server, n.role::regrole AS role, CASE WHEN t.disabled_at IS NOT NULL THEN 'disabled' ELSE 'enabled' END AS state,
+    SELECT s.srvname::pg_catalog.text AS server, pg_catalog.pg_get_userbyid(n.role)::pg_catalog.text AS role, CASE WHEN t.disabled_at IS NOT NULL THEN 'disabled' ELSE 'enabled' END AS state,
            n.pending, n.exhausted, n.delivered, n.oldest_pending, n.last_delivered, t.disabled_at,
            CASE WHEN t.not_before OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN t.not_before END AS not_before,
            CASE WHEN t.disabled_at IS NOT NULL OR t.not_before OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN t.reason END AS reason,
@@ -1329,7 +1329,7 @@ CREATE VIEW dtx_targets WITH (security_barrier) AS
 COMMENT ON VIEW dtx_targets IS 'whom this node notifies, as which role, and how that gets on';
 
 CREATE VIEW dtx_expectations WITH (security_barrier) AS
-    SELECT e.tx_no, s.srvname AS server, e.role::regrole AS role,
+    SELECT e.tx_no, s.srvname::pg_catalog.text AS server, pg_catalog.pg_get_userbyid(e.role)::pg_catalog.text AS role,
            CASE e.state WHEN 'w' THEN 'waiting' WHEN 'c' THEN 'come' ELSE 'exhausted' END AS state,
            e.expected_at, e.due_at, e.attempts, e.next_attempt, e.ended_at, CASE WHEN e.next_attempt IS NOT NULL THEN coalesce(dtx.runner_trouble(e.role), e.last_error) ELSE e.last_error END AS last_error
     FROM dtx.expectation e LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid OPERATOR(pg_catalog.=) e.server

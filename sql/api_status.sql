@@ -38,7 +38,7 @@ SELECT dtx_status(:'xid');
 SELECT dtx_wait(:'xid', '50 ms');
 -- it is shown, with what is the matter
 CALL api.wait_until('EXISTS (SELECT FROM dtx_branches WHERE attempts > 0)');
-SELECT api.mask(gid), side, state, server, node LIKE 'dtx_regression_peer.%', role = current_user::regrole, mode, age < '1 minute', attempts > 0, last_error ~ 'dtx_regression_peer', next_attempt IS NOT NULL, conflict FROM dtx_branches;
+SELECT api.mask(gid), side, state, server, node LIKE 'dtx_regression_peer.%', role = current_user, mode, age_seconds < 60, attempts > 0, last_error ~ 'dtx_regression_peer', next_attempt IS NOT NULL, conflict FROM dtx_branches;
 CALL api.open_peer();
 SELECT dtx_wait(:'xid', '30 s');
 SELECT api.peer_accounts();

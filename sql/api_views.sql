@@ -41,13 +41,13 @@ SELECT count(*) FROM dblink(api.dsn('dtx_regression'), 'SELECT gid FROM dtx_bran
 SELECT state, branches FROM dblink(api.dsn('dtx_regression'), 'SELECT state, branches FROM dtx_transactions') AS t(state text, branches bigint);
 -- at the participant: in doubt
 SELECT state, branches, same FROM dblink(api.dsn('dtx_regression_peer'), format('SELECT state, branches, xid = %L FROM dtx_transactions', :'xid')) AS t(state text, branches bigint, same boolean);
-SELECT gid, side, state, server, node = regexp_replace(:'xid', ':.*', ''), role = current_user, mode, age < '1 minute', attempts, last_error, next_attempt, conflict
-  FROM dblink(api.dsn('dtx_regression_peer'), $$SELECT regexp_replace(gid, '.*/', '/'), side, state, server, node, role::text, mode::text, age, attempts, last_error, next_attempt, conflict FROM dtx_branches ORDER BY 1$$)
-  AS t(gid text, side text, state text, server text, node text, role text, mode text, age interval, attempts integer, last_error text, next_attempt timestamptz, conflict text);
+SELECT gid, side, state, server, node = regexp_replace(:'xid', ':.*', ''), role = current_user, mode, age_seconds < 60, attempts, last_error, next_attempt, conflict
+  FROM dblink(api.dsn('dtx_regression_peer'), $$SELECT regexp_replace(gid, '.*/', '/'), side, state, server, node, role, mode, age_seconds, attempts, last_error, next_attempt, conflict FROM dtx_branches ORDER BY 1$$)
+  AS t(gid text, side text, state text, server text, node text, role text, mode text, age_seconds numeric, attempts integer, last_error text, next_attempt timestamptz, conflict text);
 COMMIT;
 SELECT dtx_wait(:'xid');
 -- settled: history, one row a branch
-SELECT xid = :'xid', branch, outcome, server, role = current_user::regrole, settled_at > now() - interval '1 minute' FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
+SELECT xid = :'xid', branch, outcome, server, role = current_user, settled_at > now() - interval '1 minute' FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
 SELECT count(*) FROM dtx_transactions;
 SELECT count(*) FROM dtx_branches;
 -- a rollback, and a savepoint's
@@ -66,20 +66,20 @@ CALL api.settle();
 SELECT count(*) FROM dtx_history WHERE xid = :'xid' AND outcome = 'committed';
 
 -- peers
-SELECT server, role = current_user::regrole, node LIKE 'dtx_regression_peer.%', version IS NOT NULL, reachable, last_contact > now() - interval '1 minute', attempts, next_attempt
-FROM dtx_peers WHERE server = 'peer' AND role = current_user::regrole;
+SELECT server, role = current_user, node LIKE 'dtx_regression_peer.%', version IS NOT NULL, reachable, last_contact > now() - interval '1 minute', attempts, next_attempt
+FROM dtx_peers WHERE server = 'peer' AND role = current_user;
 -- one that cannot be reached
 SELECT dblink_connect('holder', api.dsn('dtx_regression')) AS ok \gset
 SELECT api.hold() AS xid \gset
 CALL api.close_peer();
 SELECT dblink_exec('holder', 'COMMIT');
 CALL api.wait_until($$ EXISTS (SELECT FROM dtx_peers WHERE server = 'peer' AND NOT reachable) $$);
-SELECT server, reachable, attempts > 0, last_error LIKE '%dtx_regression_peer%', next_attempt IS NOT NULL FROM dtx_peers WHERE server = 'peer' AND role = current_user::regrole;
+SELECT server, reachable, attempts > 0, last_error LIKE '%dtx_regression_peer%', next_attempt IS NOT NULL FROM dtx_peers WHERE server = 'peer' AND role = current_user;
 SELECT xid = :'xid', state, pid, branches, deadline FROM dtx_transactions;
 CALL api.open_peer();
 SELECT dtx_wait(:'xid', '30 s');
-CALL api.wait_until($$ EXISTS (SELECT FROM dtx_peers WHERE server = 'peer' AND role = current_user::regrole AND reachable) $$);
-SELECT server, reachable, attempts, next_attempt FROM dtx_peers WHERE server = 'peer' AND role = current_user::regrole;
+CALL api.wait_until($$ EXISTS (SELECT FROM dtx_peers WHERE server = 'peer' AND role = current_user AND reachable) $$);
+SELECT server, reachable, attempts, next_attempt FROM dtx_peers WHERE server = 'peer' AND role = current_user;
 
 -- counters go up by what happens
 CREATE TEMP TABLE before AS SELECT * FROM dtx_stats;

@@ -202,10 +202,10 @@ SELECT n FROM dblink('holder', $$SELECT dtx_exec('peer', 'INSERT INTO "Doubted" 
 SELECT n FROM dblink('holder', $$SELECT dtx_exec('peer', 'UPDATE "Doubted" SET id = 33 WHERE id = 3')$$) AS r(n bigint);
 SELECT relation, op, before, after FROM (SELECT gid, relation, op, before - 'note' AS before, after - 'note' AS after FROM dtx_undo) AS u ORDER BY gid;
 SELECT op, length(before->>'note'), length(after->>'note') FROM dtx_undo WHERE before->>'id' = '3';
-SELECT relation, row->>'id' AS id, row->>'amount' AS amount, role = current_user::regrole AS mine, joined_at <= now() AS joined,
+SELECT relation, row->>'id' AS id, row->>'amount' AS amount, role = current_user AS mine, joined_at <= now() AS joined,
        xid = regexp_replace(gid, '/\d+$', '') AS xid_fits
 FROM dtx_locks ORDER BY 2;
-SELECT state, side, mode, attempts, last_error, conflict, age > interval '0' AS aged FROM dtx_branches;
+SELECT state, side, mode, attempts, last_error, conflict, age_seconds > 0 AS aged FROM dtx_branches;
 -- who has locked a table does not keep others from looking
 SELECT dblink_connect('locker', :'participant');
 SELECT dblink_exec('locker', 'BEGIN; LOCK TABLE "Doubted"');

@@ -50,7 +50,7 @@ SELECT m.try($$SELECT dtx_on_notification('n.apply')$$);
 SELECT m.try($$SELECT * FROM dtx.outcome('p1', '{}')$$);
 SELECT m.try($$SELECT * FROM dtx.receive('x.00000000', 1, '[]')$$);
 RESET ROLE;
-SELECT state, pending FROM dtx_targets WHERE role = 'n_payer'::regrole;
+SELECT state, pending FROM dtx_targets WHERE role = 'n_payer';
 -- who monitors sees no contents
 GRANT pg_monitor TO n_stranger;
 SET ROLE n_stranger;
@@ -84,9 +84,9 @@ SELECT dtx_discard(array_agg(id)) FROM dtx_notifications;
 RESET ROLE;
 -- a role's target is enabled and disabled by who has its rights, a superuser for one
 SELECT dtx_target_enable('n_shop'), dtx_target_enable('n_shop', 'n_payer');
-SELECT state FROM dtx_targets WHERE role = 'n_payer'::regrole;
+SELECT state FROM dtx_targets WHERE role = 'n_payer';
 SELECT dtx_target_disable('n_shop', 'n_payer');
-SELECT state FROM dtx_targets WHERE role = 'n_payer'::regrole;
+SELECT state FROM dtx_targets WHERE role = 'n_payer';
 SET ROLE n_stranger;
 SELECT m.try($$SELECT dtx_target_enable('n_shop', 'n_payer')$$);
 SELECT m.try($$SELECT dtx_target_disable('n_shop', 'n_payer')$$);

@@ -241,11 +241,11 @@ SELECT m.run('mallory', 'INSERT INTO mal.log SELECT dtx_open(''1 h'')');
 DELETE FROM mal.log RETURNING what AS mine \gset
 SELECT m.join('mallory', :'mine', ARRAY['UPDATE mal.shown SET id = 2']);
 UPDATE mal.switch SET armed = true;
-SELECT key, value FROM dtx_undo, jsonb_each(before) WHERE relation = 'mal.shown'::regclass ORDER BY key COLLATE "C";
-SELECT op, after->'id', after - '{id,js,ls,ps}'::text[] = before - '{id,js,ls,ps}'::text[] FROM dtx_undo WHERE relation = 'mal.shown'::regclass;
-SELECT row->'id', row->'l', row->'p' FROM dtx_locks WHERE relation = 'mal.shown'::regclass ORDER BY 1;
+SELECT key, value FROM dtx_undo, jsonb_each(before) WHERE relation = 'mal.shown' ORDER BY key COLLATE "C";
+SELECT op, after->'id', after - '{id,js,ls,ps}'::text[] = before - '{id,js,ls,ps}'::text[] FROM dtx_undo WHERE relation = 'mal.shown';
+SELECT row->'id', row->'l', row->'p' FROM dtx_locks WHERE relation = 'mal.shown' ORDER BY 1;
 -- what is not of a user's type looks as to_jsonb shows it
-SELECT key FROM dtx_undo, jsonb_each(before) WHERE relation = 'mal.shown'::regclass
+SELECT key FROM dtx_undo, jsonb_each(before) WHERE relation = 'mal.shown'
   AND value <> (SELECT to_jsonb(s) -> key FROM (SELECT b, s, big, f4, f8, n, nan, inf, d, t, tz, iv, bytes, jb, scalar, grid, empty, x, nil FROM mal.shown) AS s) ORDER BY 1;
 SELECT m.struck();
 SELECT m.run('mallory', format('SELECT dtx_rollback(%L)', :'mine'));

@@ -19,7 +19,7 @@ make_peer($bank2, $bank1);
 my $total = money($bank1, $bank2);
 my $s = session($bank1);
 my $s2 = session($bank2);
-my $frozen = q{SELECT concat_ws(' ', account, amount, xid IS NOT NULL, role::text = current_user) FROM dtx_frozen};
+my $frozen = q{SELECT concat_ws(' ', account, amount, xid IS NOT NULL, role = current_user) FROM dtx_frozen};
 
 sub balances
 {

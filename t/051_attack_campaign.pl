@@ -354,9 +354,9 @@ foreach my $bank (@banks)
 		my %new = map { $_ => 1 } split /\n/, $now;
 		diag join "\n", (map { "- $_" } grep { !$new{$_} } sort keys %old), (map { "+ $_" } grep { !$old{$_} } sort keys %new);
 	};
-	ok( wait_for_value($node, q{SELECT count(*) FROM dtx_branches b WHERE role = 'teller'::regrole}, '0', 120, $bank),
+	ok( wait_for_value($node, q{SELECT count(*) FROM dtx_branches b WHERE role = 'teller'}, '0', 120, $bank),
 		"$bank: nothing of the tellers' is left")
-	  or diag at_bank($bank, q{SELECT string_agg(b::text, E'\n') FROM dtx_branches b WHERE role = 'teller'::regrole});
+	  or diag at_bank($bank, q{SELECT string_agg(b::text, E'\n') FROM dtx_branches b WHERE role = 'teller'});
 }
 ok( wait_until(sub { money_now() == $total }, 'the money is all there', 120), 'the money is all there')
   or diag money_now() . " instead of $total", map { "\n" . at_bank($_, q{SELECT string_agg(b::text, E'\n') FROM dtx_branches b}) } @banks;

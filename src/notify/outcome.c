@@ -44,7 +44,7 @@ dtx_outcome_given(PG_FUNCTION_ARGS)
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
 	own_sql_begin(&sql);
-	query("SELECT s.srvname, CASE n.state WHEN 'r' THEN 'registered' WHEN 'd' THEN 'delivered' WHEN 'x' THEN 'exhausted'"
+	query("SELECT s.srvname::text, CASE n.state WHEN 'r' THEN 'registered' WHEN 'd' THEN 'delivered' WHEN 'x' THEN 'exhausted'"
 		  " WHEN 'g' THEN 'discarded' ELSE 'pending' END, n.payload, n.attempts, n.notified_at,"
 		  " CASE WHEN n.state = 'd' THEN n.changed_at END, n.next_attempt, n.last_status, n.last_error"
 		  " FROM dtx.notification n LEFT JOIN pg_foreign_server s ON s.oid = n.server"
