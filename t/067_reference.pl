@@ -1,7 +1,7 @@
 # docs/reference.md and the sources agree, as .ci/reference finds; and it finds
 # each way in which they can fail to, shown on a copy that is spoilt. What only a
-# server can tell, the columns of the views, is compared with one. The links of
-# the docs lead somewhere, as .ci/links finds, and those that do not are found.
+# server can tell, the columns of the views, is compared with one. Links of
+# the docs lead somewhere, and the like, as .ci/docs finds.
 
 use strict;
 use warnings;
@@ -99,14 +99,17 @@ my ($views) = contents("$root/$reference") =~ /^## Views\n(.*?)^## /ms;
 my @shown = map { s/\n +/ /gr } $views =~ /^```\n(dtx_.*?)\n```$/msg;
 is(join("\n", sort @shown), $columns, 'the columns of the views are those that the reference shows');
 
-# --- links
+# --- what a reader would stumble over
 
-is(found('links', $root), '', 'all links lead somewhere');
+is(found('docs', $root), '', 'nothing to stumble over');
 put($_, contents("$root/$_")) foreach map { s{^\Q$root\E/}{}r } glob("$root/README.md $root/docs/*.md $root/demo/run $root/examples/*/* $root/bench/*.md");
-is(found('links', $copy), '', 'so do those of the copies');
-spoilt('links', 'docs/xa.md', qr/^\|/m, "[a](nowhere.md)\n|", qr/\Adocs\/xa\.md:\d+: there is no docs\/nowhere\.md\n\z/);
-spoilt('links', 'docs/xa.md', qr/^\|/m, "[a](at.md#nothing)\n|", qr/\Adocs\/xa\.md:\d+: docs\/at\.md has no heading for #nothing\n\z/);
-spoilt('links', 'docs/reference.md', qr/^### dtx_xid$/m, "### The xid\n\n[x](#dtx_xid)", qr/docs\/reference\.md has no heading for #dtx_xid/);
-spoilt('links', 'demo/run', qr/docs\/tutorial\.md/, 'docs/lesson.md', qr/\Ademo\/run:\d+: there is no docs\/lesson\.md\n\z/);
+is(found('docs', $copy), '', 'nor in the copies');
+spoilt('docs', 'docs/xa.md', qr/^\|/m, "[a](nowhere.md)\n|", qr/\Adocs\/xa\.md:\d+: there is no docs\/nowhere\.md\n\z/);
+spoilt('docs', 'docs/xa.md', qr/^\|/m, "[a](at.md#nothing)\n|", qr/\Adocs\/xa\.md:\d+: docs\/at\.md has no heading for #nothing\n\z/);
+spoilt('docs', 'docs/reference.md', qr/^### dtx_xid$/m, "### The xid\n\n[x](#dtx_xid)", qr/docs\/reference\.md has no heading for #dtx_xid/);
+spoilt('docs', 'demo/run', qr/docs\/tutorial\.md/, 'docs/lesson.md', qr/\Ademo\/run:\d+: there is no docs\/lesson\.md\n\z/);
+spoilt('docs', 'docs/xa.md', qr/^    A->>B1: COMMIT$/m, '    A->>B1: COMMIT;', qr/\Adocs\/xa\.md:\d+: a picture with ; in it\n\z/);
+spoilt('docs', 'docs/xa.md', qr/^\|/m, ("\xc3\xa4" x 121) . "\n|", qr/\Adocs\/xa\.md:\d+: 121 columns\n\z/);
+spoilt('docs', 'README.md', qr/\z/, "\n" x 250, qr/\AREADME\.md has \d+ lines\n\z/);
 
 done_testing();
