@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "core/compat.h"
 #include "executor/execdesc.h"
 #include "nodes/plannodes.h"
 #include "tcop/utility.h"
@@ -30,7 +31,7 @@ extern void guard_relation_truncate(Oid relid);
 
 /* ERROR: it has rows in doubt. what: cannot be done to the table; code: SQLSTATE; detail: NULL,
  * or a sentence. */
-extern void guard_report_in_doubt(Oid relid, const char *what, int code, const char *detail) pg_attribute_noreturn();
+pg_noreturn extern void guard_report_in_doubt(Oid relid, const char *what, int code, const char *detail);
 
 /* Nor does the trigger that locks them go. what: of the table, for the message. */
 extern void guard_trigger_drop(Oid trigger, const char *what);
