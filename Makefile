@@ -21,7 +21,7 @@ OBJS = \
 	src/core/api.o src/core/ask.o src/core/branch_row.o src/core/callbacks.o src/core/children.o src/core/clock.o src/core/contact.o src/core/escape.o \
 	src/core/fault.o src/core/gid.o src/core/global.o src/core/history.o src/core/horizon.o src/core/join.o src/core/leftover.o src/core/mode.o src/core/node.o src/core/one_call.o \
 	src/core/override.o src/core/own_sql.o src/core/participant.o \
-	src/core/peer_api.o src/core/peer_use.o src/core/read.o src/core/readable.o src/core/relations.o src/core/resolve.o src/core/restricted.o src/core/route.o src/core/settle.o src/core/shape.o src/core/shared.o src/core/shared_here.o src/core/shmem.o \
+	src/core/peer_api.o src/core/peer_use.o src/core/read.o src/core/readable.o src/core/relations.o src/core/repeat.o src/core/resolve.o src/core/restricted.o src/core/route.o src/core/settle.o src/core/shape.o src/core/shared.o src/core/shared_here.o src/core/shmem.o \
 	src/core/status.o src/core/subxact.o src/core/tell.o src/core/tombstone.o src/core/untyped.o src/core/views.o src/core/vote.o \
 	src/net/connection.o src/net/dial.o src/net/endpoint.o src/net/fdw.o src/net/http.o src/net/lookup.o src/net/peer.o src/net/remote.o src/net/setup.o src/net/webhook.o \
 	src/at/alter.o src/at/at.o src/at/attach.o src/at/capture.o src/at/compensate.o src/at/constraint.o src/at/fit.o \

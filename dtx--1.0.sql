@@ -390,6 +390,8 @@ CREATE FUNCTION dtx.branch_vote(gids text[]) RETURNS text[]
     AS 'MODULE_PATHNAME', 'dtx_branch_vote' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.read_begin(lock_timeout integer) RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_read_begin' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+CREATE FUNCTION dtx.branch_await(gid text, timeout integer) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'dtx_branch_await' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 CREATE FUNCTION dtx.branch_flush() RETURNS void
     AS 'MODULE_PATHNAME', 'dtx_branch_flush' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
@@ -405,7 +407,7 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION dtx.peer_hello(integer), dtx.branch_join(text, text, integer, integer, integer, bigint),'
         ' dtx.branch_join(text, text, integer, integer, integer, bigint, text[], bigint), dtx.branch_control(bigint), dtx.branch_enter(integer),'
         ' dtx.branch_settle(text[], integer, bigint, text[], boolean[], text, bigint[]), dtx.branch_pending(text[], integer), dtx.branch_flush(), dtx.read_begin(integer),'
-        ' dtx.branch_register(text, text, text, bigint), dtx.branch_vote(text[]),'
+        ' dtx.branch_await(text, integer), dtx.branch_register(text, text, text, bigint), dtx.branch_vote(text[]),'
         ' dtx.tcc_try(text, text), dtx.ledger_credit(text, numeric), dtx.ledger_receive(jsonb),'
         ' dtx.deliver(bigint, integer, bigint, bigint, bigint, boolean, integer, text, jsonb),'
         ' dtx.receive(text, integer, jsonb), dtx.outcome(text, text[]), @extschema@.dtx_outcome(text) TO %s', role);

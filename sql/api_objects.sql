@@ -86,6 +86,7 @@ sel sel view dtx_targets
 sel sel view dtx_transactions
 sel sel view dtx_undo
 x   x   function dtx.backlog(integer,bigint)
+-   x   function dtx.branch_await(text,integer)
 -   x   function dtx.branch_control(bigint)
 -   x   function dtx.branch_enter(integer)
 -   x   function dtx.branch_flush()

@@ -29,6 +29,7 @@ SELECT api.try('SELECT * FROM dtx.branch_settle(''{x.12345678}'', 1, 0, ''{}'', 
 SELECT api.try('SELECT dtx.branch_pending(''{}'', 1)');
 SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'', ''y'', 0)');
 SELECT api.try('SELECT dtx.branch_vote(''{}'')');
+SELECT api.try('SELECT dtx.branch_await(''x'', 1)');
 SELECT api.try('SELECT dtx.branch_flush()');
 SELECT api.try('SELECT dtx.ledger_credit(''1'', 1)');
 SELECT api.try('SELECT dtx.ledger_add(''1'', 1)');
@@ -74,6 +75,7 @@ SELECT api.try('SELECT dtx.branch_join(''other.12345678:1.0123456789abcdef/1'', 
 SELECT api.try('SELECT dtx.branch_pending(''{}'', 1)');
 SELECT api.try('SELECT dtx.branch_register(''other.12345678:1.0123456789abcdef'', ''x.12345678'', ''y'', 0)');
 SELECT api.try('SELECT dtx.branch_vote(''{}'')');
+SELECT api.try('SELECT dtx.branch_await(''x'', 1)');
 SELECT api.try('SELECT dtx.tcc_try(''credit'', ''{}'')');
 -- whose actions only run as such
 SELECT api.try(format('SELECT dtx.ledger_%s(''1'', 1)', action)) FROM unnest('{check,add,freeze,spend,unfreeze}'::text[]) action;

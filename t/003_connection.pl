@@ -172,7 +172,7 @@ is($s->wait->{state}, '57014', 'connecting can be canceled');
 cmp_ok(time() - $begun, '<', 60, 'at once');
 
 # waiting for a row in doubt at the peer ends, too
-my $holder = session($bank1);
+$holder = session($bank1);
 $holder->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 1)");
 $s->send(q{SELECT dtx_exec('bank2', 'UPDATE account_info SET account_name = account_name')});
 ok( wait_for_value(

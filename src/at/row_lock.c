@@ -6,7 +6,8 @@
  * whoever settles the holder with rollback needs just that. The settling
  * announces itself in shared memory before it touches a row; the waiter looks
  * there after it has announced that it waits. One of the two sees the other,
- * and the waiter gives up.
+ * and the waiter gives up. The error tells the waiter's coordinator to whom: it
+ * waits for the end of that, without a lock, and repeats the call.
  */
 #include "postgres.h"
 
@@ -24,6 +25,7 @@
 #include "guc.h"
 #include "net/connection.h"
 #include "nodes/pg_list.h"
+#include "net/remote.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -180,7 +182,9 @@ give_up(Relation rel, AttachedRelation *ar, HeapTuple row, LockHolder *holder, c
 					key_describe(ar, row, RelationGetDescr(rel), GetUserId()), RelationGetRelationName(rel),
 					holder->gid_text),
 			 errdetail_internal("%s", why),
-			 errhint("The transaction might succeed if retried.")));
+			 errhint("The transaction might succeed if retried."),
+			 errtable(rel),
+			 participant_user_statement() ? err_generic_string(REMOTE_GAVE_WAY_TO, holder->gid_text) : 0));
 }
 
 /* One round: true when there is no holder any more. */

@@ -18,7 +18,8 @@
  *
  * ERROR 40001 at once, when the holder is being rolled back or another branch
  * of it is blocked behind this transaction: this one holds the row's heap
- * lock, and has to give way. ERROR 55P03 after dtx.lock_timeout.
+ * lock, and has to give way; in a call of a coordinator the error tells that to whom
+ * (REMOTE_GAVE_WAY_TO). ERROR 55P03 after dtx.lock_timeout.
  */
 extern void row_lock_wait(Relation rel, AttachedRelation *ar, HeapTuple tuple,
 						  int64 hash);

@@ -89,6 +89,13 @@ global_branch_advance(Branch *branch, BranchState to)
 		branch->state = to;
 }
 
+void
+global_branch_doom(Branch *branch)
+{
+	global_branch_advance(branch, BRANCH_DOOMED);
+	global.doomed++;
+}
+
 const GlobalXid *
 global_current(void)
 {

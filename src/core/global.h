@@ -79,18 +79,40 @@ extern PeerConnection *global_connection(Oid server, Oid role);
 
 /*
  * What modes make branches from: a new one in state OPEN; its gid, into a
- * buffer of DTX_GID_SIZE; a legal move; and the row in dtx.branch, which is the
- * move to PHASE_ONE.
+ * buffer of DTX_GID_SIZE; a legal move; the move to DOOMED, which is settled before the next
+ * call; and the row in dtx.branch, which is the move to PHASE_ONE.
  */
 extern Branch *global_branch_new(const BranchMode *mode, Oid server, Oid role);
 extern void global_branch_gid(const Branch *branch, char *text);
 extern void global_branch_advance(Branch *branch, BranchState to);
+extern void global_branch_doom(Branch *branch);
 extern void global_branch_record(Branch *branch, const char *participant);
 
 /* The first statement of a branch's call at the peer: dtx.branch_join. What it
  * needs is palloc'd. */
-extern void global_join_statement(const Branch *branch, int flags, int64 token,
+extern void global_join_statement(const Branch *branch, int flags, int64 token, int lock_timeout,
 								  RemoteStatement *statement);
+
+/*
+ * Calls that make a branch are repeated when they gave way to another branch: nothing of them is
+ * left at the peer. All attempts together may wait as long as one may, dtx.lock_timeout.
+ *
+ * repeat_begin before the first; repeat_lock_timeout is what the join of each says; repeat_reason is
+ * the gid of whom one gave way to, palloc'd, or NULL: it is not to be repeated; after one that is, whose
+ * branch has FAILED, repeat_wait waits until the other branch is settled. ERROR 55P03 when that
+ * takes too long.
+ */
+typedef struct Repeat
+{
+	TimestampTz deadline;		/* 0: none */
+	int			times;
+	char		last[DTX_GID_SIZE]; /* to whom the last one gave way */
+} Repeat;
+
+extern void repeat_begin(Repeat *repeat);
+extern int	repeat_lock_timeout(const Repeat *repeat);
+extern char *repeat_reason(const Repeat *repeat, RemoteCall *call);
+extern void repeat_wait(Repeat *repeat, Branch *branch, const char *gid);
 
 /* One call that makes a branch: join, statement, commit. For modes that commit
  * phase 1 at once. */

@@ -16,7 +16,8 @@
 #include "utils/builtins.h"
 
 void
-global_join_statement(const Branch *branch, int flags, int64 token, RemoteStatement *statement)
+global_join_statement(const Branch *branch, int flags, int64 token, int lock_timeout,
+					  RemoteStatement *statement)
 {
 	const char **values = palloc(8 * sizeof(char *));
 	char	   *gid = palloc(DTX_GID_SIZE);
@@ -25,7 +26,7 @@ global_join_statement(const Branch *branch, int flags, int64 token, RemoteStatem
 	values[0] = gid;
 	values[1] = branch->mode->name;
 	values[2] = psprintf("%d", flags);
-	values[3] = psprintf("%d", guc_lock_timeout);
+	values[3] = psprintf("%d", lock_timeout);
 	values[4] = psprintf("%u", node_timeline());
 	values[5] = psprintf(INT64_FORMAT, token);
 	memset(statement, 0, sizeof(*statement));
@@ -45,18 +46,20 @@ global_join_statement(const Branch *branch, int flags, int64 token, RemoteStatem
 
 /*
  * One attempt at phase 1. Returns the statement's result, or NULL when a
- * prepared statement was not there and the same may be tried again.
+ * prepared statement was not there, or it gave way to another branch, and the
+ * same may be tried again.
  */
 static PGresult *
-try_call(const BranchMode *mode, PeerConnection *pc, const RemoteStatement *statement, int flags)
+try_call(const BranchMode *mode, PeerConnection *pc, const RemoteStatement *statement, int flags, Repeat *repeat)
 {
 	Branch	   *branch;
 	RemoteCall	call = {.pc = pc, .nstatements = 2};
 	PGresult   *volatile result = NULL;
+	char	   *volatile gave_way = NULL;
 
 	DTX_FAULT_POINT("coordinator-before-send");
 	branch = global_branch_new(mode, pc->server, pc->role);
-	global_join_statement(branch, flags, 0, &call.statements[0]);
+	global_join_statement(branch, flags, 0, repeat_lock_timeout(repeat), &call.statements[0]);
 	call.statements[1] = *statement;
 	global_branch_advance(branch, BRANCH_SENT);
 
@@ -72,7 +75,9 @@ try_call(const BranchMode *mode, PeerConnection *pc, const RemoteStatement *stat
 
 			global_branch_advance(branch, BRANCH_FAILED);
 			branch->failed_inside = !again && call.failed_statement > 0;
-			if (!again)
+			if (branch->failed_inside)
+				gave_way = repeat_reason(repeat, &call);
+			if (!again && gave_way == NULL)
 				remote_throw(&call);
 		}
 		else if (!remote_has_rows(&call, 0, 1, 1))
@@ -97,6 +102,8 @@ try_call(const BranchMode *mode, PeerConnection *pc, const RemoteStatement *stat
 		remote_free(&call);
 	}
 	PG_END_TRY();
+	if (gave_way != NULL)
+		repeat_wait(repeat, branch, gave_way);
 	return result;
 }
 
@@ -105,10 +112,12 @@ global_one_call(const BranchMode *mode, Oid server, Oid role, const RemoteStatem
 				int flags)
 {
 	PGresult   *result = NULL;
+	Repeat		repeat;
 
-	for (int attempt = 0; attempt < 3 && result == NULL; attempt++)
+	repeat_begin(&repeat);
+	for (int attempt = 0; attempt < 3 + repeat.times && result == NULL; attempt++)
 		result = try_call(mode, global_connection(server, role), statement,
-						  flags | JOIN_ONE_STATEMENT);
+						  flags | JOIN_ONE_STATEMENT, &repeat);
 	if (result == NULL)
 		remote_throw_swapped();
 	return result;

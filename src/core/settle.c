@@ -133,6 +133,8 @@ settle_xact_end(bool commit)
 		}
 	}
 	nwoken = 0;
+	if (my_database_slot() != NULL)
+		ConditionVariableBroadcast(&my_database_slot()->changed);
 }
 
 /*

@@ -43,6 +43,7 @@ static const char *const stat_names[STAT_COUNT] = {
 	[STAT_LOCK_WAITS] = "row_lock_waits",
 	[STAT_LOCK_TIMEOUTS] = "row_lock_timeouts",
 	[STAT_LOCK_GIVE_UPS] = "row_lock_give_ups",
+	[STAT_CALLS_REPEATED] = "calls_repeated",
 	[STAT_RECOVERY_PASSES] = "recovery_passes",
 	[STAT_MESSAGES_PUBLISHED] = "messages_published",
 	[STAT_MESSAGES_DELIVERED] = "messages_delivered",

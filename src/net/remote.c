@@ -527,7 +527,8 @@ remote_throw(RemoteCall *call)
 			 pass_field(call, PG_DIAG_TABLE_NAME),
 			 pass_field(call, PG_DIAG_COLUMN_NAME),
 			 pass_field(call, PG_DIAG_DATATYPE_NAME),
-			 pass_field(call, PG_DIAG_CONSTRAINT_NAME),
+			 /* whom a call gave way to is known to the peer alone */
+			 code == ERRCODE_T_R_SERIALIZATION_FAILURE ? 0 : pass_field(call, PG_DIAG_CONSTRAINT_NAME),
 			 context ? errcontext("%s", context) : 0,
 			 errcontext("call to server \"%s\"%s", server,
 						code == ERRCODE_FDW_ERROR && state != NULL ? psprintf(", SQLSTATE %s there", state) : "")));
@@ -583,6 +584,18 @@ remote_failed_on_statement(RemoteCall *call)
 		return true;
 	}
 	return false;
+}
+
+char *
+remote_gave_way(RemoteCall *call)
+{
+	const char *state = call->error == NULL ? NULL : PQresultErrorField(call->error, PG_DIAG_SQLSTATE);
+	const char *gid;
+
+	if (call->broken || !call->done || state == NULL || strcmp(state, "40001") != 0)
+		return NULL;
+	gid = PQresultErrorField(call->error, REMOTE_GAVE_WAY_TO);
+	return gid == NULL ? NULL : remote_id(gid, DTX_GID_SIZE - 1);
 }
 
 void

@@ -97,6 +97,14 @@ extern char *remote_error_text(RemoteCall *call);
  * was done at the peer, and the same call may be made again. */
 extern bool remote_failed_on_statement(RemoteCall *call);
 
+/*
+ * Did the statement give way to a branch in doubt at the peer, that is to be rolled back or waits
+ * for what the statement held? Its gid, palloc'd, or NULL. By row_lock_wait such an error names it
+ * where an error of a constraint names that: in a field that users' functions do not set by chance.
+ */
+#define REMOTE_GAVE_WAY_TO	PG_DIAG_CONSTRAINT_NAME
+extern char *remote_gave_way(RemoteCall *call);
+
 /* Did it end with the peer's session, and not just with an error, whose state may be
  * anything: a user's function raises what it likes? */
 extern bool remote_session_ended(const RemoteCall *call);

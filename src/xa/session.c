@@ -20,6 +20,7 @@
 #include "core/fault.h"
 #include "core/participant.h"
 #include "core/settle.h"
+#include "guc.h"
 #include "port.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -222,10 +223,11 @@ throw_lost(const XaBranch *xb)
 
 /* One attempt. NULL: nothing was done there; try again with a new branch. */
 static PGresult *
-try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int flags)
+try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int flags, Repeat *repeat)
 {
 	RemoteCall	call = {.pc = xb->pc, .stays_open = true};
 	PGresult   *volatile result = NULL;
+	char	   *volatile gave_way = NULL;
 	int			user;
 
 	if (first)
@@ -234,7 +236,7 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		bool		enters = GetCurrentTransactionNestLevel() > 1;
 
 		add_statement(&call, BEGIN_SQL, false);
-		global_join_statement(xb->branch, enters ? 0 : flags, xb->token,
+		global_join_statement(xb->branch, enters ? 0 : flags, xb->token, guc_lock_timeout,
 							  &call.statements[call.nstatements++]);
 	}
 	add_savepoints(xb, &call, flags);
@@ -251,10 +253,13 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		{
 			bool		again = first && remote_failed_on_statement(&call);
 
+			/* with others before it, it is the transaction that has to be repeated */
+			if (first && call.failed_statement >= user)
+				gave_way = repeat_reason(repeat, &call);
 			/* in the user's own statement: a savepoint may mend that */
-			if (call.failed_statement < user || again)
+			if (call.failed_statement < user || again || gave_way != NULL)
 				lose(xb, first);
-			if (!again)
+			if (!again && gave_way == NULL)
 				remote_throw(&call);
 		}
 		else if (call.broken)
@@ -290,6 +295,8 @@ try_statement(XaBranch *xb, bool first, const RemoteStatement *statement, int fl
 		remote_free(&call);
 	}
 	PG_END_TRY();
+	if (gave_way != NULL)
+		repeat_wait(repeat, xb->branch, gave_way);
 	return result;
 }
 
@@ -297,8 +304,10 @@ PGresult *
 xa_run(Oid server, Oid role, const RemoteStatement *statement, int flags)
 {
 	PGresult   *result = NULL;
+	Repeat		repeat;
 
-	for (int attempt = 0; attempt < 3 && result == NULL; attempt++)
+	repeat_begin(&repeat);
+	for (int attempt = 0; attempt < 3 + repeat.times && result == NULL; attempt++)
 	{
 		XaBranch   *xb = find_branch(server, role);
 		bool		first = xb == NULL;
@@ -307,7 +316,7 @@ xa_run(Oid server, Oid role, const RemoteStatement *statement, int flags)
 			xb = new_branch(server, role);
 		else if (xb->pc == NULL)
 			throw_lost(xb);
-		result = try_statement(xb, first, statement, flags);
+		result = try_statement(xb, first, statement, flags, &repeat);
 	}
 	if (result == NULL)
 		remote_throw_swapped();
