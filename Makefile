@@ -8,7 +8,7 @@
 #   make chaos SEED=n DURATION=s   the random campaign
 #   make majors MAJORS="17 18"   built and tested on these majors of PostgreSQL, or on all that can be had
 #   make minors               built against an old minor release, run on a new one
-#   make fresh                what is needed is found missing on a machine that has nothing
+#   make fresh                on new machines what is needed is found missing, and make demo works
 #   make asan                 the tests under sanitizers, on a server with assertions
 
 MODULE_big = dtx

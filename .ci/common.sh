@@ -96,10 +96,12 @@ enter_workspace()
 		id -u "$user" >/dev/null 2>&1 || user=nobody
 		as=(perl -e "$BECOME" "$(id -u "$user")" "$(id -g "$user")")
 		"${as[@]}" true || die "could not become $user, as who servers run: root may not do so here. Run this as an ordinary user"
-		"${as[@]}" test -r "$("$PG_CONFIG" --pgxs)" || die "$user, as who servers run, may not read what PG_CONFIG=$PG_CONFIG is of"
+		if ! "${as[@]}" "$PG_CONFIG" --version >/dev/null 2>&1 || ! "${as[@]}" test -r "$("$PG_CONFIG" --pgxs)"; then
+			die "$user, as who servers run, may not read what PG_CONFIG=$PG_CONFIG is of"
+		fi
 	fi
-	base=$(work_base "${as[@]}") || die "there is no directory to work in: neither ${TMPDIR:-/tmp} nor /tmp nor /var/tmp is one where programs can be written \
-and run, and whose name is short and without blanks. Let TMPDIR name one"
+	base=$(work_base "${as[@]}") || die "there is no directory to work in: one where programs can be written and run, with a short name
+without blanks. /tmp and /var/tmp are not; let TMPDIR name one"
 
 	DTX_WORK=$(mktemp -d "$base/dtx.XXXXXX") || die "could not make a temporary directory"
 	trap 'rm -rf "$DTX_WORK"' EXIT

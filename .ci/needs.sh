@@ -94,10 +94,20 @@ choose_postgres()
 		fi
 	done < <(pg_configs)
 	if [ -n "$PG_CONFIG" ]; then
-		[[ $PG_CONFIG = /* ]] || PG_CONFIG=$PWD/$PG_CONFIG
+		absolute_pg_config
 		PG_MAJOR=$(major_of "$PG_CONFIG")
 		export PG_CONFIG
 	fi
+}
+
+# The path goes on to be used from elsewhere, and by an account that may not walk the way that the
+# caller came: without dots.
+absolute_pg_config()
+{
+	local directory
+
+	directory=$(cd "$(dirname "$PG_CONFIG")" 2>/dev/null && pwd -P) || return 0
+	PG_CONFIG=${directory%/}/$(basename "$PG_CONFIG")
 }
 
 # What the caller names counts, whatever else there is.
@@ -105,11 +115,8 @@ use_named_postgres()
 {
 	local named=$PG_CONFIG
 
-	case $PG_CONFIG in
-		/*) ;;
-		*/*) PG_CONFIG=$PWD/$PG_CONFIG ;;
-		*) PG_CONFIG=$(command -v "$PG_CONFIG") ;;
-	esac
+	[[ $PG_CONFIG = */* ]] || PG_CONFIG=$(command -v "$PG_CONFIG")
+	absolute_pg_config
 	if [[ $PG_CONFIG =~ ^/usr/lib/postgresql/([0-9]+)/bin/pg_config$ ]]; then
 		# a package's, be it there yet or not
 		PG_MAJOR=${BASH_REMATCH[1]}
@@ -329,10 +336,10 @@ translate()
 # how_to_install PACKAGE...: what somebody says on this machine who wants them.
 how_to_install()
 {
-	local manager names as='as root: '
+	local manager names as=', as root'
 
 	if ! manager=$(package_manager); then
-		echo "this machine has no package manager that is known here; on Debian they are the packages: $*"
+		echo "This machine has no package manager that is known here. On Debian it is: apt-get install $*"
 		return
 	fi
 	if [ "$manager" = apt-get ]; then
@@ -342,11 +349,11 @@ how_to_install()
 	fi
 	[ "$(id -u)" != 0 ] || as=''
 	case $manager in
-		apt-get) echo "install them, ${as}apt-get update && apt-get install ${names% }" ;;
-		apk) echo "install them, ${as}apk add ${names% }" ;;
-		pacman) echo "install them, ${as}pacman -S ${names% }" ;;
-		brew) echo "install them: brew install ${names% }" ;;
-		*) echo "install them, ${as}$manager install ${names% }" ;;
+		apt-get) printf 'Install it%s:\napt-get update && apt-get install %s\n' "$as" "${names% }" ;;
+		apk) printf 'Install it%s:\napk add %s\n' "$as" "${names% }" ;;
+		pacman) printf 'Install it%s:\npacman -S %s\n' "$as" "${names% }" ;;
+		brew) printf 'Install it:\nbrew install %s\n' "${names% }" ;;
+		*) printf 'Install it%s:\n%s install %s\n' "$as" "$manager" "${names% }" ;;
 	esac
 	case $manager in
 		dnf | yum)
@@ -416,8 +423,7 @@ die_missing()
 		missing=$(missing_packages)
 	fi
 	# shellcheck disable=SC2086
-	die "missing: $missing
-$(how_to_install $missing)"
+	die "not all is here that this needs. $(how_to_install $missing)"
 }
 
 install_missing()
@@ -438,7 +444,7 @@ install_missing()
 		sudo -n true 2>/dev/null || die_missing "$missing"
 		AS_ROOT=(sudo -n)
 	fi
-	say "Installing $missing"
+	say "Looking for packages"
 	# packages that are to be had are installed, whatever other source does not answer
 	run_apt update || say "Going on with the lists of packages that are there"
 	if [ -z "$PG_MAJOR" ] && [ "$TARGET" != fresh ]; then
@@ -448,6 +454,7 @@ install_missing()
 The PostgreSQL project has packages of all majors: the package postgresql-common has a script that adds them to apt's sources."
 		missing=$(missing_packages)
 	fi
+	say "Installing $missing"
 	# shellcheck disable=SC2086
 	run_apt install --no-install-recommends $missing || die "could not install: $missing"
 	choose_postgres
