@@ -617,11 +617,27 @@ CREATE FUNCTION dtx.segment_create(number integer) RETURNS oid
 AS $$
 DECLARE
     name text := format('message_%s', number);
+    pub  record;
 BEGIN
     -- rows come in the order of xids, and go with the table: there is nothing to vacuum
     EXECUTE format('CREATE TABLE dtx.%I () INHERITS (dtx.message) USING heap'
                    ' WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false)', name);
     EXECUTE format('CREATE INDEX %I ON dtx.%I (xid)', name || '_xid_idx', name);
+    -- a publication of dtx.message has the segments that there were: it gets this one as it has the last
+    FOR pub IN
+        SELECT p.pubname, (SELECT ' (' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')' FROM pg_attribute a
+                           WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])) AS columns,
+               ' WHERE (' || pg_get_expr(r.prqual, r.prrelid) || ')' AS filter
+        FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+        WHERE NOT p.puballtables AND r.prrelid = (SELECT s.relation FROM dtx.message_segment s ORDER BY s.segment DESC LIMIT 1)
+    LOOP
+        BEGIN
+            EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY dtx.%I', pub.pubname, name) || coalesce(pub.columns, '') || coalesce(pub.filter, '');
+        EXCEPTION WHEN OTHERS THEN
+            -- the log goes on
+            RAISE WARNING 'segment % of the messages is not in publication "%": %', number, pub.pubname, SQLERRM;
+        END;
+    END LOOP;
     INSERT INTO dtx.message_segment (segment, relation, opened_at)
     SELECT number, c.oid, clock_timestamp() FROM pg_class c
     WHERE c.relname = name AND c.relnamespace = 'dtx'::regnamespace;
