@@ -6,6 +6,7 @@
 #   make check                everything from nothing: all tests
 #   make bench                side-by-side measurements
 #   make chaos SEED=n DURATION=s   the random campaign
+#   make drivers             the tests with real drivers; writes the tables of docs/drivers.md
 #   make majors MAJORS="17 18"   built and tested on these majors of PostgreSQL, or on all that can be had
 #   make minors               built against an old minor release, run on a new one
 #   make fresh                on new machines what is needed is found missing, and make demo works
@@ -50,7 +51,7 @@ override ISOLATION_TESTDB = dtx_isolation
 override with_llvm = no
 
 # The targets that do all the set-up themselves must work before PGXS is there.
-SELF_CONTAINED = demo check chaos bench lint majors minors fresh asan
+SELF_CONTAINED = demo check chaos bench lint drivers majors minors fresh asan
 ifneq ($(filter $(SELF_CONTAINED),$(MAKECMDGOALS)),)
 
 # without PG_CONFIG they find a PostgreSQL, or install one

@@ -204,11 +204,13 @@ stop_servers()
 
 clean_up()
 {
+	local group
+
 	trap '' HUP INT TERM
-	if [ -n "$CHILD" ]; then
-		kill -TERM -- "-$CHILD" 2>/dev/null
-		wait "$CHILD" 2>/dev/null
-	fi
+	for group in $CHILD ${FETCHER:-}; do
+		kill -TERM -- "-$group" 2>/dev/null
+		wait "$group" 2>/dev/null
+	done
 	stop_servers
 	if [ -n "${DTX_KEEP:-}" ]; then
 		return
