@@ -307,11 +307,12 @@ func retry(d driver, p pool) {
 		}
 		return transfer(d, no, 100)(t)
 	}, func() {
+		// the first time; then there is nothing to commit, which is a warning
 		must(other.Exec(background, "COMMIT"))
 		settled()
 	})
 	other.Close(background)
-	equal(attempts, 2)
+	equal(attempts > 1, true)
 	balances(no, 900, 1107)
 }
 

@@ -188,7 +188,7 @@ const situations = {
 			await transfer(tx, no, 100);
 		}, async () => { await other.query('COMMIT'); await settled(); });
 		await other.end();
-		assert.strictEqual(attempts, 2);
+		assert(attempts > 1);
 		await balances(no, 900, 1107);
 	},
 

@@ -233,7 +233,7 @@ def retry(driver, pool):
 
     attempts = retried(driver, pool, work, between)
     other.close()
-    assert attempts == 2, attempts
+    assert attempts > 1
     balances(no, 900, 1107)
 
 
