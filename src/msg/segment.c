@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "core/compat.h"
 #include "core/fault.h"
@@ -226,14 +227,19 @@ static bool
 drop_segment(const Segment *segment)
 {
 	ObjectAddress object;
+	Oid			row_type;
 	OwnScan		scan;
 	HeapTuple	tuple;
 
 	if (!ConditionalLockRelationOid(segment->relation, AccessExclusiveLock))
 		return false;
-	/* a member of the extension is dropped with it only */
+	/* a member of the extension is dropped with it only; since 18 the types of rows are members too */
 	ObjectAddressSet(object, RelationRelationId, segment->relation);
+	row_type = get_rel_type_id(segment->relation);
 	(void) deleteDependencyRecordsForClass(RelationRelationId, segment->relation, ExtensionRelationId,
+										   DEPENDENCY_EXTENSION);
+	(void) deleteDependencyRecordsForClass(TypeRelationId, row_type, ExtensionRelationId, DEPENDENCY_EXTENSION);
+	(void) deleteDependencyRecordsForClass(TypeRelationId, get_array_type(row_type), ExtensionRelationId,
 										   DEPENDENCY_EXTENSION);
 	CommandCounterIncrement();
 	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
