@@ -337,10 +337,10 @@ CREATE FUNCTION dtx_wait(xid text, timeout interval DEFAULT '10s') RETURNS text
 COMMENT ON FUNCTION dtx_wait(text, interval) IS
     'waits until a global transaction is settled everywhere, or the timeout passes, and returns dtx_status then';
 
-CREATE FUNCTION dtx_open(timeout interval DEFAULT '60s', name text DEFAULT NULL, joiners regrole[] DEFAULT NULL) RETURNS text
+CREATE FUNCTION dtx_open(timeout interval DEFAULT '60s', name text DEFAULT NULL, joiners regrole[] DEFAULT NULL, join boolean DEFAULT false) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION dtx_open(interval, text, regrole[]) IS
-    'opens a global transaction that services share: it is open once this transaction has committed, and rolled back by itself when timeout passes. Returns its xid, to be handed to the services. name is for dtx.global only. joiners: roles of this database that may join besides the caller, each with its members; to all others it is unknown.';
+COMMENT ON FUNCTION dtx_open(interval, text, regrole[], boolean) IS
+    'opens a global transaction that services share: it is open once this transaction has committed, and rolled back by itself when timeout passes. Returns its xid, to be handed to the services. name is for dtx.global only. joiners: roles of this database that may join besides the caller, each with its members; to all others it is unknown. join: this transaction, which has written nothing yet, is its first branch. ERROR DX003 when it has.';
 CREATE FUNCTION dtx_join(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_join(text) IS
@@ -352,7 +352,7 @@ COMMENT ON FUNCTION dtx_join(text, text) IS
 CREATE FUNCTION dtx_commit(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_commit(text) IS
-    'decides a global transaction that dtx_open began here: committed, if all branches have committed their part, else rolled back, and says which; it is decided when this transaction commits. ERROR DX003, and it stays open, when a branch is still running; 25P04 when it timed out.';
+    'decides a global transaction that dtx_open began here: committed, if all branches have committed their part, else rolled back, and says which; it is decided when this transaction commits. It may be called in a branch of it in this database, which then commits with the decision, when the others have. ERROR DX003, and it stays open, when a branch is still running; 25P04 when it timed out.';
 CREATE FUNCTION dtx_rollback(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_rollback(text) IS

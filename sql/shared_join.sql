@@ -222,6 +222,143 @@ SELECT m.at('b', 'DROP USER MAPPING FOR dtx_m_step SERVER a; DROP OWNED BY dtx_m
 DROP OWNED BY dtx_m_step;
 DROP ROLE dtx_m_step;
 
+-- the opener decides in its own branch: all commits with that transaction
+SELECT dtx_open() AS xid \gset
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(3), 'COMMIT');
+BEGIN;
+SELECT dtx_join(:'xid') = :'xid';
+UPDATE m.account SET balance = balance - 3 WHERE no = 1;
+SELECT dtx_commit(:'xid');
+-- to the end nobody joins, decides, or sees it decided; and what is still to come is in it
+SELECT m.say('s1', 'SET lock_timeout = 50');
+SELECT left(m.say('s1', m.join(:'xid')), 5);
+SELECT m.say('s1', 'RESET lock_timeout');
+SELECT m.say('s1', format('SELECT dtx_status(%L)', :'xid'));
+UPDATE m.account SET balance = balance - 1 WHERE no = 2;
+SELECT dtx_commit(:'xid');
+COMMIT;
+SELECT dtx_wait(:'xid');
+SELECT m.settled(), m.balances();
+SELECT DISTINCT outcome FROM dtx_history WHERE xid = :'xid';
+UPDATE m.account SET balance = balance + 1 WHERE no = 2;
+-- it has called others itself
+SELECT dtx_open() AS xid \gset
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(1), 'COMMIT');
+BEGIN;
+SELECT dtx_join(:'xid') = :'xid';
+SELECT dtx_exec('c', m.add(2));
+UPDATE m.account SET balance = balance - 3 WHERE no = 1;
+SELECT dtx_commit(:'xid');
+COMMIT;
+SELECT dtx_wait(:'xid');
+SELECT m.settled(), m.balances();
+SELECT m.at('c', m.add(-2));
+-- rolled back after that: it is open, without this branch; which is joined again when it names a step
+SELECT dtx_open() AS xid \gset
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(1), 'COMMIT');
+BEGIN;
+SELECT dtx_join(:'xid', 'own');
+UPDATE m.account SET balance = balance - 100 WHERE no = 1;
+SELECT dtx_commit(:'xid');
+ROLLBACK;
+SELECT dtx_status(:'xid');
+BEGIN;
+SELECT dtx_join(:'xid', 'own');
+UPDATE m.account SET balance = balance - 1 WHERE no = 1;
+SAVEPOINT x;
+SELECT dtx_commit(:'xid');
+ROLLBACK TO x;
+SELECT m.say('s1', format('SELECT dtx_commit(%L)', :'xid'));
+SELECT dtx_commit(:'xid');
+COMMIT;
+SELECT m.settled(), m.balances();
+-- without a step the vote misses it
+SELECT dtx_open() AS xid \gset
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(1), 'COMMIT');
+BEGIN;
+SELECT dtx_join(:'xid') = :'xid';
+UPDATE m.account SET balance = balance - 1 WHERE no = 1;
+SELECT dtx_commit(:'xid');
+ROLLBACK;
+SELECT dtx_commit(:'xid');
+SELECT m.settled(), m.balances();
+-- others have not done their part: one runs, here or there; one never came
+SELECT dtx_open() AS xid \gset
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(1));
+BEGIN;
+SELECT dtx_join(:'xid') = :'xid';
+SELECT m.try(format('SELECT dtx_commit(%L)', :'xid'));
+SELECT m.say('s1', 'BEGIN', m.join(:'xid', 's'), m.add(0, 2));
+SELECT m.try(format('SELECT dtx_commit(%L)', :'xid'));
+SELECT m.say('s1', 'COMMIT');
+SELECT m.say('s2', 'ROLLBACK');
+SELECT m.try(format('SELECT dtx_commit(%L)', :'xid'));
+ROLLBACK;
+SELECT dtx_rollback(:'xid');
+SELECT m.settled(), m.balances();
+-- not of another one, not elsewhere, not after the join was taken back, nor is it rolled back so
+SELECT dtx_open() AS xid \gset
+SELECT dtx_open() AS other \gset
+BEGIN;
+SELECT dtx_join(:'xid') = :'xid';
+SELECT m.try(format('SELECT dtx_commit(%L)', :'other'));
+SELECT m.try(format('SELECT dtx_rollback(%L)', :'xid'));
+ROLLBACK;
+BEGIN;
+SAVEPOINT x;
+SELECT dtx_join(:'other') = :'other';
+ROLLBACK TO x;
+SELECT m.try(format('SELECT dtx_commit(%L)', :'other'));
+ROLLBACK;
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), format('SELECT dtx_commit(%L)', :'xid'), 'ROLLBACK');
+SELECT dtx_rollback(:'xid'), dtx_rollback(:'other');
+SELECT m.settled();
+
+-- it opens one, and is its first branch
+BEGIN;
+SELECT dtx_open(join => true) AS xid \gset
+SELECT dtx_xid() = :'xid';
+UPDATE m.account SET balance = balance - 5 WHERE no = 1;
+SELECT m.say('s2', m.join(:'xid'));
+COMMIT;
+SELECT dtx_status(:'xid'), (SELECT string_agg(state, ' ') FROM dtx_branches);
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(5), 'COMMIT');
+SELECT dtx_commit(:'xid');
+SELECT m.settled(), m.balances();
+-- rolled back, as one
+BEGIN;
+SELECT dtx_open(join => true) AS xid \gset
+UPDATE m.account SET balance = balance - 5 WHERE no = 1;
+COMMIT;
+SELECT dtx_rollback(:'xid');
+SELECT m.settled(), m.balances();
+BEGIN;
+SELECT dtx_open(join => true) AS xid \gset
+UPDATE m.account SET balance = balance - 5 WHERE no = 1;
+ROLLBACK;
+SELECT m.say('s2', m.join(:'xid'));
+SELECT m.settled(), m.balances();
+-- and decided in the same transaction, with what it calls itself
+BEGIN;
+SELECT dtx_open(join => true) AS xid \gset
+SELECT dtx_exec('peer', m.add(1));
+UPDATE m.account SET balance = balance - 1 WHERE no = 1;
+SELECT dtx_commit(:'xid');
+COMMIT;
+SELECT m.settled(), m.balances();
+-- first of all; not in another one; its savepoint's rollback takes it back
+BEGIN;
+UPDATE m.account SET balance = balance WHERE no = 1;
+SELECT m.try('SELECT dtx_open(join => true)');
+ROLLBACK;
+BEGIN;
+SELECT dtx_begin() AS xid \gset
+SELECT m.try('SELECT dtx_open(join => true)') LIKE 'DX003%';
+ROLLBACK;
+SELECT m.try('SELECT dtx_open(join => NULL)');
+SELECT m.say('s1', 'BEGIN', 'SAVEPOINT x', 'SELECT dtx_open(join => true)', 'ROLLBACK TO x', m.add(-1), 'COMMIT');
+SELECT m.settled(), m.balances();
+
 -- clean up
 SELECT m.bye('s1', 's2', 's3');
 UPDATE m.account SET balance = 1000;

@@ -25,7 +25,7 @@ my %throws;
 while ($list =~ /^POINT\("([^"]+)", "([^"]+)", (true|false)\)/mg)
 {
 	my ($name, $side, $throws) = ($1, $2, $3);
-	push @points, $name if $side !~ /^(coordinator|participant|participant-settle|worker|message-sender|message-receiver|message-local|message-segment|message-check|notify-sender|notify-receiver|notify-expect)$/;
+	push @points, $name if $side !~ /^(coordinator|participant|participant-settle|worker|message-sender|message-receiver|message-local|message-segment|message-check|notify-sender|notify-receiver|notify-expect|shared-within)$/;
 	$throws{$name} = $throws eq 'true';
 }
 cmp_ok(scalar @points, '>=', 16, 'the list of fault points was read');

@@ -382,24 +382,67 @@ join(const GlobalXid *xid, const char *xid_text, const char *step)
 		own_lock_keep(LOCK_SHARED_TRANSACTION, (int64) xid->n, ShareLock);
 }
 
+/* For as long as the branch is not over its locks are waited for no longer than others' rows. */
+static void
+limit_waiting(void)
+{
+	char		timeout[16];
+
+	if (guc_lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > guc_lock_timeout))
+	{
+		snprintf(timeout, sizeof(timeout), "%d", guc_lock_timeout);
+		setting_local("lock_timeout", timeout);
+	}
+}
+
+static void
+refuse_with_own_global(void)
+{
+	if (global_current() != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("this transaction has begun a global transaction of its own"),
+				 errhint("Joining comes first of all.")));
+}
+
+void
+join_refuse_unless_first(void)
+{
+	participant_refuse_unless_joinable(NULL, JOIN_OWN_SESSION);
+	refuse_with_own_global();
+}
+
+/*
+ * The row of dtx.global, that of the branch and the branch's work commit as one, or
+ * there never was a transaction that anybody could join: so no other process has to
+ * register this branch before.
+ */
+void
+join_opened(const SharedTransaction *st)
+{
+	JoinRequest request = {.mode = "at", .flags = JOIN_OWN_SESSION | JOIN_OPENING, .lock_timeout = guc_lock_timeout};
+	char		gid_text[DTX_GID_SIZE];
+
+	(void) register_branch(st, InvalidOid, GetUserId(), st->xid.node, 0, gid_text);
+	CommandCounterIncrement();
+	request.gid_text = gid_text;
+	participant_join(&request);
+	limit_waiting();
+}
+
 /* True: the transaction is the branch. False: the step was done by another one. */
 static bool
 join_once(const char *xid_text, const char *step)
 {
 	GlobalXid	xid;
 	int64		key = 0;
-	char		timeout[16];
 
 	shmem_require();
 	xid_parse_or_error(xid_text, &xid);
 	if (!participant_take_up(&xid, step))
 	{
 		participant_refuse_unless_joinable(xid_text, JOIN_OWN_SESSION);
-		if (global_current() != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-					 errmsg("this transaction has begun a global transaction of its own"),
-					 errhint("Call dtx_join first of all.")));
+		refuse_with_own_global();
 		if (step != NULL)
 		{
 			key = step_key(xid_text, step);
@@ -414,11 +457,7 @@ join_once(const char *xid_text, const char *step)
 		if (step != NULL)
 			own_lock_keep(LOCK_STEP, key, ExclusiveLock);
 	}
-	if (guc_lock_timeout > 0 && (LockTimeout == 0 || LockTimeout > guc_lock_timeout))
-	{
-		snprintf(timeout, sizeof(timeout), "%d", guc_lock_timeout);
-		setting_local("lock_timeout", timeout);
-	}
+	limit_waiting();
 	return true;
 }
 

@@ -146,7 +146,8 @@ refuse_join(const char *gid_text, const char *why)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DTX_BRANCH_STATE),
-			 errmsg("could not join branch \"%s\"", gid_text),
+			 gid_text != NULL ? errmsg("could not join branch \"%s\"", gid_text) :
+			 errmsg("could not join the global transaction that is to be opened"),
 			 errdetail_internal("%s", why)));
 }
 
@@ -177,7 +178,7 @@ participant_refuse_unless_joinable(const char *gid_text, int flags)
 	 * there is nothing that the branch would leave out */
 	if (!(flags & JOIN_OWN_SESSION) && GetCurrentTransactionNestLevel() > 1)
 		refuse_join(gid_text, "It cannot be joined in a subtransaction.");
-	if (FullTransactionIdIsValid(GetTopFullTransactionIdIfAny()))
+	if (!(flags & JOIN_OPENING) && FullTransactionIdIsValid(GetTopFullTransactionIdIfAny()))
 		refuse_join(gid_text, "The transaction has written before it joined.");
 }
 
@@ -403,6 +404,7 @@ was_taken_back(void)
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
 				 errmsg("could not commit branch \"%s\"", current_branch.gid_text),
 				 errdetail("The savepoint in which this transaction has joined was rolled back."),
+				 current_branch.flags & JOIN_OPENING ? errhint("Roll the transaction back.") :
 				 errhint("After ROLLBACK TO SAVEPOINT call dtx_join again, or roll the transaction back.")));
 	return true;
 }

@@ -12,6 +12,7 @@
 #define JOIN_ONE_STATEMENT	1	/* the call is the join and one statement */
 #define JOIN_NO_ROWS		2	/* that statement must return no rows */
 #define JOIN_OWN_SESSION	4	/* dtx_join: the session is the user's own, not a coordinator's */
+#define JOIN_OPENING		8	/* dtx_open: what it has written is the transaction that it joins */
 
 typedef struct CurrentBranch
 {
@@ -74,7 +75,8 @@ typedef struct JoinRequest
  */
 extern const char *participant_join(const JoinRequest *request);
 
-/* ERROR DX003 unless the current transaction may become a branch. flags: JOIN_OWN_SESSION. */
+/* ERROR DX003 unless the current transaction may become a branch. flags: JOIN_OWN_SESSION.
+ * gid_text: NULL, of a global transaction that is yet to be opened. */
 extern void participant_refuse_unless_joinable(const char *gid_text, int flags);
 
 /* It has joined this very transaction, with this step, in a savepoint that was rolled back:

@@ -18,6 +18,7 @@
 #include "core/fault.h"
 #include "core/global.h"
 #include "core/history.h"
+#include "core/join.h"
 #include "core/node.h"
 #include "core/override.h"
 #include "core/participant.h"
@@ -245,17 +246,19 @@ joiners_array(ArrayType *roles)
 	return construct_array(items, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
 }
 
-/* dtx_open(timeout interval, name text, joiners regrole[]) */
+/* dtx_open(timeout interval, name text, joiners regrole[], join bool) */
 Datum
 dtx_open(PG_FUNCTION_ARGS)
 {
 	Datum		values[Natts_global] = {0};
 	bool		nulls[Natts_global] = {0};
 	TimestampTz now = GetCurrentTimestamp();
-	char		xid_text[DTX_GID_SIZE];
-	GlobalXid	xid;
+	SharedTransaction st = {0};
+	char	   *xid_text = st.xid_text;
+	GlobalXid  *xid = &st.xid;
 
 	shmem_require();
+	argument_required(fcinfo, 3);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -267,12 +270,14 @@ dtx_open(PG_FUNCTION_ARGS)
 				 errdetail("This transaction is branch \"%s\".", current_branch.gid_text)));
 	PreventCommandDuringRecovery("dtx_open()");
 	PreventCommandIfReadOnly("dtx_open()");
-	strlcpy(xid.node, node_self(), sizeof(xid.node));
-	xid.n = U64FromFullTransactionId(GetTopFullTransactionId());
-	xid.r = global_draw_r();
-	xid_format(&xid, xid_text);
-	values[Anum_global_n - 1] = Int64GetDatum((int64) xid.n);
-	values[Anum_global_r - 1] = Int64GetDatum((int64) xid.r);
+	if (PG_GETARG_BOOL(3))
+		join_refuse_unless_first();
+	strlcpy(xid->node, node_self(), sizeof(xid->node));
+	xid->n = U64FromFullTransactionId(GetTopFullTransactionId());
+	xid->r = global_draw_r();
+	xid_format(xid, xid_text);
+	values[Anum_global_n - 1] = Int64GetDatum((int64) xid->n);
+	values[Anum_global_r - 1] = Int64GetDatum((int64) xid->r);
 	values[Anum_global_state - 1] = CharGetDatum('o');
 	values[Anum_global_role - 1] = ObjectIdGetDatum(GetUserId());
 	values[Anum_global_opened_at - 1] = TimestampTzGetDatum(now);
@@ -290,6 +295,8 @@ dtx_open(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("this transaction has opened a global transaction already")));
+	if (PG_GETARG_BOOL(3))
+		join_opened(&st);
 	stat_add(STAT_BEGUN, 1);
 	worker_wake_at_commit();
 	PG_RETURN_TEXT_P(cstring_to_text(xid_text));
@@ -298,9 +305,9 @@ dtx_open(PG_FUNCTION_ARGS)
 /* --- the end --- */
 
 static void
-check_may_decide(const SharedTransaction *st)
+check_may_decide(const SharedTransaction *st, bool within)
 {
-	if (current_branch.active)
+	if (current_branch.active && !within)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a branch cannot decide a global transaction"),
@@ -310,6 +317,59 @@ check_may_decide(const SharedTransaction *st)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be the role that opened global transaction \"%s\" to decide it", st->xid_text)));
+}
+
+/* Is the current transaction a branch of it, in the opener's database? */
+static bool
+is_own_branch(const SharedTransaction *st)
+{
+	return current_branch.active && (current_branch.flags & JOIN_OWN_SESSION) && !current_branch.taken_back &&
+		xid_equal(&current_branch.gid.xid, &st->xid);
+}
+
+/* The branches without the one that the current transaction is. */
+static int
+all_but_own(SharedBranch *branches, int count)
+{
+	int			others = 0;
+
+	for (int i = 0; i < count; i++)
+		if (strcmp(branches[i].gid_text, current_branch.gid_text) != 0)
+			branches[others++] = branches[i];
+	return others;
+}
+
+/*
+ * Decide from within: the current transaction is a branch, and says that all others have
+ * done their part. The others are asked, and it closes the transaction to new ones by its
+ * lock, as who decides from outside does. Its own part is not asked for: the row with the
+ * decision and phase 1 of this branch commit together, so there is no moment at which the
+ * one would be there without the other. This local commit is the decision.
+ *
+ * Until then nothing is decided. A crash, a rollback, or one to a savepoint before this
+ * call leaves the transaction open: without this branch, which can be joined again if it
+ * names a step, and which a vote finds unknown if it does not.
+ *
+ * Nothing is settled here: the branch is not in doubt yet. The worker, which is told at the
+ * commit, finds the decision and the branches.
+ */
+static void
+commit_from_within(const char *xid_text, SharedBranch *branches, int count)
+{
+	SharedTransaction st;
+
+	if (!vote_take(branches, all_but_own(branches, count)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_BRANCH_STATE),
+				 errmsg("global transaction \"%s\" cannot be committed", xid_text),
+				 errdetail("A branch of it has not committed its part."),
+				 errhint("Roll this transaction back, and call dtx_rollback.")));
+	/* the time that the vote took counts */
+	shared_get(xid_text, &st);
+	shared_refuse_unless_open(&st);
+	set_state(&st, 'c');
+	DTX_FAULT_POINT("shared-within-before-decision");
+	stat_add(STAT_COMMITTED, 1);
 }
 
 /* dtx_commit(xid text) */
@@ -324,7 +384,7 @@ dtx_commit_given(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	shared_get(xid_text, &st);
-	check_may_decide(&st);
+	check_may_decide(&st, is_own_branch(&st));
 	if (st.state == 'o' && !shared_lock(st.xid.n, ExclusiveLock, false))
 		ereport(ERROR,
 				(errcode(ERRCODE_DTX_BRANCH_STATE),
@@ -336,6 +396,11 @@ dtx_commit_given(PG_FUNCTION_ARGS)
 		PG_RETURN_TEXT_P(cstring_to_text("committed"));	/* asked twice: a reply was lost */
 	shared_refuse_unless_open(&st);
 	branches = list_branches(st.xid.n, &count);
+	if (is_own_branch(&st))
+	{
+		commit_from_within(xid_text, branches, count);
+		PG_RETURN_TEXT_P(cstring_to_text("committed"));
+	}
 	commit = vote_take(branches, count);
 	/* the time that the vote took counts */
 	shared_get(xid_text, &st);
@@ -356,7 +421,7 @@ dtx_rollback_given(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	shared_get(xid_text, &st);
-	check_may_decide(&st);
+	check_may_decide(&st, false);
 	(void) shared_lock(st.xid.n, ExclusiveLock, true);
 	shared_get(xid_text, &st);
 	if (st.state == 'c')

@@ -93,7 +93,7 @@ report_absent(const char *gid_text)
 {
 	ereport(WARNING,
 			(errmsg("branch \"%s\" has not committed its part", gid_text),
-			 errdetail("The global transaction is rolled back.")));
+			 errdetail("The global transaction can only be rolled back.")));
 }
 
 /* True: all branches have committed phase 1. False: one never will. ERROR DX003
