@@ -453,11 +453,14 @@ join_once(const char *xid_text, const char *step)
 				return false;
 			}
 		}
+		/* who decides holds it up no longer than that either */
+		limit_waiting();
 		join(&xid, xid_text, step);
 		if (step != NULL)
 			own_lock_keep(LOCK_STEP, key, ExclusiveLock);
 	}
-	limit_waiting();
+	else
+		limit_waiting();
 	return true;
 }
 
