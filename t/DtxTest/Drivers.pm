@@ -65,8 +65,6 @@ my @situations = (
 	pooler => 'through PgBouncer, transactions pooled',
 	shared => 'a transaction shared by `dtx_open`, `dtx_join`, `dtx_commit`',
 	messages => '`dtx_publish`, `dtx_receive`, `dtx_ack`');
-# whether that succeeds is a matter of luck yet
-my %ignored = (again => 1);
 my %words = @situations;
 my @order = @situations[ map { 2 * $_ } 0 .. $#situations / 2 ];
 
@@ -220,7 +218,6 @@ sub test_drivers
 	{
 		my $got = decode_json($line);
 		my ($driver, $situation) = @{$got}{qw(driver situation)};
-		next if $ignored{$situation};
 		push @drivers, $driver unless exists $version{$driver};
 		$version{$driver} = $got->{version};
 		$result{$driver}{$situation} = defined $got->{passed} ? ($got->{passed} ? 'yes' : 'no') : '-';
