@@ -8,6 +8,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
 #include "core/branch_row.h"
 #include "core/compat.h"
@@ -20,11 +21,13 @@
 #include "core/shared.h"
 #include "core/tombstone.h"
 #include "guc.h"
+#include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/dispatch.h"
 #include "worker/worker.h"
@@ -193,6 +196,18 @@ next_to_node(const Channel *channel, int *count)
 	return next != NULL ? next : first;
 }
 
+/*
+ * Is the server there, and will it be until this transaction has committed? Who drops it
+ * waits for that, and finds the row that needs it. False also while somebody drops it: the
+ * worker waits for nobody.
+ */
+static bool
+server_stays(Oid server)
+{
+	return ConditionalLockDatabaseObject(ForeignServerRelationId, server, 0, AccessShareLock) &&
+		SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server));
+}
+
 void
 item_denied(Channel *channel, SettleItem *item, const char *message)
 {
@@ -204,7 +219,7 @@ item_denied(Channel *channel, SettleItem *item, const char *message)
 	OwnScan		scan;
 	HeapTuple	tuple;
 
-	if (other == NULL)
+	if (other == NULL || !server_stays(other->server))
 	{
 		item_failed(channel, item, message);
 		return;
