@@ -64,7 +64,7 @@ my @situations = (
 	unavailable => 'the peer is down: the pool keeps its connection',
 	pooler => 'through PgBouncer, transactions pooled',
 	shared => 'a transaction shared by `dtx_open`, `dtx_join`, `dtx_commit`',
-	messages => '`dtx_publish`, `dtx_receive`, `dtx_ack`');
+	messages => '`dtx_publish`, `dtx_receive` that waits, `dtx_ack`');
 my %words = @situations;
 my @order = @situations[ map { 2 * $_ } 0 .. $#situations / 2 ];
 

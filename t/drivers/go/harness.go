@@ -585,7 +585,7 @@ func messages(d driver, p pool) {
 	got := []string{}
 	until("the messages come", func() bool {
 		check(p.transaction(func(t tx) error {
-			for _, r := range must(t.query("SELECT id, payload ->> 'n' AS n FROM dtx_receive($1, max => 10)", name)) {
+			for _, r := range must(t.query("SELECT id, payload ->> 'n' AS n FROM dtx_receive($1, max => 10, wait => '10s')", name)) {
 				got = append(got, fmt.Sprint(r["n"]))
 				must(t.query("SELECT dtx_ack($1, ARRAY[$2::bigint])", name, r["id"]))
 			}

@@ -545,7 +545,7 @@ class Harness {
 		rolledBack(pool, publish);
 		List<Object> got = new ArrayList<>();
 		until("the messages come", () -> pool.transaction(tx -> {
-			for (Map<String, Object> row : tx.query("SELECT id, payload ->> 'n' AS n FROM dtx_receive(?, max => 10)", name)) {
+			for (Map<String, Object> row : tx.query("SELECT id, payload ->> 'n' AS n FROM dtx_receive(?, max => 10, wait => '10s')", name)) {
 				got.add(row.get("n"));
 				tx.query("SELECT dtx_ack(?, ?)", name, new Long[] { (Long) row.get("id") });
 			}

@@ -402,7 +402,7 @@ const situations = {
 		const got = [];
 		await until('the messages come', async () => {
 			await pool.transaction(async tx => {
-				const rows = await tx.query('SELECT id, payload FROM dtx_receive($1, max => 10)', [name]);
+				const rows = await tx.query("SELECT id, payload FROM dtx_receive($1, max => 10, wait => '10s')", [name]);
 				if (rows.length === 0) return;
 				got.push(...rows.map(row => (typeof row.payload === 'string' ? JSON.parse(row.payload) : row.payload).n));
 				await tx.query('SELECT dtx_ack($1, $2)', [name, rows.map(row => row.id)]);

@@ -455,7 +455,7 @@ def messages(driver, pool):
         tx.query('SELECT dtx_publish($1, $2)', [f'{name}.paid', driver.json({'n': n})])
 
     def receive(tx):
-        rows = tx.query('SELECT id, payload FROM dtx_receive($1, max => 10)', [name])
+        rows = tx.query("SELECT id, payload FROM dtx_receive($1, max => 10, wait => '10s')", [name])
         for row in rows:
             payload = row['payload']
             got.append((json.loads(payload) if isinstance(payload, str) else payload)['n'])
