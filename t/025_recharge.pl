@@ -339,8 +339,9 @@ sub expectation
 
 expect('never paid', '0', '{50ms,50ms}');
 ok(expectation('never paid', 'exhausted'), 'what is never paid is asked for no longer than the schedule is');
-is(value($bank1, q{SELECT attempts || ' ' || last_error FROM dtx_expectations WHERE tx_no = 'never paid'}),
-	'3 the server knows no result of that transaction', 'as often as it says');
+ok( wait_for_value($bank1, q{SELECT attempts || ' ' || last_error FROM dtx_expectations WHERE tx_no = 'never paid'},
+		'3 the server knows no result of that transaction'),
+	'as often as it says');
 
 $last++;
 expect("T$last", '0', $schedule);

@@ -97,7 +97,7 @@ notify(endpoint('drip', server => "allow_private 'true', timeout '300ms'"), 'dri
 like(outcome('drips'), qr/^exhausted, 1, 200, Operation timed out/, 'one that drips, too: the time is that of the whole request');
 
 notify(endpoint('cut'), 'cut', '');
-like(outcome('cut'), qr/^exhausted, 1, 200, transfer closed/, 'an answer that is cut off does not acknowledge');
+like(outcome('cut'), qr/^exhausted, 1, 200, (transfer closed|end of response)/, 'an answer that is cut off does not acknowledge');
 
 notify(endpoint('lost/99'), 'lost', '');
 like(outcome('lost'), qr/^exhausted, 1, (Empty reply|Recv failure)/, 'nor does none');
@@ -199,10 +199,10 @@ is(scalar(grep { /ask-me-not|my-hidden-key|MfKQ9r8GKYqr/ } @log), 0, 'nor are th
 # --- TLS
 
 notify(endpoint('status/204', port => 'https', host => 'localhost'), 'nobody\'\'s authority', '');
-like(outcome('nobody\'\'s authority'), qr/^exhausted, 1, SSL certificate problem/, 'a certificate that nobody vouches for');
+like(outcome('nobody\'\'s authority'), qr/^exhausted, 1, SSL certificate/, 'a certificate that nobody vouches for');
 my $ca = $http->ca;
 notify(endpoint('status/204', port => 'other', host => 'localhost', server => "allow_private 'true', sslrootcert '$ca'"), 'other authority', '');
-like(outcome('other authority'), qr/^exhausted, 1, SSL certificate problem/, 'one of another authority');
+like(outcome('other authority'), qr/^exhausted, 1, SSL certificate/, 'one of another authority');
 notify(endpoint('status/204', port => 'https', server => "allow_private 'true', sslrootcert '$ca'"), 'other name', '');
 like(outcome('other name'), qr/^exhausted, 1, SSL: no alternative certificate subject name matches/, 'one for another name');
 is(scalar $http->requests(qr/:(nobody|other)/), 0, 'none of these was told');
@@ -256,7 +256,8 @@ notify(endpoint('', url => "http://private.test:$port/status/204"), 'private nam
 is(outcome('private name, allowed'), 'delivered, 1, 204', 'unless the server allows them');
 my $rebind = endpoint('', url => "http://rebind.test:$port/status/204", server => "timeout '300ms'");
 notify($rebind, 'rebind 1', '');
-like(outcome('rebind 1'), qr/^exhausted, 1, (Connection timed out|Operation timed out|Failed to connect|Could not connect)/, 'a name that leads nowhere at first');
+# a later libcurl asks twice at once, for addresses of either family
+like(outcome('rebind 1'), qr/^exhausted, 1, (the address is private|Connection timed out|Operation timed out|Failed to connect|Could not connect)/, 'a name that leads nowhere at first');
 # in a new process the name is looked up anew
 my ($former) = workers($bank1);
 kill 'TERM', $former;
