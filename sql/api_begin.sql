@@ -335,7 +335,7 @@ PREPARE TRANSACTION 'api';
 \set VERBOSITY default
 ROLLBACK;
 \else
-\echo 'ERROR:  0A000'
+\echo 'ERROR:  55000'
 \endif
 CALL api.settle();
 SELECT api.peer_accounts();

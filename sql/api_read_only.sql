@@ -20,7 +20,7 @@ BEGIN
   PERFORM set_config('search_path', 'nowhere', false), set_config('dtx_test.left', 'here', false), pg_advisory_lock(4711);
   RETURN current_setting('search_path');
 END $$;
-CREATE FUNCTION api.runs(statement text) RETURNS text LANGUAGE plpgsql AS 'BEGIN EXECUTE statement; RETURN ''done''; END';
+CREATE FUNCTION api.runs_it(statement text) RETURNS text LANGUAGE plpgsql AS 'BEGIN EXECUTE statement; RETURN ''done''; END';
 CREATE FUNCTION api.how() RETURNS text LANGUAGE sql AS
 $$ SELECT concat_ws(', ', current_setting('transaction_isolation'), 'read-only ' || current_setting('transaction_read_only'), 'deferrable ' || current_setting('transaction_deferrable'), 'branch ' || dtx_xid()) $$;
 \c dtx_regression
@@ -37,7 +37,7 @@ SELECT statement, left(api.try(format('SELECT * FROM dtx_query(''peer'', %L) AS 
   'SELECT api.writes()', 'SELECT api.cheats()', 'SELECT lo_creat(-1)', 'SELECT txid_current()', 'EXPLAIN ANALYZE DELETE FROM api.read',
   'CREATE TEMP TABLE t AS SELECT 1', 'SET search_path = nowhere', 'SET LOCAL search_path = nowhere', 'SET TRANSACTION READ WRITE', 'BEGIN', 'COMMIT', 'ROLLBACK AND CHAIN', 'PREPARE TRANSACTION ''t''',
   'SAVEPOINT s', 'LISTEN channel', 'NOTIFY channel', 'VACUUM api.read', 'COPY api.read TO STDOUT', 'PREPARE p AS SELECT 1', 'DISCARD ALL', 'LOCK TABLE api.read', 'DO ''BEGIN COMMIT; END''', '',
-  'SELECT api.runs(''PREPARE p AS SELECT 1'')', 'SELECT api.runs(''LISTEN channel'')', 'SELECT api.runs(''NOTIFY channel'')', 'SELECT api.runs(''COMMIT'')', 'SELECT api.runs(''DO $d$ BEGIN COMMIT; END $d$'')',
+  'SELECT api.runs_it(''PREPARE p AS SELECT 1'')', 'SELECT api.runs_it(''LISTEN channel'')', 'SELECT api.runs_it(''NOTIFY channel'')', 'SELECT api.runs_it(''COMMIT'')', 'SELECT api.runs_it(''DO $d$ BEGIN COMMIT; END $d$'')',
   'SELECT 1 / 0', 'SELECT nothing']) AS statement;
 SELECT left(api.try($$ SELECT dtx_exec('peer', 'UPDATE api.read SET n = 0') $$), 5), left(api.try('SELECT dtx_begin()'), 5);
 -- what a function sets there ends with the call
@@ -129,4 +129,4 @@ DROP OWNED BY dtx_api_there;
 DROP ROLE dtx_api_there;
 SELECT dtx_detach('api.read');
 DROP TABLE api.read CASCADE;
-DROP FUNCTION api.writes, api.cheats, api.leaves, api.runs, api.how;
+DROP FUNCTION api.writes, api.cheats, api.leaves, api.runs_it, api.how;
