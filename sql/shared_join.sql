@@ -158,6 +158,14 @@ SELECT m.say('s1', 'BEGIN', m.join(:'xid', 'r'), m.add(3), 'COMMIT');
 SELECT side, server, count(*) FROM dtx_branches GROUP BY side, server ORDER BY side, server;
 SELECT dtx_commit(:'xid');
 SELECT m.settled(), m.balances();
+-- what it calls are others than the failed one called, which are rolled back, maybe a while later
+SELECT dtx_open() AS xid \gset
+SELECT m.say('s2', 'BEGIN', m.join(:'xid', 'r'), format('SELECT dtx_exec(%L, %L)', 'c', m.add(100)),
+             'SELECT set_config(''m.gid'', gid, false) = gid FROM dtx.branch WHERE parent IS NOT NULL AND n = pg_current_xact_id()::text::bigint', 'ROLLBACK');
+SELECT m.say('s2', 'BEGIN', m.join(:'xid', 'r'), format('SELECT dtx_exec(%L, %L)', 'c', m.add(0, 2)),
+             'SELECT gid = current_setting(''m.gid'') FROM dtx.branch WHERE parent IS NOT NULL AND n = pg_current_xact_id()::text::bigint', 'COMMIT');
+SELECT dtx_commit(:'xid');
+SELECT m.settled(), m.balances();
 -- in a savepoint that is rolled back the work is to be done again
 SELECT dtx_open() AS xid \gset
 SELECT m.say('s2', 'BEGIN', 'SAVEPOINT x', m.join(:'xid', 'r'), m.add(100), 'ROLLBACK TO x', m.join(:'xid', 'r'), m.add(2), 'COMMIT');
@@ -357,6 +365,13 @@ SELECT m.try('SELECT dtx_open(join => true)') LIKE 'DX003%';
 ROLLBACK;
 SELECT m.try('SELECT dtx_open(join => NULL)');
 SELECT m.say('s1', 'BEGIN', 'SAVEPOINT x', 'SELECT dtx_open(join => true)', 'ROLLBACK TO x', m.add(-1), 'COMMIT');
+-- ... for good: there is nothing any more to decide it
+BEGIN;
+SAVEPOINT x;
+SELECT dtx_open(join => true) AS xid \gset
+ROLLBACK TO x;
+SELECT m.try(format('SELECT dtx_join(%L)', :'xid'));
+ROLLBACK;
 SELECT m.settled(), m.balances();
 
 -- clean up

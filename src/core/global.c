@@ -189,6 +189,12 @@ global_begin(const BranchMode *mode, int64 timeout)
 	if (current_branch.active)
 	{
 		global.nested = true;
+		/*
+		 * Who does a step again has the gid of who has failed, and its branches would have those
+		 * of that one's, which may yet be rolled back, or be told so a second time.
+		 */
+		if (current_branch.step != NULL)
+			global.last_b = (uint32) (global_draw_r() >> 34);
 		global.xid = current_branch.gid.xid;
 		strlcpy(global.parent, current_branch.gid_text, sizeof(global.parent));
 	}

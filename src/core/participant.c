@@ -185,7 +185,9 @@ participant_refuse_unless_joinable(const char *gid_text, int flags)
 bool
 participant_take_up(const GlobalXid *xid, const char *step)
 {
-	if (!current_branch.active || !current_branch.taken_back || !xid_equal(&current_branch.gid.xid, xid) ||
+	/* what has opened it was rolled back as well: nobody would ever decide the branch */
+	if (!current_branch.active || !current_branch.taken_back || (current_branch.flags & JOIN_OPENING) ||
+		!xid_equal(&current_branch.gid.xid, xid) ||
 		(step == NULL) != (current_branch.step == NULL) || (step != NULL && strcmp(step, current_branch.step) != 0))
 		return false;
 	current_branch.taken_back = false;
