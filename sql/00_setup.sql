@@ -82,7 +82,7 @@ $$;
 CREATE FUNCTION test.undone(xid text, VARIADIC tables text[]) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN NEXT dtx_wait(xid, '30s');
+    RETURN NEXT dtx_wait(xid, '3min');
     RETURN QUERY SELECT test.at_peer(format('SELECT test.differences(VARIADIC %L::text[])', tables));
 END
 $$;

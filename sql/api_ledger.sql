@@ -82,7 +82,7 @@ CALL api.settle();
 SELECT api.accounts(), api.accounts_there();
 -- its xid is that of the global transaction, which committed
 SELECT dtx_transfer('peer', '1', '2', 0.01) AS xid \gset
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT api.accounts(), api.accounts_there();
 -- in a transaction, with other work, more than one
 BEGIN;
@@ -92,7 +92,7 @@ SELECT dtx_transfer('peer', '1b', '2', 50, 'at') = :'xid';
 SELECT dtx_exec('peer', 'UPDATE api.money SET owner = upper(owner)');
 SELECT api.accounts(), api.accounts_there();
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT api.accounts(), api.accounts_there();
 -- rolled back: to the savepoint, then whole
 BEGIN;
@@ -107,11 +107,11 @@ SELECT api.accounts(), api.accounts_there();
 BEGIN;
 SELECT dtx_transfer('peer', '1', '2', 1000) AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT api.accounts(), api.accounts_there();
 -- between the same number of two databases: two accounts
 SELECT dtx_transfer('peer', '1', '1', 10) AS xid \gset
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT api.accounts(), api.accounts_there();
 -- here: server NULL
 SELECT dtx_transfer(NULL, '1', '1b', 100) IS NOT NULL;

@@ -81,7 +81,7 @@ SELECT api.at_third('SELECT count(*)::text FROM dtx.branch_pending(ARRAY[''' || 
 SELECT api.at_third(format('SELECT n::text FROM dtx.branch_pending(ARRAY[%L], 1)', api.at_peer('SELECT name || ''.'' || tag FROM dtx.node')))
   = api.at_peer('SELECT local_n::text FROM dtx.joined_branch WHERE state = ''d''');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 CALL api.settle_all();
 SELECT api.peer_accounts(), api.third_accounts();
 SELECT DISTINCT branch, outcome FROM dtx_history WHERE xid = :'xid';
@@ -91,7 +91,7 @@ SELECT * FROM dtx_query('peer', 'SELECT api.pass_on(10)') AS t(n bigint);
 SELECT dtx_xid() AS xid \gset
 SELECT api.peer_accounts(), api.third_accounts();
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 CALL api.settle_all();
 SELECT api.peer_accounts(), api.third_accounts();
 -- a branch that fails takes its own along

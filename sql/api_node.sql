@@ -30,7 +30,7 @@ BEGIN;
 SELECT dtx_node_reset();
 ROLLBACK;
 CALL api.open_peer();
-SELECT dtx_wait(:'xid', '30 s');
+SELECT dtx_wait(:'xid', '3min');
 -- a branch in an open transaction counts as well
 SELECT api.hold() AS xid \gset
 SET lock_timeout = '100ms';
@@ -39,7 +39,7 @@ SELECT left(api.try('SELECT dtx_node_reset()'), 5) IN ('55006', '55P03');
 ROLLBACK;
 RESET lock_timeout;
 SELECT dblink_exec('holder', 'COMMIT');
-SELECT dtx_wait(:'xid', '30 s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT dblink_disconnect('holder') AS ok \gset
 
 -- a database to copy
@@ -56,7 +56,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 2 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT name || '.' || tag AS original FROM dtx.node \gset
 \c dtx_regression
 SET client_min_messages = warning;
@@ -118,7 +118,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 4 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- with a name; also when the identity is not in doubt, and nothing is pending
 SELECT dtx_node_reset('Bank "9"') AS reset2 \gset
 SELECT :'reset2' LIKE 'Bank\%20\%229\%22.%', :'reset2' <> :'reset';
@@ -128,7 +128,7 @@ SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 5 WHERE no = 1');
 SELECT starts_with(dtx_xid(), :'reset2' || ':');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- whatever it is, ids of it go through a header of HTTP, and back
 CREATE FUNCTION name_tried() RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -145,7 +145,7 @@ BEGIN;
 SELECT dtx_begin('xa') AS xid \gset
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 6 WHERE no = 1');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT outcome FROM dtx_history WHERE xid = :'xid' AND server = 'peer';
 -- a service joins with it
 SELECT dtx_node_reset('Bank 9') AS reset4 \gset
@@ -154,7 +154,7 @@ BEGIN;
 SELECT dtx_join(:'xid') = :'xid';
 COMMIT;
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- one form of it only: ids are compared whole
 \set VERBOSITY sqlstate
 SELECT dtx_status(replace(:'xid', '%20', ' '));
@@ -171,7 +171,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 5 WHERE no = 2');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 
 -- two identities: a dump of another database was restored, whose row of
 -- dtx.node came along beside the one that CREATE EXTENSION made
@@ -219,7 +219,7 @@ SELECT dtx_begin() LIKE :'original' || ':%';
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = 6 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression
 SET client_min_messages = warning;
 CALL api.settle();

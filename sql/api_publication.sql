@@ -29,7 +29,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE published SET v = ''changed''');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid', '30s');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 -- and a node that begins anew
 BEGIN;

@@ -18,7 +18,7 @@ SELECT dtx_status(:'xid'), api.status_at_peer(:'xid');
 SELECT dtx_wait(:'xid', '20 ms');
 SELECT api.at_peer(format('SELECT dtx_wait(%L, ''20 ms'')', :'xid'));
 SELECT dblink_exec('holder', 'COMMIT');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT dtx_status(:'xid'), api.in_doubt_at_peer();
 -- settled is settled: waiting again does not wait
 SELECT dtx_wait(:'xid', '1 day');
@@ -26,7 +26,7 @@ SELECT dtx_wait(:'xid', '1 day');
 -- rolled back
 SELECT api.hold() AS xid \gset
 SELECT dblink_exec('holder', 'ROLLBACK');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT dtx_status(:'xid'), api.in_doubt_at_peer();
 SELECT api.peer_accounts();
 
@@ -40,7 +40,7 @@ SELECT dtx_wait(:'xid', '50 ms');
 CALL api.wait_until('EXISTS (SELECT FROM dtx_branches WHERE attempts > 0)');
 SELECT api.mask(gid), side, state, server, node LIKE 'dtx_regression_peer.%', role = current_user, mode, age_seconds < 60, attempts > 0, last_error ~ 'dtx_regression_peer', next_attempt IS NOT NULL, conflict FROM dtx_branches;
 CALL api.open_peer();
-SELECT dtx_wait(:'xid', '30 s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT api.peer_accounts();
 
 -- rolling back: the same for a rollback
@@ -50,7 +50,7 @@ SELECT dblink_exec('holder', 'ROLLBACK');
 SELECT dtx_status(:'xid');
 SELECT dtx_wait(:'xid', '50 ms');
 CALL api.open_peer();
-SELECT dtx_wait(:'xid', '30 s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT api.peer_accounts();
 
 -- waiting is woken by the end
@@ -74,15 +74,15 @@ SET statement_timeout = '100ms';
 SELECT dtx_wait(:'xid', '1 hour');
 RESET statement_timeout;
 SELECT dblink_exec('holder', 'ROLLBACK');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 
 -- one's own transaction is active, and cannot be waited for
 BEGIN;
 SELECT dtx_begin() AS xid \gset
 SELECT dtx_status(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 BEGIN;
 SELECT dtx_begin() AS xid \gset
 SELECT api.mask(api.try(format('SELECT dtx_wait(%L, ''1 ms'')', :'xid')));
@@ -91,7 +91,7 @@ COMMIT;
 -- unknown: another node's, of the future, another R or N
 SELECT api.hold() AS xid \gset
 SELECT dblink_exec('holder', 'COMMIT');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT name || '.' || tag AS self, pg_current_xact_id()::text::bigint + 1000000 AS later FROM dtx.node \gset
 SELECT dtx_status('elsewhere.12345678:1.0123456789abcdef');
 SELECT dtx_wait('elsewhere.12345678:1.0123456789abcdef', '1 hour');

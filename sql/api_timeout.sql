@@ -82,7 +82,7 @@ SELECT dtx_wait(:'xid', '150 ms');
 \set VERBOSITY sqlstate
 COMMIT;
 \set VERBOSITY default
-SELECT dtx_wait(:'mine');
+SELECT dtx_wait(:'mine', '3min');
 CALL api.settle();
 SELECT api.peer_accounts();
 -- one that ends in time is not touched

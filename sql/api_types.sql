@@ -35,7 +35,7 @@ SELECT * FROM dblink(api.dsn('dtx_regression_peer'), 'SELECT DISTINCT relation, 
 SELECT * FROM dblink(api.dsn('dtx_regression_peer'), 'SELECT DISTINCT relation, relation::regclass = ''"Odd one"."a.b"''::regclass FROM dtx_undo') AS l(relation text, same boolean);
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid', '30s');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 SET client_min_messages = warning;
 DROP SCHEMA "Odd one" CASCADE;

@@ -45,7 +45,7 @@ SELECT gid, side, state, server, node = regexp_replace(:'xid', ':.*', ''), role 
   FROM dblink(api.dsn('dtx_regression_peer'), $$SELECT regexp_replace(gid, '.*/', '/'), side, state, server, node, role, mode, age_seconds, attempts, last_error, next_attempt, conflict FROM dtx_branches ORDER BY 1$$)
   AS t(gid text, side text, state text, server text, node text, role text, mode text, age_seconds numeric, attempts integer, last_error text, next_attempt timestamptz, conflict text);
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- settled: history, one row a branch
 SELECT xid = :'xid', branch, outcome, server, role = current_user, settled_at > now() - interval '1 minute' FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
 SELECT count(*) FROM dtx_transactions;
@@ -55,7 +55,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = balance + 1 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT xid = :'xid', branch, outcome FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
 -- failed branches leave nothing
 BEGIN;
@@ -77,7 +77,7 @@ CALL api.wait_until($$ EXISTS (SELECT FROM dtx_peers WHERE server = 'peer' AND N
 SELECT server, reachable, attempts > 0, last_error LIKE '%dtx_regression_peer%', next_attempt IS NOT NULL FROM dtx_peers WHERE server = 'peer' AND role = current_user;
 SELECT xid = :'xid', state, pid, branches, deadline FROM dtx_transactions;
 CALL api.open_peer();
-SELECT dtx_wait(:'xid', '30 s');
+SELECT dtx_wait(:'xid', '3min');
 CALL api.wait_until($$ EXISTS (SELECT FROM dtx_peers WHERE server = 'peer' AND role = current_user AND reachable) $$);
 SELECT server, reachable, attempts, next_attempt FROM dtx_peers WHERE server = 'peer' AND role = current_user;
 
@@ -93,7 +93,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE api.account SET balance = balance + 1 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 CALL api.settle();
 SELECT api.increase('transactions_begun'), api.increase('transactions_committed'), api.increase('transactions_rolled_back'), api.increase('branches_started');
 SELECT string_agg(name, ' ' ORDER BY name COLLATE "C") FILTER (WHERE value >= 0) FROM dtx_stats

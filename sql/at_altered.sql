@@ -130,7 +130,7 @@ SELECT test.at_peer('ALTER TABLE part ATTACH PARTITION part_5 FOR VALUES FROM (4
 SELECT test.at_peer('SELECT tgrelid::regclass || '' '' || (tgparentid <> 0) FROM pg_trigger WHERE tgname = ''dtx_capture'' AND tgrelid::regclass::text LIKE ''part_5%'' ORDER BY 1');
 SELECT test.at_peer('SELECT relation::text FROM dtx_locks ORDER BY 1');
 SELECT test.let_go('ROLLBACK') AS xid \gset
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('SELECT id || '' '' || v FROM part WHERE id >= 40 ORDER BY 1');
 \c dtx_regression_peer
 DELETE FROM part WHERE id >= 40;
@@ -156,7 +156,7 @@ SELECT test.at_peer('DROP TABLE part');
 SELECT test.at_peer('TRUNCATE part');
 SELECT test.at_peer('ALTER TABLE part DETACH PARTITION part_2 CONCURRENTLY');
 SELECT test.let_go('ROLLBACK') AS xid \gset
-SELECT dtx_wait(:'xid', '30s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('SELECT v FROM part ORDER BY id');
 SELECT test.at_peer('ALTER TABLE part DETACH PARTITION part_1 CONCURRENTLY');
 -- what was detached is a table that is not under dtx

@@ -301,7 +301,7 @@ SELECT dtx_wait(:'xid', '1ms');
 SELECT dblink_exec('holder', 'ROLLBACK');
 SELECT dblink_disconnect('holder');
 \c dtx_regression
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 ALTER TABLE "Doubted" RENAME price TO amount;
 ALTER TABLE "Doubted" DROP later;

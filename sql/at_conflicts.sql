@@ -188,7 +188,7 @@ SELECT test.at_peer('DROP TABLE test.stolen');
 -- a dirty row is no matter to a commit
 SELECT test.hold('UPDATE account SET balance = 1000 WHERE id = 1');
 SELECT test.at_peer('CALL by_force(''UPDATE account SET balance = 1001 WHERE id = 1'')');
-SELECT dtx_wait(test.let_go('COMMIT'));
+SELECT dtx_wait(test.let_go('COMMIT'), '3min');
 SELECT test.at_peer('TABLE accounts');
 
 \c dtx_regression_peer

@@ -201,7 +201,7 @@ BEGIN;
 SELECT dtx_exec('peer_careless', $$UPDATE plain SET v = 'allowed'$$);
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('SELECT v FROM plain');
 SELECT test.branch_error($$UPDATE plain SET v = 'changed'$$);
 

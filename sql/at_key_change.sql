@@ -15,7 +15,7 @@ SELECT * FROM test.at_peer('DROP INDEX keyed_b');
 SELECT * FROM test.at_peer('DROP EXTENSION dtx CASCADE');
 SELECT * FROM test.at_peer('DROP SCHEMA public CASCADE');
 SELECT test.let_go('ROLLBACK') AS xid \gset
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT * FROM test.at_peer('SELECT a || '' '' || b || '' '' || n FROM keyed ORDER BY a');
 -- nothing is in doubt any more
 SELECT * FROM test.at_peer('ALTER TABLE keyed DROP CONSTRAINT keyed_pkey');

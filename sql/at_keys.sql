@@ -101,7 +101,7 @@ SELECT dtx_exec('peer', 'UPDATE filler SET v = v || ''1''');
 SELECT dtx_xid() AS filler \gset
 SELECT test.hold('UPDATE moved SET v = ''one'' WHERE id = 1', 'UPDATE moved SET v = ''many'' WHERE id > 90', 'DELETE FROM moved WHERE id = 50');
 ROLLBACK;
-SELECT dtx_wait(:'filler', '30s');
+SELECT dtx_wait(:'filler', '3min');
 SELECT test.at_peer('VACUUM FULL dtx.undo_log');
 SELECT test.at_peer('VACUUM FULL dtx.joined_branch');
 SELECT test.at_peer('VACUUM FULL moved');
@@ -112,12 +112,12 @@ SELECT dtx_exec('peer', 'UPDATE filler SET v = v || ''1''');
 SELECT dtx_xid() AS filler \gset
 SELECT test.hold('UPDATE moved SET v = ''one'' WHERE id = 1', 'UPDATE moved SET v = ''many'' WHERE id > 90', 'DELETE FROM moved WHERE id = 50');
 ROLLBACK;
-SELECT dtx_wait(:'filler', '30s');
+SELECT dtx_wait(:'filler', '3min');
 SELECT test.at_peer('DO $$ BEGIN CALL rewrite_all(); END $$');
 SELECT test.at_peer('REINDEX TABLE CONCURRENTLY dtx.undo_log');
 SELECT test.at_peer('REINDEX TABLE CONCURRENTLY moved');
 SELECT test.let_go('COMMIT') AS xid \gset
-SELECT dtx_wait(:'xid', '30s');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 SELECT v, count(*) FROM moved WHERE length(v) < 10 GROUP BY v ORDER BY v;
 SELECT count(*) FROM moved;

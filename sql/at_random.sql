@@ -149,7 +149,7 @@ BEGIN
             COMMIT;
             committed := committed + 1;
         END IF;
-        status := dtx_wait(xid, '20s');
+        status := dtx_wait(xid, '3min');
         COMMIT;
         EXECUTE storm.fingerprint_script() INTO here;
         SELECT test.at_peer(storm.fingerprint_script()) INTO there;

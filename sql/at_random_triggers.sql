@@ -151,7 +151,7 @@ BEGIN
             END LOOP;
             changed := changed + (gale.fingerprint() IS DISTINCT FROM before)::integer;
             ROLLBACK;
-            status := dtx_wait(xid, '20s');
+            status := dtx_wait(xid, '3min');
             COMMIT;
             after := gale.fingerprint();
             IF after IS DISTINCT FROM before OR status NOT IN ('rolled back', 'unknown') THEN

@@ -21,7 +21,7 @@ SELECT take(2, 'B');
 ROLLBACK TO s;
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('TABLE seats');
 SELECT test.at_peer('UPDATE seat SET taken_by = NULL, changes = 0');
 
@@ -36,7 +36,7 @@ SELECT take(1, 'C');
 SELECT test.at_peer('TABLE seats');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('TABLE seats');
 SELECT test.at_peer('UPDATE seat SET taken_by = NULL, changes = 0');
 
@@ -68,7 +68,7 @@ SELECT test.at_peer('TABLE seats');
 RELEASE outer_one;
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('TABLE seats');
 SELECT test.at_peer('UPDATE seat SET taken_by = NULL, changes = 0');
 
@@ -120,7 +120,7 @@ SELECT take(1, 'A');
 ROLLBACK TO s;
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid') IN ('committed', 'rolled back') AS settled;
+SELECT dtx_wait(:'xid', '3min') IN ('committed', 'rolled back') AS settled;
 SELECT test.at_peer($$SELECT test.differences('seat')$$);
 
 -- PL/pgSQL exception blocks
@@ -140,7 +140,7 @@ BEGIN
     END;
     PERFORM set_config('test.xid', dtx_xid(), false);
 END $$;
-SELECT dtx_wait(current_setting('test.xid'));
+SELECT dtx_wait(current_setting('test.xid'), '3min');
 SELECT test.at_peer('TABLE seats');
 SELECT test.at_peer('UPDATE seat SET taken_by = NULL, changes = 0');
 
@@ -180,7 +180,7 @@ BEGIN
         RAISE NOTICE 'caught';
     END;
 END $$;
-SELECT dtx_wait(current_setting('test.xid')) IN ('committed', 'rolled back') AS settled;
+SELECT dtx_wait(current_setting('test.xid'), '3min') IN ('committed', 'rolled back') AS settled;
 SELECT test.at_peer($$SELECT test.differences('seat')$$);
 
 -- an error that is not caught, within a savepoint that goes with the transaction
@@ -201,12 +201,12 @@ BEGIN
     PERFORM take(2, 'B');
     PERFORM set_config('test.xid', dtx_xid(), false);
     ROLLBACK;
-    PERFORM dtx_wait(current_setting('test.xid'));
+    PERFORM dtx_wait(current_setting('test.xid'), '3min');
     PERFORM take(3, 'C');
     PERFORM set_config('test.xid', dtx_xid(), false);
 END $$;
 CALL take_turns();
-SELECT dtx_wait(current_setting('test.xid'));
+SELECT dtx_wait(current_setting('test.xid'), '3min');
 SELECT test.at_peer('TABLE seats');
 
 DROP PROCEDURE take_turns;

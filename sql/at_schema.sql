@@ -50,32 +50,32 @@ END $$;
 SELECT test.hold('UPDATE altered SET a = 10 * a WHERE id <= 2', 'DELETE FROM altered WHERE id = 3', 'INSERT INTO altered (id, a) VALUES (6, 6)');
 SELECT test.at_peer('ALTER TABLE altered ADD more text DEFAULT ''added'', ADD empty integer, ADD counted integer NOT NULL DEFAULT 7');
 SELECT test.at_peer($$UPDATE altered SET more = 'written' WHERE id >= 4 AND id < 6$$);
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT contents(''altered'')');
 -- a column added, with a default that is computed when a row comes back
 SELECT test.at_peer('CREATE SEQUENCE altered_seq');
 SELECT test.hold('DELETE FROM altered WHERE id = 3', 'UPDATE altered SET a = 0 WHERE id = 1');
 SELECT test.at_peer('ALTER TABLE altered ADD number bigint');
 SELECT test.at_peer('ALTER TABLE altered ALTER number SET DEFAULT nextval(''altered_seq'')');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT contents(''altered'')');
 -- columns dropped: the others come back
 SELECT test.hold('UPDATE altered SET a = 10 * a, b = ''changed'', c = ''changed'' WHERE id <= 2', 'DELETE FROM altered WHERE id = 3');
 SELECT test.at_peer('ALTER TABLE altered DROP b, DROP number');
 SELECT test.at_peer('SELECT concat_ws('' '', op, before, after) FROM dtx_undo ORDER BY gid, seq');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT contents(''altered'')');
 -- and between two branches of one transaction, so that the log has two shapes
 SELECT test.hold('UPDATE altered SET a = 0 WHERE id = 1', 'DELETE FROM altered WHERE id = 2');
 SELECT test.at_peer('ALTER TABLE altered ADD late text DEFAULT ''late'', DROP empty');
 SELECT test.hold('UPDATE altered SET a = 1, late = ''changed'' WHERE id = 1', 'INSERT INTO altered (id, a) VALUES (2, 22)', 'UPDATE altered SET c = NULL WHERE id = 2');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT contents(''altered'')');
 -- dropped, and added again under the same name: another column
 SELECT test.hold('UPDATE altered SET more = ''in doubt'' WHERE id = 1');
 SELECT test.at_peer('ALTER TABLE altered DROP more');
 SELECT test.at_peer('ALTER TABLE altered ADD more text DEFAULT ''again''');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT contents(''altered'')');
 -- renamed: the column, the table, and to another schema
 SELECT test.at_peer('SELECT test.keep(''altered'')');
@@ -84,7 +84,7 @@ SELECT test.at_peer('ALTER TABLE altered RENAME c TO d');
 SELECT test.at_peer('ALTER TABLE altered RENAME id TO key');
 SELECT test.at_peer('ALTER TABLE altered RENAME TO elsewhere');
 SELECT test.at_peer('ALTER TABLE elsewhere SET SCHEMA test');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('ALTER TABLE test.elsewhere SET SCHEMA public');
 SELECT test.at_peer('ALTER TABLE elsewhere RENAME TO altered');
 SELECT test.at_peer('ALTER TABLE altered RENAME key TO id');
@@ -99,7 +99,7 @@ SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE altered ADD stampe
 SELECT test.at_peer('SET lock_timeout = ''50ms''; ALTER TABLE altered SET UNLOGGED');
 SELECT test.at_peer('TRUNCATE altered');
 SELECT test.at_peer('DROP TABLE altered');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT test.differences(''altered'')');
 -- then they may
 SELECT test.at_peer('ALTER TABLE altered DROP twice');
@@ -110,14 +110,14 @@ SELECT test.hold('UPDATE altered SET a = 100 WHERE id = 1', 'DELETE FROM altered
 SELECT test.at_peer('VACUUM FULL altered');
 SELECT test.at_peer('CLUSTER altered USING altered_pkey');
 SELECT test.at_peer('REINDEX TABLE altered');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT test.differences(''altered'')');
 -- nor is another type for the same bytes, for which the rows were not rewritten
 SELECT test.hold('UPDATE altered SET a = 100 WHERE id = 1', 'DELETE FROM altered WHERE id = 2');
 SELECT test.at_peer('ALTER TABLE altered ALTER c TYPE varchar(20)');
 SELECT test.at_peer('ALTER TABLE altered ALTER a TYPE varchar');
 SELECT test.let_go('ROLLBACK') AS xid \gset
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('ALTER TABLE altered ALTER a TYPE text');
 SELECT test.at_peer('ALTER TABLE altered ALTER c TYPE varchar(10)');
 SELECT test.undone(:'xid', 'altered');
@@ -126,7 +126,7 @@ SELECT test.undone(:'xid', 'altered');
 SELECT test.hold('UPDATE altered SET a = 100, id = 50 WHERE id = 5', 'DELETE FROM altered WHERE id = 2', 'INSERT INTO altered (id, a) VALUES (9, 9)');
 SELECT test.at_peer('ALTER TABLE altered DROP CONSTRAINT altered_pkey');
 SELECT test.at_peer('ALTER TABLE altered ADD PRIMARY KEY (a, id)');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('SELECT test.differences(''altered'')');
 
 -- Inheritance: each table is attached by itself
@@ -229,7 +229,7 @@ SELECT test.at_peer('ALTER TABLE event DETACH PARTITION event_2024');
 SELECT test.at_peer('ALTER TABLE event DETACH PARTITION event_2028');
 SELECT test.at_peer('DROP TABLE event_2027');
 SELECT test.at_peer('TRUNCATE event');
-SELECT dtx_wait(test.let_go('ROLLBACK'));
+SELECT dtx_wait(test.let_go('ROLLBACK'), '3min');
 SELECT test.at_peer('ALTER TABLE event ATTACH PARTITION event_2028 FOR VALUES FROM (''2028-01-01'') TO (''2029-01-01'')');
 SELECT test.at_peer('SELECT test.differences(''event'')');
 -- commit keeps the moves
@@ -237,7 +237,7 @@ BEGIN;
 SELECT dtx_exec('peer', 'UPDATE event SET day = ''2027-03-03'' WHERE id <= 3');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('SELECT count(*)::text FROM event_2027');
 -- foreign keys to and from partitioned tables
 \c dtx_regression_peer

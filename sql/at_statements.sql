@@ -364,7 +364,7 @@ SELECT dtx_exec('peer', $$MERGE INTO audit a USING stock s ON a.item = s.item
     WHEN NOT MATCHED THEN INSERT VALUES (ascii(s.item), s.item, s.quantity)$$) > 0 AS merged;
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 SELECT * FROM stock ORDER BY item;
 SELECT * FROM audit ORDER BY id;

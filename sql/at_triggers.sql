@@ -273,7 +273,7 @@ SELECT dtx_exec('peer', 'DELETE FROM customer WHERE id = 2');
 SELECT dtx_exec('peer', 'UPDATE made SET a = 20 WHERE id = 2');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 SELECT id, price, updates FROM item ORDER BY id;
 SELECT id, price, op FROM item_history ORDER BY seq;

@@ -152,7 +152,7 @@ SELECT dtx_exec('peer', $$UPDATE wide SET n = 10 * n, extended = repeat('y', 300
 SELECT dtx_exec('peer', $$UPDATE strings SET t = repeat('y', 2097152) WHERE id = 5$$);
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer($$SELECT concat_ws(' ', n, length(ext), md5(extended) = md5(repeat('y', 300000))) FROM wide WHERE id = 1$$);
 SELECT test.at_peer($$SELECT length(t)::text FROM strings WHERE id = 5$$);
 
@@ -241,7 +241,7 @@ SELECT dtx_exec('peer', 'UPDATE "Odd Schema"."Mixed.Case ""Table""" SET "Key One
 SELECT dtx_exec('peer', $$UPDATE no_case_key SET k = 'ANNA' WHERE k = 'anna'$$);
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 \c dtx_regression_peer
 SELECT * FROM composite_key WHERE v = 'kept';
 SELECT * FROM "Odd Schema"."Mixed.Case ""Table""" WHERE "select" = 'kept';

@@ -39,7 +39,7 @@ BEGIN;
 SELECT take('peer', 1, 'A'), take('peer_again', 1, 'B'), take('peer_second', 1, 'C');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('TABLE seats');
 SELECT test.at_peer('UPDATE seat SET taken_by = NULL, changes = 0');
 
@@ -53,7 +53,7 @@ SELECT take('peer', 1, 'D');
 SELECT test.at_peer('TABLE seats');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT test.at_peer('TABLE seats');
 SELECT test.at_peer('UPDATE seat SET taken_by = NULL, changes = 0');
 SELECT test.at_peer('SELECT test.differences(''seat'')');

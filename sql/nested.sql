@@ -68,7 +68,7 @@ BEGIN
     ELSE
       ROLLBACK;
     END IF;
-    RAISE INFO '%: %, %', answer, dtx_wait(id, '20s'), m.settled();
+    RAISE INFO '%: %, %', answer, dtx_wait(id, '3min'), m.settled();
   END LOOP;
 END $$;
 CALL m.all_pairs('commit');
@@ -219,7 +219,7 @@ SELECT m.at('b', $$SELECT dtx_exec('c', 'UPDATE m.account SET balance = balance 
 SELECT m.wait('b', $$NOT EXISTS (SELECT FROM dtx_branches WHERE side = 'coordinator' AND state = 'committing')$$);
 SELECT m.at('c', 'SELECT count(*) FROM dtx_branches');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.run('writer', 'UPDATE m.account SET balance = balance WHERE no = 1');
 SELECT m.bye('writer');
@@ -234,7 +234,7 @@ SELECT m.call('at', 'at', 3);
 SELECT dtx_xid() AS xid \gset
 SELECT split_part(m.at('b', format('SELECT dtx_commit(%L)', :'xid')), E'\n', 1);
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- never back to a node that is in the tree already
@@ -268,7 +268,7 @@ SELECT m.call('at', 'at', 2);
 SELECT dtx_exec('c', 'UPDATE m.account SET balance = balance + 3 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 BEGIN;
 SELECT m.call('at', 'at', 2);

@@ -144,7 +144,7 @@ SELECT m.arm(1);
 SELECT dtx_rollback(:'xid');
 SELECT m.struck();
 SELECT current_setting('search_path');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.rows();
 -- of somebody who may write the tables
 SELECT m.connect('bob', 'a', 'owners_bob');
@@ -157,7 +157,7 @@ SELECT m.arm(2);
 SELECT m.run('bob', format('SELECT dtx_rollback(%L)', :'xid'));
 SELECT m.struck();
 SELECT m.run('bob', 'SHOW search_path');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.rows();
 -- by its deadline: not in the worker, but in a process of who has joined
 SELECT m.run('bob', 'INSERT INTO m.xid SELECT dtx_open(''1 h'')');
@@ -178,7 +178,7 @@ UPDATE dtx.global SET deadline = clock_timestamp() WHERE xid = :'xid';
 SELECT m.wait('a', 'EXISTS (SELECT FROM dtx_branches WHERE state = ''rolling back'' AND last_error IS NOT NULL)');
 SELECT state, attempts, last_error FROM dtx_branches WHERE side = 'coordinator';
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.struck();
 SELECT m.rows();
 ALTER ROLE owners_bob LOGIN;

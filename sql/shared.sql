@@ -51,7 +51,7 @@ SELECT m.connect('writer', 'b');
 SELECT m.run('writer', 'SET dtx.lock_timeout = 50');
 SELECT split_part(m.run('writer', m.add(1)), E'\n', 1);
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT outcome, server, count(*) FROM dtx_history WHERE xid = :'xid' GROUP BY outcome, server ORDER BY 2;
 SELECT m.run('writer', m.add(0));
@@ -70,7 +70,7 @@ SELECT m.part('s2', :'xid', ARRAY[m.add(10), m.add(10), 'DELETE FROM m.account W
 SELECT m.part('s3', :'xid', ARRAY[m.add(19), m.add(1, 2)]);
 SELECT m.part('s1', :'xid', ARRAY[m.add(-30)]);
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at(node, 'SELECT string_agg(no || '' has '' || balance, '', '' ORDER BY no) FROM m.account') FROM unnest('{a,b,c}'::text[]) AS node;
 SELECT outcome, server, count(*) FROM dtx_history WHERE xid = :'xid' GROUP BY outcome, server ORDER BY 2;
@@ -81,16 +81,16 @@ SELECT m.part('s2', :'xid', '{}');
 -- nobody joined
 SELECT dtx_open() AS xid \gset
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT dtx_open() AS xid \gset
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- joined, and wrote nothing
 SELECT dtx_open() AS xid \gset
 SELECT m.part('s1', :'xid', '{SELECT 1}');
 SELECT m.part('s2', :'xid', '{SELECT 1}');
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- opening and deciding are transactional themselves
@@ -123,7 +123,7 @@ SELECT dtx_rollback(:'xid');
 ROLLBACK TO s;
 SELECT dtx_commit(:'xid');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- what is no id, no transaction, or another's
@@ -184,7 +184,7 @@ SELECT m.run('s2', 'ROLLBACK');
 -- branches that were rolled back are registered all the same: it can only roll back
 SELECT count(*) > 0, count(*) = count(server) FROM dtx_branches WHERE side = 'coordinator';
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- a branch that failed rolls all back
@@ -193,7 +193,7 @@ SELECT m.part('s1', :'xid', ARRAY[m.add(-1)]);
 SELECT m.part('s3', :'xid', ARRAY[m.add(1)]);
 SELECT m.part('s2', :'xid', '{UPDATE m.account SET balance = -1}');
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 -- in the opener's own database too
 SELECT dtx_open() AS xid \gset
@@ -201,7 +201,7 @@ SELECT m.part('s2', :'xid', ARRAY[m.add(-1)]);
 SELECT m.part('s1', :'xid', '{UPDATE m.account SET balance = -1}');
 SELECT m.part('s1', :'xid', ARRAY[m.add(1)]);
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 -- a table that is not attached, a statement that cannot be undone
 SELECT dtx_open() AS xid \gset
@@ -221,7 +221,7 @@ SELECT dtx_open() AS xid \gset
 SELECT m.part('s1', :'xid', ARRAY[m.add(-1), 'SAVEPOINT x', m.add(-10), 'ROLLBACK TO x']);
 SELECT m.part('s2', :'xid', ARRAY['SAVEPOINT x', m.add(10), 'ROLLBACK TO x', m.add(1)]);
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- a branch that still runs: an error, and it stays open
@@ -259,7 +259,7 @@ SELECT dtx_rollback(:'xid');
 SELECT balance FROM m.account WHERE no = 1;
 -- its commit goes through, and is undone
 SELECT m.run('s2', 'COMMIT');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- a deadline that passes rolls it back by itself
@@ -272,7 +272,7 @@ SELECT m.run('s3', m.add(3));
 SELECT m.wait('a', format('dtx_status(%L) <> ''active''', :'xid'));
 SELECT m.try(format('SELECT dtx_commit(%L)', :'xid'));
 SELECT m.run('s3', 'COMMIT');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT dtx_rollback(:'xid');
 SELECT m.settled();
 SELECT m.part('s1', :'xid', '{}');
@@ -283,7 +283,7 @@ CALL m.until(format('(SELECT clock_timestamp() > deadline FROM dtx.global WHERE 
 SELECT m.try(format('SELECT dtx_commit(%L)', :'xid'));
 SELECT dtx_rollback(:'xid');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.try('SELECT dtx_open(NULL)');
 SELECT m.try($$SELECT dtx_open('-1 s')$$);
 SELECT m.try($$SELECT dtx_open('0')$$) LIKE '22023%';
@@ -300,7 +300,7 @@ SELECT m.at('b', $$SELECT concat_ws(' ', side, state, server, mode::text) FROM d
 SELECT m.at('c', $$SELECT concat_ws(' ', side, state, server, mode::text) FROM dtx_branches ORDER BY side, server, mode::text COLLATE "C"$$);
 SELECT m.at('b', 'SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()');
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
 -- three nodes have them confirmed, in no order
@@ -313,7 +313,7 @@ SELECT m.part('s1', :'xid', ARRAY[m.add(2), format('SELECT dtx_exec(%L, %L)', 'c
 SELECT m.part('s3', :'xid', ARRAY[$$SELECT dtx_begin('xa') IS NOT NULL$$, m.add(-1), format('SELECT dtx_exec(%L, %L)', 'peer', m.add(1))]);
 SELECT m.part('s3', :'xid', ARRAY[$$SELECT dtx_try(NULL, 'credit', '{"no": 2, "amount": 7}')$$]);
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
 SELECT m.at('c', 'SELECT m.said()');
@@ -332,7 +332,7 @@ SELECT m.part('s2', :'xid', ARRAY[format('SELECT dtx_exec(%L, %L)', 'a', m.add(4
 SELECT m.part('s2', :'xid', ARRAY[format('SELECT dtx_exec(%L, %L)', 'c', 'SELECT 1')], 'ROLLBACK');
 SELECT m.part('s2', :'xid', '{SELECT dtx_tcc_drop(''nothing'')}', 'ROLLBACK');
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- rights: who opened it decides; who may connect joins
@@ -373,7 +373,7 @@ SELECT x AS xid FROM dblink('plain', 'SELECT dtx_open()') AS t(x text) \gset
 SELECT m.part('plain', :'xid', ARRAY[m.add(-3)]);
 SELECT m.part('plain2', :'xid', ARRAY[m.add(3)]);
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 -- whoever the opener names joins, here and elsewhere, but does not decide; to others it is unknown
 DROP ROLE IF EXISTS dtx_m_third;
@@ -449,7 +449,7 @@ SELECT dtx_open() AS xid \gset
 SELECT m.part('s2', :'xid', ARRAY[m.add(5)]);
 SELECT server FROM dtx_branches WHERE side = 'coordinator';
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- a member may too
 GRANT dtx_m_plain TO CURRENT_USER;
 SELECT m.connect('plain2', 'b', 'dtx_m_plain');
@@ -463,14 +463,14 @@ SELECT m.at('b', 'SELECT m.back()');
 SELECT dtx_open() AS xid \gset
 SELECT m.part('plain2', :'xid', ARRAY[m.add(-5)]);
 SELECT dtx_commit(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 -- the mappings change when it has joined: whichever may
 SELECT dtx_open() AS xid \gset
 SELECT m.part('s2', :'xid', ARRAY[m.add(7)]);
 SELECT server FROM dtx_branches WHERE side = 'coordinator';
 SELECT m.peer_as('peer', 'dtx_m_plain'), m.peer_as('plainly', session_user);
 SELECT dtx_rollback(:'xid');
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT server FROM dtx_history WHERE xid = :'xid' AND server IS NOT NULL;
 -- none may: then it does not join
 SELECT m.peer_as('plainly', 'dtx_m_plain');

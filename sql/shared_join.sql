@@ -245,7 +245,7 @@ SELECT m.say('s1', format('SELECT dtx_status(%L)', :'xid'));
 UPDATE m.account SET balance = balance - 1 WHERE no = 2;
 SELECT dtx_commit(:'xid');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled(), m.balances();
 SELECT DISTINCT outcome FROM dtx_history WHERE xid = :'xid';
 UPDATE m.account SET balance = balance + 1 WHERE no = 2;
@@ -258,7 +258,7 @@ SELECT dtx_exec('c', m.add(2));
 UPDATE m.account SET balance = balance - 3 WHERE no = 1;
 SELECT dtx_commit(:'xid');
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled(), m.balances();
 SELECT m.at('c', m.add(-2));
 -- rolled back after that: it is open, without this branch; which is joined again when it names a step

@@ -16,7 +16,7 @@ SELECT m.add(1);
 SELECT dtx_try('peer', 'debit', '{"no": 1, "amount": 7}');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
 -- confirmed, where the confirm changes such a row
@@ -26,7 +26,7 @@ SELECT dtx_try('peer', 'credit', '{"no": 1, "amount": 7}');
 SELECT m.here(-7);
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
 -- the other way round, and in between
@@ -37,7 +37,7 @@ SELECT dtx_try('peer', 'debit', '{"no": 1, "amount": 8}');
 SELECT m.add(2);
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 BEGIN;
 SELECT dtx_try('peer', 'debit', '{"no": 1, "amount": 7}');
@@ -98,7 +98,7 @@ SELECT m.add(1);
 SELECT m.add(1, 2);
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
 -- a transfer's two sides in two modes

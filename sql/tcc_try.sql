@@ -20,7 +20,7 @@ SELECT m.at('b', $$SELECT concat_ws(' ', state, mode, side) FROM dtx_branches OR
 -- a try takes no row locks once it is over
 SELECT m.at('b', 'UPDATE m.account SET balance = balance');
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 -- together: they are cancelled in the reverse order
 SELECT m.at('b', 'SELECT m.said()');
@@ -39,7 +39,7 @@ SELECT dtx_try('peer', 'debit', '{"no": 1, "amount": 100}');
 SELECT dtx_try('c', 'credit', '{"no": 1, "amount": 100}');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT branch, outcome, server FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
@@ -424,7 +424,7 @@ SELECT m.at('b', $$SELECT concat_ws(' ', side, state, mode, attempts >= 2, last_
 SELECT dtx_status(:'xid'), dtx_wait(:'xid', '10ms');
 SELECT m.at('b', $$SELECT count(*) FROM m.log WHERE what <> 'try credit 1 0'$$);
 SELECT m.at('b', 'UPDATE m.switch SET works = true');
-SELECT dtx_wait(:'xid', '20s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 SELECT m.at('b', 'SELECT m.said()');
 -- dtx_retry has it tried at once
@@ -446,7 +446,7 @@ RESET ROLE;
 SELECT dtx_wait(:'xid', '300ms');
 DROP ROLE regress_stranger;
 SELECT dtx_retry(:'xid');
-SELECT dtx_wait(:'xid', '20s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.at('b', 'UPDATE m.switch SET works = false');
 BEGIN;
 SELECT dtx_try('peer', 'fragile', '{"what": "a late cancel"}');
@@ -458,7 +458,7 @@ SELECT state, branches FROM dtx_transactions WHERE xid = :'xid';
 SELECT m.at('b', $$SELECT concat_ws(' ', side, state, mode, attempts > 0, last_error, conflict) FROM dtx_branches$$);
 SELECT m.at('b', 'UPDATE m.switch SET works = true');
 SELECT dtx_retry(:'xid');
-SELECT dtx_wait(:'xid', '20s');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.try($$SELECT dtx_retry('nonsense')$$);
 ALTER SYSTEM RESET dtx.retry_base;
 ALTER SYSTEM RESET dtx.retry_max;

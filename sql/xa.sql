@@ -31,7 +31,7 @@ SELECT m.run('other', 'SET lock_timeout = 50');
 SELECT m.run('other', 'UPDATE m.account SET balance = 0 WHERE no = 1');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT branch, outcome, server FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
 SELECT m.settled();
 -- no undo was written, and none is needed
@@ -41,7 +41,7 @@ SELECT m.add(1000), m.add(1000, 2), m.add(1000, server => 'c');
 SELECT m.at('b', 'SELECT count(*) FROM dtx.undo_log');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- savepoints, three deep
@@ -119,7 +119,7 @@ SELECT m.add(2);
 ROLLBACK TO one;
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 
 -- exception blocks, nested, in a loop; some succeed and some fail
@@ -340,7 +340,7 @@ SELECT dtx_try('c', 'credit', '{"no": 2, "amount": 4}');
 SELECT m.add(-4, server => 'c');
 SELECT dtx_xid() AS xid \gset
 COMMIT;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT branch, outcome, server FROM dtx_history WHERE xid = :'xid' ORDER BY branch;
 SELECT m.settled();
 BEGIN;
@@ -352,7 +352,7 @@ SELECT dtx_try('c', 'credit', '{"no": 2, "amount": 4}');
 SELECT m.add(-4, server => 'c');
 SELECT dtx_xid() AS xid \gset
 ROLLBACK;
-SELECT dtx_wait(:'xid');
+SELECT dtx_wait(:'xid', '3min');
 SELECT m.settled();
 -- at peers of peers each has its own mode: AT at c, called from an XA branch at b
 BEGIN;

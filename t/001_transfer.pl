@@ -45,7 +45,7 @@ is(value($bank2, 'SELECT count(*) FROM dtx_undo'), '1', 'with one row of undo lo
 is(value($bank1, "SELECT dtx_status('$xid')"), 'active', 'the coordinator calls it active');
 is(value($bank2, "SELECT dtx_status('$xid')"), 'in doubt', 'the participant calls it in doubt');
 $s->must('COMMIT');
-is($s->must("SELECT dtx_wait('$xid')"), 'committed', 'it is committed');
+is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', 'it is committed');
 balances_are(9900, 10100, 'commit');
 
 my $back = session($bank2);
@@ -57,7 +57,7 @@ $s->must("SELECT dtx_exec('bank2', '$credit', 100, '2')");
 is(balance($bank2, 2), '10100', 'phase 1 is visible at the participant');
 $xid = $s->must('SELECT dtx_xid()');
 $s->must('ROLLBACK');
-is($s->must("SELECT dtx_wait('$xid')"), 'rolled back', 'it is rolled back');
+is($s->must("SELECT dtx_wait('$xid', '180s')"), 'rolled back', 'it is rolled back');
 balances_are(10000, 10000, 'rollback at the coordinator');
 
 $s->must('BEGIN', debit(1, 100));

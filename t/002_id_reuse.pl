@@ -181,12 +181,12 @@ foreach my $variant (sort keys %variants)
 		"$variant: the second transaction's branch was committed");
 	like(value($bank1, "SELECT dtx_status('$first')"), qr/^(rolling back|rolled back|unknown)$/,
 		"$variant: nobody says that the lost one is committed");
-	like(value($bank1, "SELECT dtx_wait('$first')"), qr/^(rolled back|unknown)$/,
+	like(value($bank1, "SELECT dtx_wait('$first', '180s')"), qr/^(rolled back|unknown)$/,
 		"$variant: nor later");
 	next unless defined $second;
 	is(id_of($second), id_of($first), "$variant: the xids have the same id");
 	isnt($second, $first, "$variant: and differ");
-	is(value($bank1, "SELECT dtx_wait('$second')"), 'committed', "$variant: the second did commit");
+	is(value($bank1, "SELECT dtx_wait('$second', '180s')"), 'committed', "$variant: the second did commit");
 }
 
 done_testing();

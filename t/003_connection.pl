@@ -62,7 +62,7 @@ foreach my $method (qw(scram-sha-256 md5))
 	unlike($r->{err}, qr/wrong/, "$method: without the password");
 	$s->must("ALTER USER MAPPING FOR clerk SERVER bank2 OPTIONS (SET password 'right')");
 	my $xid = $clerk->must("SELECT dtx_transfer('bank2', '1', '2', 1)");
-	is($clerk->must("SELECT dtx_wait('$xid')"), 'committed', "$method: the right one, for the worker too");
+	is($clerk->must("SELECT dtx_wait('$xid', '180s')"), 'committed', "$method: the right one, for the worker too");
 }
 $clerk->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 1)");
 my $xid = $clerk->must('SELECT dtx_xid()');
@@ -72,7 +72,7 @@ ok( wait_for_value(
 		$bank1, q{SELECT last_error LIKE '%password authentication failed%' FROM dtx_peers WHERE role = 'clerk'}, 't'),
 	'the worker is refused when the password has changed since phase 1, and dtx_peers says why');
 $s->must("ALTER USER MAPPING FOR clerk SERVER bank2 OPTIONS (SET password 'right')");
-is($clerk->must("SELECT dtx_wait('$xid', '60s')"), 'committed', 'and goes on when it is right again');
+is($clerk->must("SELECT dtx_wait('$xid', '180s')"), 'committed', 'and goes on when it is right again');
 $clerk->close;
 is_settled($total, 'transfers of a plain role', $bank1, $bank2, $bank3);
 
@@ -207,7 +207,7 @@ ok( wait_for_value($bank2, q{SELECT count(*) FROM dtx.joined_branch WHERE state 
 	'one peer hangs: the branch at the other is settled');
 $begun = time();
 $xid = $s->must("SELECT dtx_transfer('bank2', '1', '2', 10)");
-is($s->must("SELECT dtx_wait('$xid')"), 'committed', 'so is the next transaction');
+is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', 'so is the next transaction');
 cmp_ok(time() - $begun, '<', 60, 'without delay');
 $s->must("SET dtx.call_timeout = '500ms'", "SET dtx.connect_timeout = '500ms'");
 $r = $s->run("SELECT dtx_transfer('bank3', '1', '3', 1)");

@@ -38,7 +38,7 @@ sub transfer
 	my ($node, $from, $to, %options) = @_;
 	my $s = session($node, %options);
 	my $xid = $s->must("SELECT dtx_transfer('bank2', '$from', '$to', 1)");
-	is($s->must("SELECT dtx_wait('$xid', '60s')"), 'committed', ($options{database} // $node->{bank}) . ': a transfer is settled');
+	is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', ($options{database} // $node->{bank}) . ': a transfer is settled');
 	$s->close;
 	return;
 }
@@ -163,7 +163,7 @@ my $xid = $s->must('SELECT dtx_xid()');
 command_succeeds($bank2, 'CREATE DATABASE copy2 TEMPLATE template0', 'another database at the participant');
 is(value($bank2, 'SELECT xid FROM dtx_branches'), $xid, 'the branch is still in doubt');
 $s->must('COMMIT');
-is($s->must("SELECT dtx_wait('$xid')"), 'committed', 'and is settled by its coordinator');
+is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', 'and is settled by its coordinator');
 $s->close;
 
 ok(wait_for_worker('copy'), 'a worker is there');
@@ -231,7 +231,7 @@ foreach my $n (sort keys %sessions)
 $sessions{$_}->must($_ % 2 ? 'COMMIT' : 'ROLLBACK') foreach sort keys %sessions;
 foreach my $n (sort keys %sessions)
 {
-	is($sessions{$n}->must("SELECT dtx_wait('$xids{$n}', '60s')"),
+	is($sessions{$n}->must("SELECT dtx_wait('$xids{$n}', '180s')"),
 		$n % 2 ? 'committed' : 'rolled back', "bank$n has got a worker");
 	$sessions{$n}->close;
 }

@@ -42,7 +42,7 @@ for my $round (1 .. 4)
 		SELECT dtx_exec('bank2', 'UPDATE many SET n = n + 1') <> 20000;
 		COMMIT});
 	($xid) = split /\n/, $xid;
-	is($bank1->safe_psql('bank1', "SELECT dtx_wait('$xid', '60s')"), 'committed', "round $round is settled");
+	is($bank1->safe_psql('bank1', "SELECT dtx_wait('$xid', '180s')"), 'committed', "round $round is settled");
 	$bank2->poll_query_until('bank2', q{
 		SELECT coalesce(sum(n_dead_tup), 0) < 10000 AND coalesce(sum(vacuum_count), 0) >= } . $round . q{
 		FROM pg_stat_user_tables WHERE schemaname = 'dtx' AND relname = 'undo_log'})

@@ -223,7 +223,7 @@ sub healthy_peer_is_served
 	my ($what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $r = $healthy->run("SELECT dtx_transfer('bank2', '1', '2', 1)");
-	$r = $healthy->run("SELECT dtx_wait('$r->{out}', '20s')") if $r->{ok};
+	$r = $healthy->run("SELECT dtx_wait('$r->{out}', '180s')") if $r->{ok};
 	is($r->{out}, 'committed', "$what: a transfer to another peer is settled") or diag $r->{err};
 	is(workers($bank1), $worker, "$what: by the same worker");
 	return;

@@ -119,7 +119,7 @@ $bank1->stop('immediate');
 $bank2->start;
 is(in_doubt($xid), '3', 'branches of all modes are in doubt');
 $standby->promote;
-is(value($standby, "SELECT dtx_wait('$xid', '60s')"), 'committed', 'the promoted standby settles them');
+is(value($standby, "SELECT dtx_wait('$xid', '180s')"), 'committed', 'the promoted standby settles them');
 is_all_over($total, 'the coordinator has failed over', $standby, $bank2);
 is(balances($bank2), '1010 1010 1010', 'the money has come in all modes');
 $s->close;

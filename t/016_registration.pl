@@ -98,7 +98,7 @@ foreach my $mode (qw(at tcc))
 	my $xid = $s->must('SELECT dtx_begin()');
 	is($s->run(register($mode, $refused, 'FRIEND'))->{state}, '23514', "$mode: an invitation that is used up");
 	$s->must('ROLLBACK');
-	is($s->must("SELECT dtx_wait('$xid')"), 'rolled back', "$mode: which is rolled back at the account service");
+	is($s->must("SELECT dtx_wait('$xid', '180s')"), 'rolled back', "$mode: which is rolled back at the account service");
 	is_registered($refused, 0, "$mode: an invitation that is used up");
 	$s->must('BEGIN', register($mode, $refused), 'ROLLBACK');
 	is_registered($refused, 0, "$mode: rolled back by the application");

@@ -44,7 +44,7 @@ is($c->must('SELECT dtx.identity_is_trusted()'), 'f', 'for all to see');
 is(value($bank2, "SELECT count(*) FROM dtx_branches WHERE xid = '$xid' AND state = 'in doubt'"), '1',
 	'the branch of the original is in doubt as it was');
 is($s->run('COMMIT')->{ok}, 1, 'the original commits it');
-is($s->must("SELECT dtx_wait('$xid', '60s')"), 'committed', 'and settles it');
+is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', 'and settles it');
 is_settled($total, 'with the copy beside it', $bank1, $bank2);
 
 # a crash of the original makes no stranger of it

@@ -66,7 +66,7 @@ foreach my $end (qw(commit rollback))
 	$s->must('BEGIN', "SELECT dtx_join('$xid')",
 		q{UPDATE account_info SET account_balance = account_balance + 40 WHERE account_no = '1'}, 'COMMIT');
 	$s->must("SELECT dtx_$end('$xid')");
-	is($s->must("SELECT dtx_wait('$xid', '60s')"), $end eq 'commit' ? 'committed' : 'rolled back', "$end");
+	is($s->must("SELECT dtx_wait('$xid', '180s')"), $end eq 'commit' ? 'committed' : 'rolled back', "$end");
 	is_settled($total, "after $end of a transaction in which the sender is a participant", $bank1, $bank2);
 	is(balances(), '9940 10060', $end eq 'commit' ? 'it is spent' : 'it is given back');
 	is($s2->must($frozen), '', 'and nothing is frozen any more');
@@ -109,7 +109,7 @@ is(value($bank1, "SELECT dtx_status('$xid')"), 'active', 'who takes the vote has
 $holder->close;
 $r = $s->wait;
 is($r->{state}, '25P04', 'the time that the vote took counts');
-is($s->run("SELECT dtx_wait('$xid', '60s')")->{out}, 'rolled back', 'and the transaction is rolled back');
+is($s->run("SELECT dtx_wait('$xid', '180s')")->{out}, 'rolled back', 'and the transaction is rolled back');
 is_settled($total, 'at the end', $bank1, $bank2);
 is(balances(), '9880 10120', 'as if it had never been');
 

@@ -369,7 +369,7 @@ foreach my $round (1 .. 3)
 	my $xid = value($bank1, "BEGIN; SELECT dtx_transfer('bank2', '1', '2', 1); COMMIT");
 	is(outcome("beside $round"), 'delivered, 1, 204; delivered, 1', 'others are notified');
 	ok(wait_for_value($bank2, "SELECT count(*) FROM told WHERE what IN ('message $round', 'beside $round')", 2), 'a message is delivered, a database notified');
-	is(value($bank1, "SELECT dtx_wait('$xid')"), 'committed', 'a transfer is settled');
+	is(value($bank1, "SELECT dtx_wait('$xid', '180s')"), 'committed', 'a transfer is settled');
 }
 is(value($bank1, q{SELECT string_agg(DISTINCT state || ' ' || (delivered_at IS NULL), ' ') FROM dtx_notifications WHERE tx_no LIKE 'hang %'}),
 	'pending true', 'while it hangs');

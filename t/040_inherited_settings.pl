@@ -90,7 +90,7 @@ foreach my $set (@settings)
 	$bank2->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'});
 	$sessions[0]->must('ROLLBACK');
 	$sessions[1]->must('COMMIT');
-	is($sessions[0]->must("SELECT dtx_wait('$_', '60s')"), ($_ eq $xids[0] ? 'rolled back' : 'committed'), "$whose: @$set") foreach @xids;
+	is($sessions[0]->must("SELECT dtx_wait('$_', '180s')"), ($_ eq $xids[0] ? 'rolled back' : 'committed'), "$whose: @$set") foreach @xids;
 	reset_all($bank2, $whose);
 	is(value($bank2, 'SELECT string_agg(v::text, $$ $$ ORDER BY id) FROM entry'), '2 -1', 'settled so');
 	$bank2->safe_psql('bank2', 'UPDATE entry SET v = 2');
@@ -150,14 +150,14 @@ foreach my $mode ('at', 'xa', 'tcc', 'message')
 	my $xid = $s->must("SELECT dtx_transfer('bank2', '1', '2', 1, '$mode')");
 	$s->must('BEGIN', "SELECT dtx_transfer('bank2', '1', '2', 1, '$mode')", 'ROLLBACK');
 	ok(wait_until(sub { $s->must('SELECT count(*) FROM dtx_in_flight') eq '0' }, 'the transfer'), 'the message has come') if $mode eq 'message';
-	is($s->must("SELECT dtx_wait('$xid', '60s')"), 'committed', "$mode: transfer between databases with hostile settings") if $mode ne 'message';
+	is($s->must("SELECT dtx_wait('$xid', '180s')"), 'committed', "$mode: transfer between databases with hostile settings") if $mode ne 'message';
 }
 # a service at bank2 joins
 my $shared = $s->must('SELECT dtx_open()');
 my $t = session($bank2);
 $t->must('BEGIN', "SELECT dtx_join('$shared')", q{UPDATE account_info SET account_balance = account_balance + 1 WHERE account_no = '2'}, 'COMMIT');
 is($s->must("SELECT dtx_rollback('$shared')"), 'rolled back', 'a shared transaction');
-is($s->must("SELECT dtx_wait('$shared', '60s')"), 'rolled back', 'is settled');
+is($s->must("SELECT dtx_wait('$shared', '180s')"), 'rolled back', 'is settled');
 is($t->must('SELECT account_balance FROM account_info') + 0, 10008, 'the money is where it belongs');
 forget_sessions();
 reset_all($bank1, 'DATABASE bank1');

@@ -50,7 +50,7 @@ sub worker_is_well
 	my ($what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $xid = value($bank1, "SELECT dtx_transfer('bank2', '1', '2', 1)");
-	is(value($bank1, "SELECT dtx_wait('$xid', '30s')"), 'committed', "$what: a transfer to another peer is settled");
+	is(value($bank1, "SELECT dtx_wait('$xid', '180s')"), 'committed', "$what: a transfer to another peer is settled");
 	my $worker = workers($bank1);
 	value($bank1, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE pid = $worker", 'postgres');
 	isnt(workers($bank1), $worker, "$what: the worker ends when it is told to");

@@ -61,7 +61,7 @@ foreach my $taken (['REVOKE USAGE ON FOREIGN SERVER bank2 FROM clerks', 'GRANT U
 	my $balance = balance($bank2, 2);
 	$bank1->safe_psql('bank1', $revoke);
 	$clerk->must('COMMIT');
-	is(value($bank1, "SELECT dtx_wait('$xid', '30s')"), 'committed', "$revoke: a transaction that is in doubt is settled");
+	is(value($bank1, "SELECT dtx_wait('$xid', '180s')"), 'committed', "$revoke: a transaction that is in doubt is settled");
 	is(balance($bank2, 2), $balance, 'with commit');
 	is($clerk->run(q{SELECT dtx_exec('bank2', 'UPDATE account_info SET account_balance = 0')})->{state}, '42501', 'there are no new ones');
 	value($bank1, q{SELECT dtx_publish('news', '"news 2"')});
@@ -135,7 +135,7 @@ sub clerk_and_guest
 }
 my $xid = clerk_and_guest('UPDATE guests SET n = n + 1');
 $clerk->must('ROLLBACK');
-is(value($bank1, "SELECT dtx_wait('$xid', '30s')"), 'rolled back', 'a branch of a stranger does not hold up a rollback');
+is(value($bank1, "SELECT dtx_wait('$xid', '180s')"), 'rolled back', 'a branch of a stranger does not hold up a rollback');
 is(value($bank2, "SELECT account_balance FROM $account"), $balance, 'it is done');
 value($bank2, "SELECT dtx_resolve('$xid', 'rollback')");
 # she may write it, and puts the row back as it was before
@@ -146,7 +146,7 @@ my $before = value($bank1, $retries);
 $clerk->must('ROLLBACK');
 ok(wait_until(sub { value($bank1, $retries) > $before }, 'a rollback that waits'), 'where it did something to the same row, that goes first');
 value($bank2, "SELECT dtx_resolve('$xid', 'rollback')");
-is(value($bank1, "SELECT dtx_wait('$xid', '30s')"), 'rolled back', 'then it is rolled back');
+is(value($bank1, "SELECT dtx_wait('$xid', '180s')"), 'rolled back', 'then it is rolled back');
 is(value($bank2, "SELECT account_balance FROM $account"), $balance, 'and the row is as it was');
 value($bank2, "SELECT dtx_resolve('$xid', 'forget')");
 $guest->close;

@@ -269,7 +269,7 @@ sub teller
 			last;
 		}
 		next unless $ok;
-		my $state = $s->run("SELECT dtx_wait('$xid', '60s')", 180)->{out};
+		my $state = $s->run("SELECT dtx_wait('$xid', '180s')", 180)->{out};
 		print $note $state eq 'committed' ? "committed\n" : "unsettled $xid: $state\n";
 	}
 	$_->close foreach grep { defined } values %sessions;

@@ -91,7 +91,7 @@ foreach my $case (@points)
 			is($opener->must("SELECT dtx_commit('$xid')"), 'committed', "$what: and is done again");
 			$opener->must('COMMIT');
 		}
-		is($opener->must("SELECT dtx_wait('$xid', '60 s')"), 'committed', "$what: committed");
+		is($opener->must("SELECT dtx_wait('$xid', '180s')"), 'committed', "$what: committed");
 		is_settled($total, $what, $bank1, $bank2);
 		is(balance($bank1, 1), $before - 5, "$what: once");
 		$opener->close;
