@@ -81,6 +81,11 @@ SELECT api.told($$SELECT dtx_peer('made', 'postgresql://teller:x@db.example:5433
 SELECT api.told($$SELECT dtx_peer('made', 'postgresql://teller:y@db.example:5433/bank2?sslmode=prefer', 'dtx_peer_other')$$) LIKE '42501%';
 SELECT api.told($$SELECT dtx_peer('made', 'postgresql://:pw%20d@db.example:5433/bank2?sslmode=prefer', NULL, 'dtx_peer_plain')$$) LIKE '42501%';
 RESET ROLE;
+-- her own mapping, with a password that she was not told: not without the server's usage
+REVOKE USAGE ON FOREIGN SERVER made FROM dtx_peer_plain;
+SET ROLE dtx_peer_plain;
+SELECT api.told($$SELECT dtx_peer('made', 'postgresql://:guess@db.example:5433/bank2?sslmode=prefer')$$);
+RESET ROLE;
 GRANT USAGE ON FOREIGN DATA WRAPPER dtx_fdw TO dtx_peer_plain;
 GRANT CREATE ON DATABASE dtx_regression TO dtx_peer_plain;
 SET ROLE dtx_peer_plain;

@@ -218,9 +218,10 @@ ensure_mapping(const char *name, Oid role, List *options)
 	{
 		StringInfoData differences;
 
-		/* as pg_user_mappings shows them */
-		if (role != GetUserId() && !has_privs_of_role(GetUserId(), GetForeignServer(server)->owner))
-			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_SERVER, name);
+		/* as pg_user_mappings shows them: one's own, where one may use the server */
+		if (!has_privs_of_role(GetUserId(), GetForeignServer(server)->owner) &&
+			(role != GetUserId() || dtx_server_aclcheck(server, role) != ACLCHECK_OK))
+			aclcheck_error(role == GetUserId() ? ACLCHECK_NO_PRIV : ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_SERVER, name);
 		initStringInfo(&differences);
 		compare_options(&differences, mapping_options(tuple), options, true);
 		ReleaseSysCache(tuple);
