@@ -77,7 +77,7 @@ CREATE TABLE dtx.global (
     joiners   oid[]
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE dtx.global IS 'global transactions that dtx_open began here and that are not settled yet';
-CREATE SEQUENCE dtx.shared_b AS integer CYCLE;
+CREATE SEQUENCE dtx.shared_b AS integer MAXVALUE 1073741823 CYCLE;
 COMMENT ON SEQUENCE dtx.shared_b IS 'branch numbers of shared global transactions: no session counts them';
 COMMENT ON COLUMN dtx.global.joiners IS 'who may join it besides its role';
 COMMENT ON COLUMN dtx.global.state IS 'o: open; c: committed; r: rolled back';

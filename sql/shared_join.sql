@@ -374,6 +374,16 @@ SELECT m.try(format('SELECT dtx_join(%L)', :'xid'));
 ROLLBACK;
 SELECT m.settled(), m.balances();
 
+-- its branches' numbers are not those of others that join
+ALTER SEQUENCE dtx.shared_b RESTART;
+BEGIN;
+SELECT dtx_open(join => true) AS xid \gset
+SELECT dtx_exec('peer', m.add(1)), dtx_exec('peer', m.add(-1)), dtx_exec('peer', m.add(0));
+COMMIT;
+SELECT m.say('s2', 'BEGIN', m.join(:'xid'), m.add(0, 2), 'COMMIT');
+SELECT dtx_commit(:'xid');
+SELECT m.settled(), m.balances();
+
 -- clean up
 SELECT m.bye('s1', 's2', 's3');
 UPDATE m.account SET balance = 1000;

@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #define DTX_TAG_LENGTH		8
+#define DTX_SHARED_B_END	(1 << 30)	/* numbers that dtx.shared_b gives are below */
 #define DTX_NODE_SIZE		(NAMEDATALEN + 1 + DTX_TAG_LENGTH)	/* with the \0 */
 #define DTX_PATH_SIZE		80	/* of all the /B; PREPARE TRANSACTION takes 199 bytes */
 #define DTX_GID_SIZE		(DTX_NODE_SIZE + 1 + 20 + 1 + 16 + DTX_PATH_SIZE)

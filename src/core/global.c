@@ -191,10 +191,11 @@ global_begin(const BranchMode *mode, int64 timeout)
 		global.nested = true;
 		/*
 		 * Who does a step again has the gid of who has failed, and its branches would have those
-		 * of that one's, which may yet be rolled back, or be told so a second time.
+		 * of that one's, which may yet be rolled back, or be told so a second time. Who opens the
+		 * transaction has its N, and its branches would be numbered as those that join it.
 		 */
-		if (current_branch.step != NULL)
-			global.last_b = (uint32) (global_draw_r() >> 34);
+		if (current_branch.step != NULL || (current_branch.flags & JOIN_OPENING))
+			global.last_b = DTX_SHARED_B_END | (uint32) (global_draw_r() >> 36);
 		global.xid = current_branch.gid.xid;
 		strlcpy(global.parent, current_branch.gid_text, sizeof(global.parent));
 	}
