@@ -240,6 +240,12 @@ needs_of()
 			EON
 			;;
 	esac
+	[ "$TARGET ${EXAMPLE:-}" != 'demo services' ] || cat <<-EON
+		nodejs                   command -v node
+		npm                      command -v npm
+		python3                  command -v python3
+		python3-pip              python3 -c 'import psycopg' || python3 -m pip --version
+	EON
 	case $TARGET in
 		asan) needs_to_build_postgres ;;
 		lint)
@@ -292,6 +298,7 @@ names_elsewhere()
 	libipc-run-perl           perl-IPC-Run                     perl-IPC-Run                      perl-ipc-run,perl-test-harness-utils perl-ipc-run -
 	nodejs                    nodejs                           nodejs                            nodejs                          nodejs         node
 	npm                       npm                              npm                               npm                             npm            node
+	python3                   python3                          python3                           python3                         python         python
 	python3-pip               python3-pip                      python3-pip                       py3-pip                         python-pip     python
 	shellcheck                ShellCheck                       ShellCheck                        shellcheck                      shellcheck     shellcheck
 	zlib1g-dev                zlib-devel                       zlib-devel                        zlib-dev                        zlib           zlib

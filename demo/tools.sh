@@ -23,7 +23,7 @@ trap 'exit 143' TERM
 fail()
 {
 	printf '%s: %s\n' "$story" "$*" >&2
-	tail -n 30 "$dir"/*.log >&2
+	tail -n 30 "$dir"/*.log >&2 2>/dev/null
 	exit 1
 }
 
