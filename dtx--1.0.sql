@@ -676,6 +676,7 @@ CREATE TABLE dtx.half_message (
     key         text,
     payload     jsonb NOT NULL,
     headers     jsonb,
+    -- a type that pg_upgrade refuses, and so it should: it keeps no OIDs of servers and functions
     checker     regprocedure,
     prepared_at timestamptz NOT NULL,
     attempts    integer NOT NULL,
