@@ -344,7 +344,7 @@ COMMENT ON FUNCTION dtx_open(interval, text, regrole[], boolean) IS
 CREATE FUNCTION dtx_join(xid text) RETURNS text
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_join(text) IS
-    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all, in a savepoint or not. Returns the xid. When that savepoint is rolled back, it is to be called again, or the transaction rolled back. ERROR 22004 for NULL, DX003 when it is decided, or unknown, as it is to who may not join it, or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, 42501 when the opener has none through which the branch could be settled.';
+    'makes the current transaction a branch of a global transaction that dtx_open began, at whatever node; to be called first of all, in a savepoint or not. Returns the xid. When that savepoint is rolled back, it is to be called again, or the transaction rolled back. ERROR 22004 for NULL, DX003 when it is decided, or unknown, as it is to who may not join it, or the transaction has written already, 25P04 when it timed out, 55000 when no server leads to its node, DX006 when one that may is down, 42501 when the opener has none through which the branch could be settled.';
 CREATE FUNCTION dtx_join(xid text, step text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'dtx_join_step' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dtx_join(text, text) IS

@@ -69,7 +69,9 @@ $r = $s->wait;
 is_unavailable($r, '57P01', 'the session at the peer of the peer has ended');
 like($r->{err}, qr/server "bank3" is unavailable.*call to server "bank3".*call to server "bank2"/s, 'and it is told where');
 
+my $xid = value($bank3, q{SELECT dtx_open(timeout => '1 second')});
 $bank3->stop('immediate');
+is_unavailable($s->run("SELECT dtx_join('$xid')"), 'refused|No such file', 'the node that opened a shared transaction is down');
 $r = $s->run($nested);
 is_unavailable($r, 'refused|No such file', 'the peer of the peer is down');
 like($r->{err}, qr/could not connect to server "bank3".*call to server "bank2"/s, 'and it is told where');

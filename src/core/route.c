@@ -10,6 +10,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "core/compat.h"
 #include "core/contact.h"
+#include "core/errors.h"
 #include "core/route.h"
 #include "core/subxact.h"
 #include "miscadmin.h"
@@ -105,6 +106,7 @@ server_for_branch(const char *node, Oid role, const char *owner)
 {
 	char	   *why = NULL;
 	char	   *denied = NULL;
+	bool		unavailable = false;
 	ListCell   *cell;
 
 	/* a server that cannot be reached leads nowhere, for now */
@@ -114,7 +116,13 @@ server_for_branch(const char *node, Oid role, const char *owner)
 		ErrorData  *error = subxact_run(look, &work);
 
 		if (error != NULL)
-			why = error->message;
+		{
+			/* what is down may be what leads there; likely ones come first */
+			if (unavailable)
+				continue;
+			unavailable = error->sqlerrcode == ERRCODE_DTX_PEER_UNAVAILABLE;
+			why = error->detail != NULL ? psprintf("%s: %s", error->message, error->detail) : error->message;
+		}
 		else if (work.may_act)
 			return work.server;
 		else if (work.found)
@@ -128,6 +136,11 @@ server_for_branch(const char *node, Oid role, const char *owner)
 				 errdetail_internal("%s", denied),
 				 errhint("There must be a user mapping for role \"%s\" whose user is that role, or a member of it.",
 						 GetUserNameFromId(role, true))));
+	if (unavailable)
+		ereport(ERROR,
+				(errcode(ERRCODE_DTX_PEER_UNAVAILABLE),
+				 errmsg("no server that can be reached leads to node \"%s\"", node),
+				 errdetail_internal("%s", why)));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("no server leads to node \"%s\"", node),
