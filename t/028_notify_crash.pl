@@ -247,6 +247,37 @@ foreach my $point (@points)
 	}
 }
 
+# a target that is stopped while the worker has already seen that there is something for it
+SKIP:
+{
+	skip 'not all scenarios are run', 3 if $ENV{ONLY};
+	my $s = session($bank1);
+	my $gate = session($bank1);
+	my $attempts = q{SELECT sum(attempts) FROM dtx_notifications WHERE tx_no LIKE 'before the stop %'};
+	$gate->must('SELECT pg_advisory_lock(1685353504, 1)');
+	set_in_file($bank1, 'notify-before-claim:wait');
+	$bank1->reload;
+	wait_until(sub { forget_sessions(); value($bank1, 'SHOW dtx.fault_point') ne '' }, 'the setting is in force');
+	# the worker may have yet to hear of that
+	my $n = 0;
+	ok(wait_until(sub {
+				$s->must("SELECT notify('shop', 'before the stop $n')");
+				$n++;
+				value($bank1, q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND NOT granted}) > 0;
+			}, 'the worker waits'),
+		'the worker is about to claim');
+	$s->must(q{SELECT dtx_target_disable('shop')});
+	my $made = value($bank1, $attempts);
+	set_in_file($bank1, '');
+	$bank1->reload;
+	$gate->close;
+	$s->must(q{SELECT notify('slow_shop', 'after the stop')});
+	ok(wait_for_value($bank1, q{SELECT state FROM dtx_notifications WHERE tx_no = 'after the stop'}, 'delivered'), 'it goes on');
+	is(value($bank1, $attempts), $made, 'no attempt is made after that');
+	$s->must(q{SELECT dtx_target_enable('shop')});
+	$s->close;
+}
+
 # one that ends the process whenever it is sent: its attempts come to an end
 SKIP:
 {

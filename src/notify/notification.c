@@ -232,6 +232,8 @@ notifications_claim(Oid server, Oid role, TimestampTz from, TimestampTz now, Lis
 	(void) own_sql_saved(&plan, "UPDATE dtx.notification n SET attempts = n.attempts + 1, called_at = clock_timestamp()"
 						 " WHERE n.ctid = ANY (ARRAY(SELECT c.ctid FROM dtx.notification c"
 						 " WHERE c.server = $1 AND c.role = $2 AND c.next_attempt <= $3 AND c.next_attempt >= $4 AND c.id <> ALL ($5)"
+						 /* of a stop that was committed before a notification the worker may have yet to hear */
+						 " AND NOT EXISTS (SELECT FROM dtx.target t WHERE t.server = $1 AND t.role = $2 AND t.disabled_at IS NOT NULL)"
 						 " ORDER BY c.next_attempt LIMIT $6 FOR UPDATE SKIP LOCKED))"
 						 " RETURNING n.id, n.tx_no, n.payload, n.schedule, n.attempts, n.begun_with, n.notified_at, n.next_attempt",
 						 lengthof(types), types, values, NULL);
