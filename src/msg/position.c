@@ -581,6 +581,8 @@ position_is_unmoved(const Position *position)
 		same = HeapTupleHeaderGetRawXmin(tuple.t_data) == position->writer;
 		ReleaseBuffer(buffer);
 	}
+	/* one transaction may have written several rows, and the table be rewritten since */
+	same = same && is_in_place(rel, snapshot, position);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return same;

@@ -193,7 +193,6 @@ typedef struct Look
 	List	   *left;			/* keys of messages that stay in the log */
 	Position   *stop;			/* NULL, or: the position may not go further */
 	int64		passed;			/* how many given out before that */
-	bool		others;			/* some of them by others, or earlier */
 	bool		began_anew;		/* the position was moved meanwhile */
 } Look;
 
@@ -213,6 +212,24 @@ is_left(const Look *look, text *key)
 	return false;
 }
 
+/* Of a message that has been looked at: there may be many more. */
+static void
+free_content(Message *message)
+{
+	pfree(message->payload);
+	if (message->headers != NULL)
+		pfree(message->headers);
+	message->payload = message->headers = NULL;
+}
+
+static void
+leave_key(Look *look, Message *message)
+{
+	if (message->key != NULL && !is_left(look, message->key))
+		look->left = lappend(look->left, message->key);
+	free_content(message);
+}
+
 /* The message that comes next stays in the log, or may come back to it; and those of its key
  * after it: should it come back just now they were out of turn. Of a subscription that is
  * ordered it is read for that. */
@@ -229,8 +246,8 @@ leave(Look *look)
 	if (!look->subscription->ordered)
 		return;
 	messages = reader_next(look->reader, 1, 1);
-	if (messages != NIL && ((Message *) linitial(messages))->key != NULL)
-		look->left = lappend(look->left, ((Message *) linitial(messages))->key);
+	if (messages != NIL)
+		leave_key(look, linitial(messages));
 }
 
 /* May a message be given out, as far as its key goes? *waits: it is to wait for others. */
@@ -248,7 +265,7 @@ is_its_turn(Look *look, Message *message, bool *waits)
 	/* who has nothing yet writes nothing: he may go on waiting */
 	*waits = state == TAKEN_YES && !(look->receive->may_wait && look->receive->count == 0);
 	if (!*waits)
-		look->left = lappend(look->left, message->key);
+		leave_key(look, message);
 	return false;
 }
 
@@ -280,12 +297,16 @@ take(Look *look, int64 id, Size *bytes)
 	}
 	undelivered_lease(look->subscription, message, waits ? 0 : lease_end(look->receive));
 	if (waits)
+	{
+		free_content(message);
 		return true;
+	}
 	message->attempts = 1;
 	put_message(look->receive->rsinfo, message);
 	look->receive->count++;
 	look->passed += look->stop == NULL;
 	*bytes += VARSIZE_ANY(message->payload) + (message->headers != NULL ? VARSIZE_ANY(message->headers) : 0);
+	free_content(message);
 	return true;
 }
 
@@ -313,10 +334,7 @@ take_from_log(Look *look)
 		if (state == TAKEN_OPEN)
 			leave(look);
 		else if (look->stop == NULL)
-		{
-			look->others = true;
 			look->passed += look->taken.state != 'w';
-		}
 		if (state != TAKEN_OPEN || !look->subscription->ordered)
 			reader_skip(look->reader);
 	}
@@ -396,8 +414,8 @@ move_position(Look *look, Position *position, int64 counted)
 		position_insert(position);
 	else
 		position_update(position);
-	if (look->others)
-		sweep(look->subscription, position);
+	/* that may have been marked while another passed it */
+	sweep(look->subscription, position);
 }
 
 /* Of an ordered subscription: somebody may have been done with a message while that which

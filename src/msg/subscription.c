@@ -589,6 +589,12 @@ dtx_seek_text_given(PG_FUNCTION_ARGS)
 	" WHERE EXISTS (SELECT FROM dtx.subscription s WHERE s.id = u.subscription AND s.generation = u.generation" \
 	" AND NOT pg_visible_in_snapshot(u.xid, s.start)" \
 	" AND pg_has_role($1, s.role, 'USAGE') AND ($2::text IS NULL OR s.name = $2)) AND u.state = 'd'"
+/* A consumer's letter that the position has not passed: it stays, as done, or it would come again. */
+#define NOT_PASSED \
+	" EXISTS (SELECT FROM dtx.subscription s WHERE s.id = u.subscription AND s.handler IS NULL AND NOT EXISTS" \
+	" (SELECT FROM dtx.position p WHERE p.subscription = u.subscription AND p.generation = u.generation" \
+	" AND (pg_visible_in_snapshot(u.xid, p.passed) OR (p.upto IS NOT NULL AND u.id <= p.cursor" \
+	" AND pg_visible_in_snapshot(u.xid, p.upto)))))"
 #define REVIVE \
 	"UPDATE dtx.undelivered u SET state = 'r', attempts = 0, next_attempt = clock_timestamp()," \
 	" changed_at = clock_timestamp()"
@@ -689,7 +695,12 @@ dtx_discard(PG_FUNCTION_ARGS)
 	Oid			types[] = {OIDOID, TEXTOID, INT8ARRAYOID};
 	Datum		values[] = {ObjectIdGetDatum(GetUserId()), 0, 0};
 	char		nulls[] = "   ";
-	uint64		count;
+	static const char *const discards[] = {
+		"UPDATE dtx.undelivered u SET state = 'k', changed_at = clock_timestamp()" DEAD_LETTERS
+		" AND u.id = ANY ($3) AND" NOT_PASSED " RETURNING u.subscription",
+		"DELETE FROM dtx.undelivered u" DEAD_LETTERS " AND u.id = ANY ($3) AND NOT" NOT_PASSED " RETURNING u.subscription"
+	};
+	uint64		count = 0;
 	MemoryContext context = CurrentMemoryContext;
 	Bitmapset  *of = NULL;
 	bool		isnull;
@@ -709,11 +720,16 @@ dtx_discard(PG_FUNCTION_ARGS)
 	}
 	values[2] = PG_GETARG_DATUM(0);
 	own_sql_begin(&sql);
-	count = own_sql("DELETE FROM dtx.undelivered u" DEAD_LETTERS " AND u.id = ANY ($3) RETURNING u.subscription",
-					lengthof(types), types, values, nulls);
-	MemoryContextSwitchTo(context);
-	for (uint64 i = 0; i < count; i++)
-		of = bms_add_member(of, DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
+	for (int i = 0; i < lengthof(discards); i++)
+	{
+		uint64		rows = own_sql(discards[i], lengthof(types), types, values, nulls);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		for (uint64 row = 0; row < rows; row++)
+			of = bms_add_member(of, DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull)));
+		MemoryContextSwitchTo(old);
+		count += rows;
+	}
 	own_sql_end(&sql);
 	foreach(cell, subscriptions_read())
 		if (bms_is_member(((Subscription *) lfirst(cell))->id, of))
