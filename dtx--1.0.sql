@@ -633,7 +633,11 @@ BEGIN
     LOOP
         BEGIN
             EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY dtx.%I', pub.pubname, name) || coalesce(pub.columns, '') || coalesce(pub.filter, '');
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION
+        WHEN lock_not_available THEN
+            -- somebody alters it: the worker tries again
+            RAISE;
+        WHEN OTHERS THEN
             -- the log goes on
             RAISE WARNING 'segment % of the messages is not in publication "%": %', number, pub.pubname, SQLERRM;
         END;

@@ -66,6 +66,19 @@ is(value($bank1, q{SELECT string_agg(tablename, ' ') FROM pg_publication_tables 
 is(value($bank1, q{SELECT count(*) FROM pg_logical_slot_get_binary_changes('log', NULL, NULL, 'proto_version', '1', 'publication_names', 'log') WHERE get_byte(data, 0) = ascii('I')}),
 	$published, 'and a reader gets each message');
 is(value($bank1, q{SELECT count(*) FROM dtx_receive('here', 10000)}), $published, 'as a consumer does');
+
+# somebody alters a publication of it, and does not come to an end: the worker has other things to do
+my $mark = log_mark($bank1);
+$s->must('BEGIN', q{ALTER PUBLICATION log ADD TABLE account_info});
+ok(wait_until(sub { value($bank1, q{SELECT count(dtx_publish('here', to_jsonb((SELECT string_agg(md5(g || random()::text || i), '') FROM generate_series(1, 45) g)))) FROM generate_series(1, 20) i});
+	return log_since($bank1, $mark) =~ /could not rotate the log of messages/ }, 'the segment is full'), 'a publication that is locked keeps the log from its next segment');
+my $newest = value($bank1, 'SELECT max(segment) FROM dtx.message_segment');
+value($bank1, "SELECT dtx_exec('bank2', \$\$$credit\$\$)");
+ok(settled($bank1, $bank2), 'and nothing from being settled');
+$s->must('COMMIT');
+ok(wait_for_value($bank1, "SELECT max(segment) > $newest FROM dtx.message_segment", 't'), 'until it is free');
+$names = value($bank1, q{SELECT max(segment) FROM dtx.message_segment});
+is(value($bank1, qq{SELECT count(*) FROM pg_publication_tables WHERE pubname = 'log' AND tablename = 'message_$names'}), '1', 'and has that segment');
 value($bank1, q{SELECT dtx_unsubscribe('here')});
 
 $s->close;

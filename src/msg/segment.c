@@ -25,18 +25,22 @@
 #include "core/compat.h"
 #include "core/fault.h"
 #include "core/locks.h"
+#include "core/override.h"
 #include "core/relations.h"
 #include "executor/spi.h"
 #include "guc.h"
 #include "msg/message.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/worker.h"
+
+#define CREATE_LOCK_TIMEOUT	100		/* ms */
 
 /* this process's cache of the current segment */
 static uint32 cached_number = 0;
@@ -273,6 +277,8 @@ segments_rotate(uint64 passed_below)
 	if (is_full(last, now, &written))
 	{
 		DTX_FAULT_POINT("segment-before-create");
+		/* somebody may have locked the log, or a publication of it: the worker waits for nobody */
+		setting_override(&LockTimeout, CREATE_LOCK_TIMEOUT);
 		(void) create_segment(last->number + 1);
 		worker_commit(true);
 		DTX_FAULT_POINT("segment-after-create");
