@@ -34,6 +34,7 @@
 #include "core/compat.h"
 #include "core/gid.h"
 #include "core/participant.h"
+#include "miscadmin.h"
 #include "net/connection.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
@@ -87,6 +88,8 @@ wait_without_lock(const AlterRun *run)
 	char		gid[DTX_GID_SIZE];
 	RelationWait result = row_lock_wait_relation(run->in_doubt, false, sooner(run->deadline, DeadlockTimeout), gid);
 
+	if (get_rel_name(run->in_doubt) == NULL)
+		return;					/* it was dropped: the command says so */
 	if (result == RELATION_TIMEOUT && deadline_remaining(run->deadline) != 0)
 	{
 		ereport(NOTICE,
@@ -94,6 +97,8 @@ wait_without_lock(const AlterRun *run)
 				 errdetail("Branch \"%s\" has changed some.", gid)));
 		result = row_lock_wait_relation(run->in_doubt, false, run->deadline, gid);
 	}
+	if (get_rel_name(run->in_doubt) == NULL)
+		return;
 	if (result == RELATION_TIMEOUT)
 		guard_report_in_doubt(run->in_doubt, run->what, ERRCODE_LOCK_NOT_AVAILABLE,
 						psprintf("Branch \"%s\" was not settled within lock_timeout.", gid));
@@ -126,7 +131,8 @@ alter_is_of_attached(PlannedStmt *statement)
 	if (!IsA(alter, AlterTableStmt) || current_branch.active)
 		return false;
 	relid = RangeVarGetRelid(alter->relation, NoLock, true);
-	if (!OidIsValid(relid))
+	/* PostgreSQL tells who does not own it that, and nothing else */
+	if (!OidIsValid(relid) || !dtx_table_ownercheck(relid, GetUserId()))
 		return false;
 	foreach(cell, alter->cmds)
 	{
