@@ -68,6 +68,7 @@
 #include "nodes/miscnodes.h"
 #endif
 #include "utils/acl.h"
+#include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/pg_lsn.h"
 #include "utils/syscache.h"
@@ -250,6 +251,23 @@ dtx_function_aclcheck(Oid function, Oid role)
 #else
 	return pg_proc_aclcheck(function, role, ACL_EXECUTE);
 #endif
+}
+
+/*
+ * Lock an object of this database, if that needs no wait. ConditionalLockDatabaseObject() came in a
+ * minor release: older ones lack it.
+ */
+static inline bool
+dtx_conditional_lock_object(Oid class, Oid object, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+	LockAcquireResult result;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, class, object, 0);
+	result = LockAcquire(&tag, mode, false, true);
+	if (result == LOCKACQUIRE_OK)
+		AcceptInvalidationMessages();
+	return result != LOCKACQUIRE_NOT_AVAIL;
 }
 
 /* Does this transaction hold that lock, in just this mode? */

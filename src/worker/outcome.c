@@ -204,7 +204,7 @@ next_to_node(const Channel *channel, int *count)
 static bool
 server_stays(Oid server)
 {
-	return ConditionalLockDatabaseObject(ForeignServerRelationId, server, 0, AccessShareLock) &&
+	return dtx_conditional_lock_object(ForeignServerRelationId, server, AccessShareLock) &&
 		SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server));
 }
 
