@@ -46,7 +46,7 @@ my @settings = (
 	[ session_replication_role => 'replica' ],
 	[ check_function_bodies => 'off', client_min_messages => 'debug1', synchronous_commit => 'off' ],
 	[ DateStyle => 'SQL, DMY', IntervalStyle => 'sql_standard', extra_float_digits => '-15', TimeZone => 'Asia/Kathmandu', bytea_output => 'escape' ],
-	[ client_encoding => 'latin1', standard_conforming_strings => 'off', array_nulls => 'off', transform_null_equals => 'on' ],
+	[ client_encoding => 'latin1', ($bank1->pg_version < 19 ? (standard_conforming_strings => 'off') : ()), array_nulls => 'off', transform_null_equals => 'on' ],
 	[ enable_indexscan => 'off', enable_seqscan => 'off', enable_bitmapscan => 'off', plan_cache_mode => 'force_generic_plan' ]);
 my %known = map { $_ => 1 } split /\n/, $bank2->safe_psql('bank2', 'SELECT lower(name) FROM pg_settings');
 
